@@ -242,8 +242,10 @@ class ProbeConfig(Part):
     """Learning rates of the sweep."""
     weight_decays: tuple[float, ...] = (1e-2,)
     """Weight decays of the sweep."""
+    num_views: int = Field(default=2, ge=1)
+    """Horizons drawn for each training segment, fixed over epochs; features are computed once for each."""
     num_epochs: int = Field(default=20, ge=1)
-    """Passes over the training segments."""
+    """Passes over the training segments (each epoch reads one view of each)."""
     warmup_epochs: float = Field(default=1.0, ge=0)
     """Epochs of linear warm-up."""
     batch_size: int = Field(default=32, ge=1)
@@ -278,5 +280,84 @@ class ToyWorldConfig(Part):
     """Rows of the exo view (16:9) and side of the square ego view, in pixels."""
     gaze: Literal["informative", "uninformative"] = "informative"
     """`uninformative` turns the head to an object drawn at random instead of the one that will be used."""
+class MaskConfig(Part):
+    """Multi-block masks of the masked-latent objective: blocks of patches hidden over the whole clip."""
+
+    num_blocks: int = Field(default=4, ge=1)
+    """Blocks a mask."""
+    scale: tuple[float, float] = (0.1, 0.25)
+    """Share of the patch grid that one block hides, lowest and highest."""
+    aspect: tuple[float, float] = (0.75, 1.5)
+    """Aspect ratio of a block, lowest and highest."""
 
 
+class AdaptConfig(RunConfig):
+    """Adapt (or make) an encoder by the masked-latent objective: `hwm adapt CONFIG`."""
+
+    init: EncoderConfig | None = None
+    """Encoder to start from; null starts from random weights of the size in `model`."""
+    model: PredictorConfig = PredictorConfig(width=128, depth=6, num_heads=4)
+    """Size of the encoder made from scratch (unused with `init`)."""
+    resolution: int = Field(default=128, ge=16)
+    """Pixels of the square view; must be a multiple of 16."""
+    predictor: PredictorConfig = PredictorConfig(width=96, depth=3, num_heads=4)
+    """Size of the masked predictor, which is thrown away afterwards."""
+    data: ClipDataConfig
+    masks: MaskConfig = MaskConfig()
+    ema: tuple[float, float] = (0.99, 0.9995)
+    """Averaging constant of the target encoder, first and last step (linear between)."""
+    context_weight: float = Field(default=0.5, ge=0)
+    """Weight of the loss on visible patches (V-JEPA 2.1's dense loss)."""
+    variance_weight: float = Field(default=0.0, ge=0)
+    """Weight of the hinge that keeps each feature's deviation above 1 (VICReg)."""
+    pixel_weight: float = Field(default=0.0, ge=0)
+    """Weight of an auxiliary loss on the pixels of hidden patches; anchors very small encoders."""
+    optim: OptimConfig = OptimConfig()
+    log_every: int = Field(default=50, ge=1)
+    """Optimiser steps between lines of `metrics.jsonl`."""
+    save_every: int = Field(default=500, ge=1)
+    """Optimiser steps between checkpoints."""
+
+
+class DinoConfig(Part):
+    """Size of a DINOv2-architecture backbone made from scratch."""
+
+    width: int = 96
+    """Width."""
+    depth: int = 4
+    """Blocks."""
+    num_heads: int = 4
+    """Attention heads."""
+
+
+class AdaptGazeConfig(RunConfig):
+    """Train a Gaze-LLE-architecture model on the toy world's gaze: `hwm adapt-gaze CONFIG`."""
+
+    world: Path
+    """Folder made by `hwm toyworld`."""
+    backbone: DinoConfig = DinoConfig()
+    decoder_width: int = 64
+    """Width of the Gaze-LLE decoder, which is the width of the scene tokens."""
+    resolution: int = Field(default=224, ge=14)
+    """Pixels of the square view; must be a multiple of 14."""
+    heatmap_sigma: float = Field(default=3.0, gt=0)
+    """Deviation of the target's Gaussian, in pixels of the 64 x 64 heat map."""
+    optim: OptimConfig = OptimConfig(lr=1e-3, num_steps=3000, warmup_steps=200, batch_size=32)
+    log_every: int = Field(default=50, ge=1)
+    """Optimiser steps between lines of `metrics.jsonl`."""
+
+
+class DemoConfig(Part):
+    """The whole of the mission at small size: `hwm demo`."""
+
+    folder: Path = Path("runs/demo")
+    """Folder of everything the demo makes."""
+    world: ToyWorldConfig = ToyWorldConfig()
+    view: str = "cam01"
+    """Camera of both stages."""
+    pretrain: PretrainConfig
+    """Stage 1, run once with gaze and once without; `data` is filled in by the demo."""
+    anticipate: AnticipateConfig
+    """Stage 2, run on both and on the encoder alone; `annotations` is filled in by the demo."""
+    num_examples: int = Field(default=6, ge=1)
+    """Annotated frames in the report."""
