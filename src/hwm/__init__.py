@@ -1,0 +1,33 @@
+"""A gaze-conditioned human world model: watch people work, imagine what comes next, name the next step.
+
+Public names are loaded on first use, so `import hwm` costs nothing and does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hwm.errors import HwmError as HwmError
+    from hwm.models.world_model import HumanWorldModel as HumanWorldModel
+    from hwm.recipes import load_config as load_config
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "HumanWorldModel": "hwm.models.world_model",
+    "HwmError": "hwm.errors",
+    "load_config": "hwm.recipes",
+}
+
+__all__ = ["HumanWorldModel", "HwmError", "__version__", "load_config"]
+
+
+def __getattr__(name: str) -> object:
+    """Imports a public name from the module it lives in, the first time somebody asks for it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hwm' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
