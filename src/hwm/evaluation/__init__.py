@@ -1,0 +1,1 @@
+"""Scores, baselines, intervals, figures and the one-file report."""

@@ -1,0 +1,1 @@
+"""Pictures for people: gaze over frames, captions, latents as colours."""
