@@ -1,0 +1,256 @@
+"""Videos in and out: frames by timestamp, cut and scaled as they are decoded; probing, checking and writing.
+
+In: a path, times in seconds after the first frame, one crop box in upright source pixels, one or more output sizes.
+Out: a `Clip`, uint8 arrays [F, Y, X, R] (channels last), one for each size, all of the same crop. Rotation metadata is
+applied; samples are taken to be square. The encoder and Gazelle see the same box through two sizes of one `read`.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from PIL import Image
+
+from hwm.data.decoding import TIME_TOLERANCE_SEC, FrameCursor, TimedFrame
+from hwm.data.encoding import write_video as write_video
+from hwm.errors import DataError
+
+GRID_CHUNK_STEPS = 32
+"""Grid steps in one chunk of `read_grid`: bounds memory, long enough for a batch of the encoder."""
+
+
+class VideoInfo(NamedTuple):
+    """What is known of a video without decoding it whole."""
+
+    path: Path
+    duration_sec: float
+    """From the first frame's start to the last frame's end."""
+    width: int
+    """Columns of the upright picture."""
+    height: int
+    """Rows of the upright picture."""
+    fps: float
+    """Average frames a second."""
+    codec: str
+    rotation: int
+    """Counter-clockwise degrees that were applied to make the stored picture upright: 0, 90, 180 or 270."""
+    num_streams: int
+    """Video streams in the file; the one with the most pixels is read."""
+
+
+class CropBox(NamedTuple):
+    """A rectangle in upright source pixels; may be fractional. Pixel i covers i to i + 1."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+
+
+class Clip(NamedTuple):
+    """Frames of one video."""
+
+    times_sec: np.ndarray
+    """[F] float64: when each frame is really shown, seconds after the first frame of the video."""
+    views: tuple[np.ndarray, ...]
+    """One uint8 array [F, Y, X, R] for each requested size, all of the same crop."""
+
+
+class VideoReader:
+    """Random and sequential access to the frames of one video, by time.
+
+    Time 0 is the first frame. The frame at time t is the last one that starts at or before t + 1e-6 s. Requests that
+    go forward in time decode on; others seek to the key frame before. Open it inside the process that uses it.
+
+    Args:
+        path: the video file.
+        num_threads: decoder threads.
+
+    Raises:
+        DataError: the file cannot be read as a video; the message names it and gives the reason.
+    """
+
+    def __init__(self, path: Path, num_threads: int = 1) -> None:
+        self.path = Path(path)
+        self._cursor = FrameCursor(self.path, num_threads)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._cursor.close()
+
+    @cached_property
+    def info(self) -> VideoInfo:
+        """The same as `probe_video(path)`."""
+        return probe_video(self.path)
+
+    @property
+    def num_seeks(self) -> int:
+        """Seeks done so far."""
+        return self._cursor.num_seeks
+
+    def read(self, times_sec: Sequence[float], sizes: Sequence[tuple[int, int]], box: CropBox | None = None) -> Clip:
+        """Frames at given times, cropped and scaled.
+
+        Args:
+            times_sec: F times in any order, repeats allowed.
+            sizes: (rows, columns) of each view.
+            box: the crop in upright source pixels; None takes the whole picture.
+
+        Returns:
+            The frames in the order of `times_sec`; each view is uint8 [F, rows, columns, 3].
+
+        Raises:
+            DataError: a time before 0 or after the last frame's end, a box outside the picture, damaged data.
+        """
+        crop = self._checked_box(box)
+        num_frames = len(times_sec)
+        found_sec = np.zeros(num_frames, dtype=np.float64)
+        views = tuple(np.zeros((num_frames, rows, columns, 3), dtype=np.uint8) for rows, columns in sizes)
+        source: int | None = None  # the slot that already holds the frame of the previous time
+        for slot in sorted(range(num_frames), key=lambda index: times_sec[index]):
+            timed = self._cursor.frame_at(times_sec[slot])
+            found_sec[slot] = timed.time_sec
+            if source is not None and found_sec[source] == timed.time_sec:
+                for view in views:
+                    view[slot] = view[source]
+            else:
+                image = self._upright(timed)
+                for view, (rows, columns) in zip(views, sizes, strict=True):
+                    view[slot] = np.asarray(image.resize((columns, rows), Image.Resampling.BILINEAR, box=crop))
+            source = slot
+        return Clip(found_sec, views)
+
+    def read_grid(
+        self,
+        fps: float,
+        sizes: Sequence[tuple[int, int]],
+        box: CropBox | None = None,
+        offsets: Sequence[float] = (0.0,),
+    ) -> Iterator[Clip]:
+        """The whole video once, from the start, on the time grid i / fps.
+
+        Args:
+            fps: grid steps a second.
+            sizes: (rows, columns) of each view.
+            box: the crop in upright source pixels; None takes the whole picture.
+            offsets: seconds (≤ 0) added to a grid time to get each frame of its step; times before 0 become 0.
+
+        Yields:
+            Chunks of up to 32 steps; F = steps · len(offsets), the frames of a step side by side.
+        """
+        if any(offset > 0 for offset in offsets):
+            raise DataError(f"read_grid was asked for offsets {tuple(offsets)}", expected="none after its grid time")
+        num_steps = num_grid_steps(self.info.duration_sec, fps)
+        for first in range(0, num_steps, GRID_CHUNK_STEPS):
+            steps = range(first, min(first + GRID_CHUNK_STEPS, num_steps))
+            yield self.read([max(0.0, step / fps + offset) for step in steps for offset in offsets], sizes, box)
+
+    def _upright(self, timed: TimedFrame) -> Image.Image:
+        frame = timed.frame
+        if (frame.height, frame.width) != self._cursor.stored_size:
+            raise DataError(
+                f"the picture size of {self.path} changes at {timed.time_sec:.3f} s",
+                expected=f"{self._cursor.stored_size} (rows, columns) throughout",
+                found=f"{(frame.height, frame.width)}",
+                fix="encode the video again with one size",
+            )
+        pixels = frame.to_ndarray(format="rgb24")
+        return Image.fromarray(np.ascontiguousarray(np.rot90(pixels, self._cursor.quarter_turns)))
+
+    def _checked_box(self, box: CropBox | None) -> tuple[float, float, float, float]:
+        """PIL's (left, top, right, bottom)."""
+        height, width = self._cursor.height, self._cursor.width
+        if box is None:
+            return (0.0, 0.0, float(width), float(height))
+        slack = 1e-3  # boxes are computed in floats; a thousandth of a pixel outside is rounding
+        right, bottom = box.left + box.width, box.top + box.height
+        inside = box.top >= -slack and box.left >= -slack and right <= width + slack and bottom <= height + slack
+        if not (inside and box.height > 0 and box.width > 0):
+            raise DataError(
+                f"the crop box lies outside the picture of {self.path}",
+                expected=f"a box inside {height} rows × {width} columns",
+                found=str(box),
+            )
+        return (max(0.0, box.left), max(0.0, box.top), min(float(width), right), min(float(height), bottom))
+
+
+def num_grid_steps(duration_sec: float, fps: float) -> int:
+    """How many grid times i / fps (i = 0, 1, …) fall on a frame of a video this long; at least 1."""
+    return max(1, math.ceil((duration_sec - TIME_TOLERANCE_SEC) * fps - 1e-9))
+
+
+def probe_video(path: Path) -> VideoInfo:
+    """Size, length and kind of a video: decodes its first frame and reads the timestamps near its end.
+
+    Raises:
+        DataError: missing, unreadable, truncated, no video stream, or no frame; the reason is in the first line.
+    """
+    path = Path(path)
+    with FrameCursor(path) as cursor:
+        _, duration_sec = cursor.last_frame_span()
+        return VideoInfo(
+            path=path,
+            duration_sec=duration_sec,
+            width=cursor.width,
+            height=cursor.height,
+            fps=cursor.fps,
+            codec=cursor.codec,
+            rotation=90 * cursor.quarter_turns,
+            num_streams=cursor.num_streams,
+        )
+
+
+def check_video(path: Path, timeout_sec: float) -> VideoInfo:
+    """`probe_video` and a decode of the first and last frame, in a child process that is killed at the timeout.
+
+    Raises:
+        DataError: as `probe_video`; also a last frame that cannot be decoded, a crash or a time-out of the decoder.
+    """
+    path = Path(path)
+    answer = run_killable([sys.executable, "-m", "hwm.data.check_child", str(path)], path, timeout_sec)
+    if "error" in answer:
+        raise DataError(**answer["error"])
+    return VideoInfo(path, *answer["info"])
+
+
+def run_killable(command: Sequence[str], path: Path, timeout_sec: float) -> dict[str, Any]:
+    """Run a child process that answers with one JSON object; kill it at the timeout.
+
+    Args:
+        command: what to run.
+        path: the video it is run for, for the message.
+        timeout_sec: seconds it may take in all.
+
+    Raises:
+        DataError: it took too long, crashed, or answered nothing.
+    """
+    source = str(Path(__file__).parents[2])  # the child finds this same package, installed or not
+    paths = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": paths},
+    ) as child:  # fmt: skip
+        try:
+            output, log = child.communicate(timeout=timeout_sec)
+        except subprocess.TimeoutExpired as error:
+            child.kill()
+            raise DataError(
+                f"cannot read video {path}: the decoder did not answer within {timeout_sec:g} s and was ended",
+                fix="leave the file out, or encode it again",
+            ) from error
+    if child.returncode != 0:
+        last_line = (log.decode(errors="replace").strip().splitlines() or [""])[-1]
+        raise DataError(f"cannot read video {path}: the decoder ended with code {child.returncode}: {last_line}")
+    return json.loads(output)
