@@ -1,0 +1,231 @@
+"""A block-causal transformer over latent steps: the patches of step t see all patches of steps up to t.
+
+Tokens [B, T, N, D] (+ condition [B, T, N, E]) → predictions [B, T, N, D]; row t predicts step t + 1.
+Source: `VisionTransformerPredictorAC` of facebookresearch/vjepa2 without its action tokens: embed, add the condition,
+RoPE blocks, norm, project back. `forward` and `step` are one computation; `step` keeps keys and values.
+
+Attention runs step by step over growing keys and never touches later steps: no mask of L × L, half the arithmetic,
+and causality by construction, bit for bit (a masked softmax would still multiply later values by zero).
+"""
+
+from dataclasses import dataclass
+from math import isqrt
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from hwm.errors import ConfigError
+from hwm.models.layers import Block, check_sizes, hidden_width, init_linear_and_norm, rescale_residuals
+from hwm.models.rope import RopeTable, RopeTables
+
+
+@dataclass(frozen=True)
+class CausalStackSpec:
+    """Sizes of a causal stack.
+
+    Attributes:
+        in_width: width D of the latents that go in and come out.
+        width: width E inside.
+        depth: transformer blocks.
+        num_heads: attention heads.
+        mlp_ratio: hidden width of the MLP over E.
+    """
+
+    in_width: int
+    width: int = 384
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be built."""
+        sizes = {"in_width": self.in_width, "depth": self.depth, "mlp_ratio": self.mlp_ratio}
+        check_sizes("predictor", self.width, self.num_heads, **sizes)
+
+
+class KVCache(NamedTuple):
+    """What `step` remembers of the steps so far. Never changed in place: a step returns a new one.
+
+    Attributes:
+        keys: for each block [B, M, T·N, A], already turned by their positions.
+        values: for each block [B, M, T·N, A].
+        num_steps: steps T seen so far.
+        valid_BT: which of them may be attended to; None where all may.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    num_steps: int
+    valid_BT: Tensor | None
+
+    def first(self, num_steps: int) -> "KVCache":
+        """The cache as it was after the first `num_steps` steps: exact, because no step depends on a later one."""
+        length = self.keys[0].shape[2] // self.num_steps * num_steps
+        keys, values = (tuple(x[:, :, :length] for x in pair) for pair in (self.keys, self.values))
+        return KVCache(keys, values, num_steps, None if self.valid_BT is None else self.valid_BT[:, :num_steps])
+
+
+class CausalStack(nn.Module):
+    """Embed → block-causal RoPE blocks → norm → project back."""
+
+    def __init__(self, spec: CausalStackSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        hidden = hidden_width(spec.width, spec.mlp_ratio)
+        self.predictor_embed = nn.Linear(spec.in_width, spec.width)
+        self.predictor_blocks = nn.ModuleList(Block(spec.width, spec.num_heads, hidden) for _ in range(spec.depth))
+        self.predictor_norm = nn.LayerNorm(spec.width, eps=1e-6)
+        self.predictor_proj = nn.Linear(spec.width, spec.in_width)
+        self._rope = RopeTables(spec.width // spec.num_heads)
+        self.apply(init_linear_and_norm)
+        rescale_residuals(self.predictor_blocks)
+
+    def forward(
+        self,
+        tokens_BTND: Float[Tensor, "b t n d"],
+        condition_BTNE: Float[Tensor, "b t n e"] | None = None,
+        valid_BT: Bool[Tensor, "b t"] | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> Float[Tensor, "b t n d"]:
+        """Predict from all steps at once.
+
+        Args:
+            tokens_BTND: latents of the steps.
+            condition_BTNE: added to the embedded latents.
+            valid_BT: false for padded steps: valid steps never attend to them; a padded step sees itself and the
+                valid steps before it, so that its (meaningless) output is finite.
+            grid: (H, W) of the N patches; None takes a square.
+
+        Returns:
+            Row t: prediction for step t + 1, from steps up to t alone.
+
+        Raises:
+            ConfigError: the N patches are not an H × W grid.
+        """
+        return self.step(tokens_BTND, condition_BTNE, None, valid_BT, grid)[0]
+
+    def step(
+        self,
+        tokens: Float[Tensor, "b n d"] | Float[Tensor, "b t n d"],
+        condition: Float[Tensor, "b n e"] | Float[Tensor, "b t n e"] | None = None,
+        cache: KVCache | None = None,
+        valid_BT: Bool[Tensor, "b t"] | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> tuple[Float[Tensor, "b n d"] | Float[Tensor, "b t n d"], KVCache]:
+        """Go on from `cache` by one step [B, N, D] or by several [B, T, N, D].
+
+        Args:
+            tokens: latents of the new steps.
+            condition: added to the embedded latents, with the axes of `tokens`.
+            cache: what the step before returned; None starts at step 0.
+            valid_BT: as in `forward`, for the new steps (T = 1 for one step); None: all valid.
+            grid: (H, W) of the N patches; None takes a square.
+
+        Returns:
+            Predictions with the axes of `tokens` (equal to `forward`'s rows), and the longer cache. Gradients flow
+            through both.
+
+        Raises:
+            ConfigError: the N patches are not an H × W grid.
+        """
+        tokens_BTND = tokens if tokens.ndim == 4 else tokens.unsqueeze(1)
+        condition_BTNE = condition.unsqueeze(1) if condition is not None and condition.ndim == 3 else condition
+        hidden_BTNE, cache = self.encode(tokens_BTND, condition_BTNE, cache, valid_BT, grid)
+        return self.predictor_proj(hidden_BTNE).view(tokens.shape), cache
+
+    def encode(
+        self,
+        tokens_BTND: Float[Tensor, "b t n d"],
+        condition_BTNE: Float[Tensor, "b t n e"] | None = None,
+        cache: KVCache | None = None,
+        valid_BT: Bool[Tensor, "b t"] | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> tuple[Float[Tensor, "b t n e"], KVCache]:
+        """As `step` over several steps, but what the last projection would read: the normed features of width E."""
+        num_clips, num_steps, num_patches, _ = tokens_BTND.shape
+        past = cache if cache is not None else KVCache((), (), 0, None)
+        valid = _join_valid(past, valid_BT, num_clips, num_steps, tokens_BTND.device)
+        rope = self._rope.get(past.num_steps, num_steps, _grid(num_patches, grid), self.predictor_embed.weight)
+        x_BLE = self.predictor_embed(tokens_BTND.flatten(1, 2))
+        if condition_BTNE is not None:
+            x_BLE = x_BLE + condition_BTNE.flatten(1, 2)
+        keys, values = [], []
+        for index, block in enumerate(self.predictor_blocks):
+            assert isinstance(block, Block)
+            past_pair = (past.keys[index], past.values[index]) if past.keys else None
+            x_BLE, key, value = _advance_block(block, x_BLE, rope, past_pair, num_patches, valid)
+            keys.append(key)
+            values.append(value)
+        hidden_BTNE = self.predictor_norm(x_BLE).unflatten(1, (num_steps, num_patches))
+        return hidden_BTNE, KVCache(tuple(keys), tuple(values), past.num_steps + num_steps, valid)
+
+
+def attend_by_step(
+    query_BMLA: Float[Tensor, "b m l a"],
+    key_BMSA: Float[Tensor, "b m s a"],
+    value_BMSA: Float[Tensor, "b m s a"],
+    num_patches: int,
+    valid_BT: Bool[Tensor, "b t"] | None,
+) -> Float[Tensor, "b m l a"]:
+    """Attention of the last L/N steps over the S/N steps so far, each step over those up to itself.
+
+    Where `valid_BT` is given, a step attends to valid steps and to itself.
+    """
+    num_new = query_BMLA.shape[2] // num_patches
+    num_past = key_BMSA.shape[2] // num_patches - num_new
+    mixed = []
+    for new, query in enumerate(query_BMLA.split(num_patches, dim=2)):
+        num_seen = num_past + new + 1
+        key, value = (x[:, :, : num_seen * num_patches] for x in (key_BMSA, value_BMSA))
+        mask = None
+        if valid_BT is not None:
+            itself = torch.arange(num_seen, device=valid_BT.device) == num_seen - 1
+            seen_BT = valid_BT[:, :num_seen] | itself
+            mask = seen_BT.repeat_interleave(num_patches, dim=1)[:, None, None]
+        mixed.append(scaled_dot_product_attention(query, key, value, attn_mask=mask))
+    return torch.cat(mixed, dim=2)
+
+
+def _advance_block(
+    block: Block,
+    x_BLE: Tensor,
+    rope: RopeTable,
+    past: tuple[Tensor, Tensor] | None,
+    num_patches: int,
+    valid_BT: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One block over the new tokens; returns them with all keys and values so far."""
+    query, key, value = block.attn.project(block.norm1(x_BLE), rope)
+    if past is not None:
+        key, value = torch.cat((past[0], key), dim=2), torch.cat((past[1], value), dim=2)
+    x_BLE = x_BLE + block.attn.merge(attend_by_step(query, key, value, num_patches, valid_BT))
+    return x_BLE + block.mlp(block.norm2(x_BLE)), key, value
+
+
+def _join_valid(
+    past: KVCache, valid_BT: Tensor | None, num_clips: int, num_steps: int, device: torch.device
+) -> Tensor | None:
+    """Validity of past and new steps together; None while nothing was ever padded."""
+    if past.valid_BT is None and valid_BT is None:
+        return None
+    before = past.valid_BT
+    if before is None:
+        before = torch.ones(num_clips, past.num_steps, dtype=torch.bool, device=device)
+    now = valid_BT if valid_BT is not None else torch.ones(num_clips, num_steps, dtype=torch.bool, device=device)
+    return torch.cat((before, now), dim=1)
+
+
+def _grid(num_patches: int, grid: tuple[int, int] | None) -> tuple[int, int]:
+    side = isqrt(num_patches)
+    height, width = grid if grid is not None else (side, side)
+    if height * width != num_patches:
+        raise ConfigError(
+            "the patches of a step do not fill their grid",
+            expected=f"{height} × {width} = {height * width} patches",
+            found=f"{num_patches} patches",
+            fix="pass grid=(H, W) where the view is not square",
+        )
+    return height, width

@@ -1,0 +1,149 @@
+"""The attentive probe: learned queries read a set of tokens, one linear head a task reads the queries.
+
+Tokens [B, L, D] (+ which of them count, [B, L]) → logits [B, C] for each named task.
+Source: `AttentivePooler` and `AttentiveClassifier` of facebookresearch/vjepa2: depth − 1 self-attention blocks, then
+one cross-attention block that has no output projection; layer norms with PyTorch's default epsilon of 1e-5, no
+positions.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from hwm.models.layers import (
+    INIT_STD,
+    MLP,
+    Block,
+    check_sizes,
+    hidden_width,
+    init_linear_and_norm,
+    rescale_residuals,
+)
+
+EPS = 1e-5
+MLP_RATIO = 4.0
+
+
+class CrossAttention(nn.Module):
+    """Queries read keys and values of other tokens; heads are joined and not projected again."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+
+    def forward(
+        self,
+        queries_BQD: Float[Tensor, "b q d"],
+        x_BLD: Float[Tensor, "b l d"],
+        attn_mask: Bool[Tensor, "b 1 1 l"] | None = None,
+    ) -> Float[Tensor, "b q d"]:
+        """What each query reads from `x_BLD`."""
+        query = rearrange(self.q(queries_BQD), "b q (m a) -> b m q a", m=self.num_heads)
+        key_value = rearrange(self.kv(x_BLD), "b l (two m a) -> two b m l a", two=2, m=self.num_heads)
+        mixed = scaled_dot_product_attention(query, *key_value.unbind(0), attn_mask=attn_mask)
+        return rearrange(mixed, "b m q a -> b q (m a)")
+
+
+class CrossAttentionBlock(nn.Module):
+    """queries + xattn(queries, norm1(tokens)), then + mlp(norm2(queries))."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=EPS)
+        self.xattn = CrossAttention(width, num_heads)
+        self.norm2 = nn.LayerNorm(width, eps=EPS)
+        self.mlp = MLP(width, hidden_width(width, MLP_RATIO))
+
+    def forward(
+        self,
+        queries_BQD: Float[Tensor, "b q d"],
+        x_BLD: Float[Tensor, "b l d"],
+        attn_mask: Bool[Tensor, "b 1 1 l"] | None = None,
+    ) -> Float[Tensor, "b q d"]:
+        """The queries after reading; they themselves are not normed before the cross-attention."""
+        queries_BQD = queries_BQD + self.xattn(queries_BQD, self.norm1(x_BLD), attn_mask)
+        return queries_BQD + self.mlp(self.norm2(queries_BQD))
+
+
+class AttentivePooler(nn.Module):
+    """Tokens → pooled queries.
+
+    Args:
+        width: token width D.
+        num_heads: attention heads.
+        depth: blocks, the cross-attention block included.
+        num_queries: learned queries Q.
+    """
+
+    def __init__(self, width: int, num_heads: int, depth: int, num_queries: int) -> None:
+        super().__init__()
+        check_sizes("probe", width, num_heads, depth=depth, num_queries=num_queries)
+        hidden = hidden_width(width, MLP_RATIO)
+        self.query_tokens = nn.Parameter(torch.zeros(1, num_queries, width))
+        self.cross_attention_block = CrossAttentionBlock(width, num_heads)
+        self.blocks = nn.ModuleList(Block(width, num_heads, hidden, eps=EPS) for _ in range(depth - 1))
+        self.apply(init_linear_and_norm)
+        nn.init.trunc_normal_(self.query_tokens, std=INIT_STD)
+        rescale_residuals(self.blocks)
+        with torch.no_grad():
+            self.cross_attention_block.mlp.fc2.weight.div_(math.sqrt(2.0 * depth))
+
+    def forward(
+        self, tokens_BLD: Float[Tensor, "b l d"], valid_BL: Bool[Tensor, "b l"] | None = None
+    ) -> Float[Tensor, "b q d"]:
+        """Pool the tokens; only those with `valid_BL` true are read (where none is, all are, to stay finite)."""
+        mask = None
+        if valid_BL is not None:
+            mask = (valid_BL | ~valid_BL.any(dim=1, keepdim=True))[:, None, None]
+        for block in self.blocks:
+            tokens_BLD = block(tokens_BLD, attn_mask=mask)
+        queries_BQD = self.query_tokens.expand(tokens_BLD.shape[0], -1, -1)
+        return self.cross_attention_block(queries_BQD, tokens_BLD, mask)
+
+
+class AttentiveProbe(nn.Module):
+    """Attentive pooler and one linear classifier a task.
+
+    Args:
+        width: token width D.
+        num_heads: attention heads.
+        depth: pooler blocks, the cross-attention block included.
+        num_queries: learned queries Q. With as many queries as tasks, query i feeds task i (upstream: verb, noun,
+            action); otherwise every task reads the mean of the queries.
+        num_classes: task name → number of classes C, in the order of the queries.
+    """
+
+    def __init__(
+        self, width: int, num_heads: int, depth: int, num_queries: int, num_classes: Mapping[str, int]
+    ) -> None:
+        super().__init__()
+        self.tasks = tuple(num_classes)
+        self.pooler = AttentivePooler(width, num_heads, depth, num_queries)
+        for task, count in num_classes.items():
+            head = nn.Linear(width, count)
+            init_linear_and_norm(head)
+            self.add_module(f"{task}_classifier", head)
+
+    def forward(
+        self, tokens_BLD: Float[Tensor, "b l d"], valid_BL: Bool[Tensor, "b l"] | None = None
+    ) -> dict[str, Float[Tensor, "b _"]]:
+        """Logits [B, C] of each task.
+
+        Args:
+            tokens_BLD: features that the probe reads.
+            valid_BL: false for tokens that must not be read (padding); None reads all.
+        """
+        pooled_BQD = self.pooler(tokens_BLD, valid_BL)
+        if pooled_BQD.shape[1] != len(self.tasks):
+            pooled_BQD = pooled_BQD.mean(dim=1, keepdim=True).expand(-1, len(self.tasks), -1)
+        return {
+            task: self.get_submodule(f"{task}_classifier")(pooled_BQD[:, index])
+            for index, task in enumerate(self.tasks)
+        }

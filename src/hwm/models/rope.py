@@ -1,0 +1,90 @@
+"""Three-axis rotary position encoding of V-JEPA 2 (time, row, column), with its tiled frequencies.
+
+Integer positions [L, 3] → a `RopeTable` of cosines and sines [L, A] → queries and keys [B, M, L, A] turned by it.
+Source: `RoPEAttention` of facebookresearch/vjepa2 (the 2.0 form). A head of width A is cut into three equal even
+parts for time, row and column, in this order; what is left over at its end is not turned.
+
+The quirk that the released weights were trained with: channels are paired as neighbours (2i, 2i+1), but the angles of
+one part are laid out as [f0..fk, f0..fk] instead of [f0, f0, f1, f1, ..]. The two channels of a pair therefore turn
+by two different angles, which is not a rotation. It is kept on purpose: the weights know nothing else.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+NUM_AXES = 3
+FREQUENCY_BASE = 10_000.0
+TABLES_KEPT = 4
+
+
+class RopeTable(NamedTuple):
+    """Cosines and sines for each token and head channel, [L, A] or, where clips differ, [B, L, A]."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def rows(self, ids_BL: Int[Tensor, "b l"]) -> "RopeTable":
+        """The table [B, L, A] of the tokens `ids_BL` out of a table [all tokens, A]."""
+        return RopeTable(self.cos[ids_BL], self.sin[ids_BL])
+
+
+def axis_positions(
+    num_steps: int, height: int, width: int, first_step: int = 0, device: torch.device | None = None
+) -> Int[Tensor, "l 3"]:
+    """Positions (t, row, column) of the tokens of `num_steps` steps on a `height` × `width` grid, columns fastest."""
+    steps = torch.arange(first_step, first_step + num_steps, device=device)
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    return torch.cartesian_prod(steps, rows, columns)
+
+
+def split_ids(ids: Int[Tensor, "*shape"], grid: tuple[int, int]) -> Int[Tensor, "*shape 3"]:
+    """Positions (t, row, column) of flat token ids on a (H, W) grid: id = (t·H + row)·W + column."""
+    height, width = grid
+    return torch.stack((ids // (height * width), ids // width % height, ids % width), dim=-1)
+
+
+def rope_table(positions: Int[Tensor, "*shape 3"], head_width: int, dtype: torch.dtype = torch.float32) -> RopeTable:
+    """The table [*shape, A] for tokens at `positions`; left-over channels get cosine 1 and sine 0 (not turned)."""
+    part = 2 * (head_width // NUM_AXES // 2)
+    exponents = torch.arange(part // 2, device=positions.device, dtype=dtype) / (part / 2)
+    frequencies = FREQUENCY_BASE**-exponents
+    angles = positions.to(dtype).unsqueeze(-1) * frequencies
+    tiled = torch.cat((angles, angles), dim=-1).flatten(-2)
+    angles_A = torch.nn.functional.pad(tiled, (0, head_width - NUM_AXES * part))
+    return RopeTable(angles_A.cos(), angles_A.sin())
+
+
+def rotate_tiled(x_BMLA: Float[Tensor, "b m l a"], table: RopeTable) -> Float[Tensor, "b m l a"]:
+    """Turn queries or keys by `table` (the same for all heads); the result keeps the dtype of `x_BMLA`."""
+    even, odd = x_BMLA.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((-odd, even), dim=-1).flatten(-2)
+    cos, sin = table.cos.unsqueeze(-3), table.sin.unsqueeze(-3)
+    return (x_BMLA * cos + turned * sin).to(x_BMLA.dtype)
+
+
+class RopeTables:
+    """Makes the table of a grid once and keeps it, so that blocks share it. No module: nothing enters a state dict."""
+
+    def __init__(self, head_width: int) -> None:
+        self.head_width = head_width
+        self._kept: dict[tuple[tuple[int, int], torch.device, torch.dtype], RopeTable] = {}
+
+    def get(self, first_step: int, num_steps: int, grid: tuple[int, int], like: Tensor) -> RopeTable:
+        """The table [T·H·W, A] of steps `first_step` … on the device of `like`, in at least 32-bit floats."""
+        key = (grid, like.device, torch.promote_types(like.dtype, torch.float32))
+        num_patches, last_step = grid[0] * grid[1], first_step + num_steps
+        table = self._kept.get(key)
+        if table is None or table.cos.shape[0] < last_step * num_patches:
+            # Twice the need, so that a rollout that asks one step more each time does not make a table each time.
+            # Never inference tensors: a table made while encoding must also serve a training step.
+            with torch.inference_mode(False), torch.no_grad():
+                positions = axis_positions(2 * last_step, *grid, device=like.device)
+                table = rope_table(positions, self.head_width, key[2])
+            self._kept[key] = table
+            while len(self._kept) > TABLES_KEPT:
+                del self._kept[next(iter(self._kept))]
+        wanted = slice(first_step * num_patches, last_step * num_patches)
+        return RopeTable(table.cos[wanted], table.sin[wanted])
