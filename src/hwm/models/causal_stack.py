@@ -62,7 +62,13 @@ class KVCache(NamedTuple):
     valid_BT: Tensor | None
 
     def first(self, num_steps: int) -> "KVCache":
-        """The cache as it was after the first `num_steps` steps: exact, because no step depends on a later one."""
+        """The cache as it was after the first `num_steps` steps: exact, because no step depends on a later one.
+
+        Raises:
+            ValueError: the cache does not hold so many steps, or none are asked for.
+        """
+        if not 1 <= num_steps <= self.num_steps:
+            raise ValueError(f"the cache holds {self.num_steps} steps, asked for the first {num_steps}")
         length = self.keys[0].shape[2] // self.num_steps * num_steps
         keys, values = (tuple(x[:, :, :length] for x in pair) for pair in (self.keys, self.values))
         return KVCache(keys, values, num_steps, None if self.valid_BT is None else self.valid_BT[:, :num_steps])
@@ -131,10 +137,12 @@ class CausalStack(nn.Module):
         Raises:
             ConfigError: the N patches are not an H × W grid.
         """
-        tokens_BTND = tokens if tokens.ndim == 4 else tokens.unsqueeze(1)
-        condition_BTNE = condition.unsqueeze(1) if condition is not None and condition.ndim == 3 else condition
-        hidden_BTNE, cache = self.encode(tokens_BTND, condition_BTNE, cache, valid_BT, grid)
-        return self.predictor_proj(hidden_BTNE).view(tokens.shape), cache
+        if tokens.ndim == 4:
+            hidden_BTNE, cache = self.encode(tokens, condition, cache, valid_BT, grid)
+            return self.predictor_proj(hidden_BTNE), cache
+        condition_B1NE = condition.unsqueeze(1) if condition is not None else None
+        hidden_B1NE, cache = self.encode(tokens.unsqueeze(1), condition_B1NE, cache, valid_BT, grid)
+        return self.predictor_proj(hidden_B1NE.squeeze(1)), cache
 
     def encode(
         self,
@@ -144,14 +152,15 @@ class CausalStack(nn.Module):
         valid_BT: Bool[Tensor, "b t"] | None = None,
         grid: tuple[int, int] | None = None,
     ) -> tuple[Float[Tensor, "b t n e"], KVCache]:
-        """As `step` over several steps, but what the last projection would read: the normed features of width E."""
+        """What `step` computes before the last projection, for wrappers with several heads; arguments as there."""
         num_clips, num_steps, num_patches, _ = tokens_BTND.shape
         past = cache if cache is not None else KVCache((), (), 0, None)
         valid = _join_valid(past, valid_BT, num_clips, num_steps, tokens_BTND.device)
         rope = self._rope.get(past.num_steps, num_steps, _grid(num_patches, grid), self.predictor_embed.weight)
-        x_BLE = self.predictor_embed(tokens_BTND.flatten(1, 2))
+        x_BTNE = self.predictor_embed(tokens_BTND)
         if condition_BTNE is not None:
-            x_BLE = x_BLE + condition_BTNE.flatten(1, 2)
+            x_BTNE = x_BTNE + condition_BTNE
+        x_BLE = x_BTNE.flatten(1, 2)
         keys, values = [], []
         for index, block in enumerate(self.predictor_blocks):
             assert isinstance(block, Block)
