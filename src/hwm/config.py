@@ -63,7 +63,7 @@ class ClipDataConfig(Part):
     """Latent steps a second, on a grid that starts at the first frame of the video."""
     step: Literal["frame", "tubelet"] = "frame"
     """`frame`: each grid frame alone, repeated to a tubelet. `tubelet`: the frame and the one half a step before it."""
-    num_steps: int = Field(default=8, ge=2)
+    num_steps: int = Field(default=8, ge=1)
     """Latent steps in a training clip."""
     augment: AugmentConfig | None = None
     """Random crops (live tokens only); null takes the centre square."""

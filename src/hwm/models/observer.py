@@ -1,0 +1,88 @@
+"""What is seen: the frozen encoder and the frozen Gazelle over the same frames, one latent step at a time.
+
+Frames of a step → layer-normed latents `z_SND` on the patch grid, and Gazelle's scene tokens resampled to that grid,
+layer-normed, `scene_SNG`. A step never sees another step, so a latent at time t depends on nothing after t and can be
+kept and read back. S is any number of steps (clips and time flattened together). Mirrors the target computation of
+V-JEPA 2-AC (each frame alone, repeated to a tubelet, then `F.layer_norm`).
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hwm.losses import layer_normed
+from hwm.models.gazelle import GazeLLE
+from hwm.models.vjepa2 import VJEPA2Encoder
+
+
+class Observed(NamedTuple):
+    """Tokens of S steps: latents, scene tokens (None where there is no Gazelle), and Gazelle's heat maps."""
+
+    z_SND: Tensor
+    scene_SNG: Tensor | None
+    heatmaps_SYX: Tensor | None
+
+
+def resample_scene(scene_SGHW: Float[Tensor, "s g h w"], grid: tuple[int, int]) -> Float[Tensor, "s n g"]:
+    """Bring scene tokens to the encoder's patch grid: block average where it divides, else antialiased bilinear."""
+    rows, cols = grid
+    height, width = scene_SGHW.shape[-2:]
+    if height % rows == 0 and width % cols == 0:
+        resampled = F.avg_pool2d(scene_SGHW, (height // rows, width // cols))
+    else:
+        resampled = F.interpolate(scene_SGHW, size=grid, mode="bilinear", antialias=True, align_corners=False)
+    return resampled.flatten(2).transpose(1, 2)
+
+
+class Observer(nn.Module):
+    """Frozen encoder and (optionally) frozen Gazelle; always in `eval()` and without gradients."""
+
+    def __init__(self, encoder: VJEPA2Encoder, gazelle: GazeLLE | None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.gazelle = gazelle
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Observer":
+        """Stay in `eval()`: a frozen observer has no training mode."""
+        del mode
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(
+        self, frames_SFRYX: Float[Tensor, "s f r y x"], gaze_frames_SRYX: Float[Tensor, "s r y2 x2"] | None
+    ) -> Observed:
+        """Encode S steps, each alone.
+
+        Args:
+            frames_SFRYX: normalised encoder view; F = 1 (`step: frame`) or 2 (`step: tubelet`).
+            gaze_frames_SRYX: normalised Gazelle view of the frame at the step's own time, or None.
+
+        Returns:
+            Layer-normed latents, layer-normed scene tokens on the same patch grid, heat maps [S, 64, 64].
+
+        Raises:
+            ValueError: a Gazelle view without a Gazelle, or F that is neither 1 nor the tubelet size.
+        """
+        num_frames = frames_SFRYX.shape[1]
+        if num_frames == 1:
+            z_SND = self.encoder.encode_frames(frames_SFRYX[:, 0])
+        elif num_frames == self.encoder.spec.tubelet_size:
+            z_SND = self.encoder(frames_SFRYX)
+        else:
+            raise ValueError(f"a step holds 1 or {self.encoder.spec.tubelet_size} frames, found {num_frames}")
+        z_SND = layer_normed(z_SND)
+        if gaze_frames_SRYX is None:
+            return Observed(z_SND, None, None)
+        if self.gazelle is None:
+            raise ValueError("gaze frames were given, but this observer has no Gazelle")
+        rows, cols = self.encoder.spec.grid(*frames_SFRYX.shape[-2:])
+        gaze = self.gazelle(gaze_frames_SRYX)
+        patch = self.gazelle.backbone.spec.patch_size
+        height, width = (side // patch for side in gaze_frames_SRYX.shape[-2:])
+        scene_SGHW = gaze.scene_tokens_PNG.transpose(1, 2).unflatten(2, (height, width))
+        return Observed(z_SND, layer_normed(resample_scene(scene_SGHW, (rows, cols))), gaze.heatmaps_PYX)

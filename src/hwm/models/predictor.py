@@ -1,0 +1,141 @@
+"""The gaze-conditioned causal predictor: latents and gaze up to step t → the latents of step t + 1.
+
+    x_t = W_z z_t + g · (W_s s_t   where gaze is known,   n   where it is not)
+    ẑ_{t+1} = LN(z_t + W_o h_t)          ŝ_{t+1} = LN(s_t + W_g h_t)
+
+`h_t` comes from a block-causal transformer (`causal_stack`), `g` is a gate that starts at zero and `n` a learned
+"no gaze" vector. Step 0 of training therefore equals the no-gaze model. W_o and W_g start at zero, so an untrained
+predictor copies the last step, and all it learns is change: in a video of 4 steps a second most patches do not move.
+Layer-normed latents in and out, as in V-JEPA 2-AC (whose stack this is; the residual around it is ours).
+Gaze is causal: step t is conditioned on s_t, never on s_{t+1}.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from hwm.losses import layer_normed
+from hwm.models.causal_stack import CausalStack, CausalStackSpec, KVCache
+
+
+@dataclass(frozen=True)
+class PredictorSpec:
+    """Sizes of the predictor: latents D, scene tokens G, its own width E."""
+
+    latent_width: int
+    scene_width: int
+    width: int = 384
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+
+
+class Prediction(NamedTuple):
+    """For each given step t, the imagined step t + 1."""
+
+    z_BTND: Tensor
+    scene_BTNG: Tensor
+
+
+class Rollout(NamedTuple):
+    """K imagined steps after the last given one."""
+
+    z_BKND: Tensor
+    scene_BKNG: Tensor
+
+
+class GazePredictor(nn.Module):
+    """Predicts the next latents and the next scene tokens, given where people look."""
+
+    def __init__(self, spec: PredictorSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.stack = CausalStack(
+            CausalStackSpec(spec.latent_width, spec.width, spec.depth, spec.num_heads, spec.mlp_ratio)
+        )
+        self.scene_proj = nn.Linear(spec.scene_width, spec.width)
+        self.no_gaze = nn.Parameter(torch.empty(spec.width))
+        self.gate = nn.Parameter(torch.zeros(()))
+        self.scene_out = nn.Linear(spec.width, spec.scene_width)
+        nn.init.normal_(self.no_gaze, std=1.0)
+        nn.init.normal_(self.scene_proj.weight, std=spec.scene_width**-0.5)
+        for head in (self.stack.predictor_proj, self.scene_out):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+
+    def teacher_forced(
+        self,
+        z_BTND: Float[Tensor, "b t n d"],
+        scene_BTNG: Float[Tensor, "b t n g"] | None,
+        known_BT: Bool[Tensor, "b t"] | None = None,
+        valid_BT: Bool[Tensor, "b t"] | None = None,
+    ) -> tuple[Prediction, KVCache]:
+        """Predict step t + 1 from the true steps ≤ t, for every t at once.
+
+        Args:
+            z_BTND: layer-normed latents.
+            scene_BTNG: layer-normed scene tokens on the patch grid; None means no gaze anywhere.
+            known_BT: where gaze is known; None means wherever `scene_BTNG` is given.
+            valid_BT: false for padding before the start of the video, which no step attends to.
+
+        Returns:
+            The predictions, and the keys and values of all given steps (`cache.first(k)` continues from step k).
+        """
+        hidden, cache = self.stack.encode(z_BTND, self._condition(z_BTND, scene_BTNG, known_BT), None, valid_BT)
+        return self._predict(hidden, z_BTND, scene_BTNG, known_BT), cache
+
+    def rollout(
+        self,
+        z_BTND: Float[Tensor, "b t n d"],
+        scene_BTNG: Float[Tensor, "b t n g"] | None,
+        num_steps: int,
+        known_BT: Bool[Tensor, "b t"] | None = None,
+        valid_BT: Bool[Tensor, "b t"] | None = None,
+    ) -> Rollout:
+        """Imagine `num_steps` ≥ 1 steps after the last given one, feeding each imagined step back (K = num_steps)."""
+        prediction, cache = self.teacher_forced(z_BTND, scene_BTNG, known_BT, valid_BT)
+        known_B1 = None if scene_BTNG is None or known_BT is None else known_BT[:, -1:]
+        last = Prediction(prediction.z_BTND[:, -1:], prediction.scene_BTNG[:, -1:])
+        return self.continue_from(last, cache, num_steps, has_gaze=scene_BTNG is not None, known_B1=known_B1)
+
+    def continue_from(
+        self,
+        last: Prediction,
+        cache: KVCache,
+        num_steps: int,
+        *,
+        has_gaze: bool,
+        known_B1: Bool[Tensor, "b 1"] | None = None,
+    ) -> Rollout:
+        """Roll on from a prediction and the keys and values of everything before it (see `rollout`)."""
+        imagined = [last]
+        for _ in range(num_steps - 1):
+            z_B1ND, scene_B1NG = imagined[-1]
+            scene = scene_B1NG if has_gaze else None
+            hidden, cache = self.stack.encode(z_B1ND, self._condition(z_B1ND, scene, known_B1), cache)
+            imagined.append(self._predict(hidden, z_B1ND, scene, known_B1))
+        return Rollout(
+            torch.cat([step.z_BTND for step in imagined], dim=1),
+            torch.cat([step.scene_BTNG for step in imagined], dim=1),
+        )
+
+    def _condition(self, z_BTND: Tensor, scene_BTNG: Tensor | None, known_BT: Tensor | None) -> Tensor:
+        """The gated condition [B,T,N,E] that is added to the embedded latents."""
+        if scene_BTNG is None:
+            return (self.gate * self.no_gaze).expand(*z_BTND.shape[:3], -1)
+        projected = self.scene_proj(scene_BTNG)
+        if known_BT is not None:
+            projected = torch.where(known_BT[:, :, None, None], projected, self.no_gaze)
+        return self.gate * projected
+
+    def _predict(
+        self, hidden_BTNE: Tensor, z_BTND: Tensor, scene_BTNG: Tensor | None, known_BT: Tensor | None
+    ) -> Prediction:
+        change = self.scene_out(hidden_BTNE)
+        if scene_BTNG is not None:
+            known = 1.0 if known_BT is None else known_BT[:, :, None, None].to(change.dtype)
+            change = change + known * scene_BTNG
+        return Prediction(layer_normed(z_BTND + self.stack.predictor_proj(hidden_BTNE)), layer_normed(change))

@@ -1,0 +1,72 @@
+"""The human world model: observe a clip, imagine what comes next.
+
+    observe:  frames → layer-normed latents z_BTND and scene tokens scene_BTNG       (frozen)
+    imagine:  z, scene → the next K steps ẑ_BKND and ŝ_BKNG                          (learned in stage 1)
+
+A saved model is a folder with `model.safetensors` (encoder, Gazelle and predictor) and `config.json` (their sizes,
+the time grid, a format version, the sha256 of the tensors). Nothing in it is code.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from hwm.models.observer import Observed, Observer
+from hwm.models.predictor import GazePredictor, Rollout
+
+
+@dataclass(frozen=True)
+class TimeGrid:
+    """When a step is and how it is seen; stage 2 takes it over from stage 1."""
+
+    fps: float
+    """Steps a second, from the first frame of the video."""
+    step: Literal["frame", "tubelet"]
+    """One frame a step, or two consecutive ones."""
+    encoder_resolution: int
+    """Side of the encoder's square view in pixels."""
+    gazelle_resolution: int | None
+    """Side of Gazelle's square view in pixels; None where the world model takes no gaze."""
+
+
+class HumanWorldModel(nn.Module):
+    """Frozen observer and gaze-conditioned predictor on one time grid."""
+
+    def __init__(self, observer: Observer, predictor: GazePredictor, grid: TimeGrid) -> None:
+        super().__init__()
+        if (observer.gazelle is None) != (grid.gazelle_resolution is None):
+            raise ValueError("the time grid must give a Gazelle resolution exactly where the observer has a Gazelle")
+        self.observer = observer
+        self.predictor = predictor
+        self.grid = grid
+
+    @property
+    def has_gaze(self) -> bool:
+        """Whether the predictor is conditioned on gaze."""
+        return self.observer.gazelle is not None
+
+    def observe(
+        self,
+        frames_BTFRYX: Float[Tensor, "b t f r y x"],
+        gaze_frames_BTRYX: Float[Tensor, "b t r y2 x2"] | None = None,
+    ) -> Observed:
+        """Encode clips, each step alone; normalised pixels in, tokens [B, T, N, ·] and heat maps [B, T, 64, 64] out."""
+        batch, steps = frames_BTFRYX.shape[:2]
+        gaze = None if gaze_frames_BTRYX is None else gaze_frames_BTRYX.flatten(0, 1)
+        seen = self.observer(frames_BTFRYX.flatten(0, 1), gaze)
+        return Observed(*(None if part is None else part.unflatten(0, (batch, steps)) for part in seen))
+
+    @torch.inference_mode()
+    def imagine(
+        self,
+        z_BTND: Float[Tensor, "b t n d"],
+        scene_BTNG: Float[Tensor, "b t n g"] | None,
+        num_steps: int,
+        known_BT: Bool[Tensor, "b t"] | None = None,
+        valid_BT: Bool[Tensor, "b t"] | None = None,
+    ) -> Rollout:
+        """Imagine the `num_steps` steps after the last observed one (no gradients; see `GazePredictor.rollout`)."""
+        return self.predictor.rollout(z_BTND, scene_BTNG, num_steps, known_BT, valid_BT)

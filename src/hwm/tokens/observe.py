@@ -1,0 +1,85 @@
+"""Frames to tokens: the pixels of a clip request, and the chunked pass of the frozen observer over them.
+
+A step i of the grid lies at i / fps seconds. `step: frame` reads the frame on screen then; `step: tubelet` also the one
+half a step before it. Both views (encoder, Gazelle) come from one crop box. Steps before time 0 are padding: zeros, and
+false in `valid`.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hwm.data.clips import ClipRequest
+from hwm.data.transforms import normalise
+from hwm.data.video import VideoReader
+from hwm.models.observer import Observer
+from hwm.models.world_model import TimeGrid
+
+STEPS_PER_CHUNK = 64
+"""Steps encoded at once: bounds the memory of a long clip, large enough to keep the matrix products busy."""
+
+
+class StepPixels(NamedTuple):
+    """uint8 pixels of S steps, channels last, as the decoder gives them."""
+
+    frames_SFYXR: Tensor
+    gaze_frames_SYXR: Tensor | None
+
+
+class StepTokens(NamedTuple):
+    """Layer-normed tokens of S steps on the patch grid."""
+
+    z_SND: Tensor
+    scene_SNG: Tensor | None
+
+
+def step_offsets(grid: TimeGrid) -> tuple[float, ...]:
+    """Seconds from a step's own time to each frame it holds, oldest first; none is positive."""
+    return (0.0,) if grid.step == "frame" else (-0.5 / grid.fps, 0.0)
+
+
+def view_sizes(grid: TimeGrid) -> tuple[tuple[int, int], ...]:
+    """(rows, columns) of the views to read: the encoder's, then Gazelle's where there is one."""
+    sides = [grid.encoder_resolution] + ([grid.gazelle_resolution] if grid.gazelle_resolution else [])
+    return tuple((side, side) for side in sides)
+
+
+def split_views(views: tuple[np.ndarray, ...], frames_per_step: int) -> StepPixels:
+    """Sort the decoder's views [S·F, Y, X, R] into steps; Gazelle sees the last frame of each step."""
+    frames = torch.from_numpy(views[0]).unflatten(0, (-1, frames_per_step))
+    gaze = torch.from_numpy(views[1])[frames_per_step - 1 :: frames_per_step] if len(views) > 1 else None
+    return StepPixels(frames, gaze)
+
+
+def read_pixels(request: ClipRequest, grid: TimeGrid) -> tuple[StepPixels, Tensor]:
+    """Decode one clip.
+
+    Returns:
+        The pixels of all its steps (zeros where padded) and `valid` [T], false for steps before time 0.
+
+    Raises:
+        DataError: the video cannot be read, or the clip runs past its end.
+    """
+    offsets = step_offsets(grid)
+    steps = range(request.first_step, request.first_step + request.num_steps)
+    num_padded = sum(step < 0 for step in steps)
+    times = [max(0.0, step / grid.fps + offset) for step in steps if step >= 0 for offset in offsets]
+    with VideoReader(request.video.path) as reader:
+        views = reader.read(times, view_sizes(grid), request.box).views
+    padded = tuple(np.pad(view, ((num_padded * len(offsets), 0), (0, 0), (0, 0), (0, 0))) for view in views)
+    return split_views(padded, len(offsets)), torch.tensor([step >= 0 for step in steps])
+
+
+def encode_pixels(observer: Observer, pixels: StepPixels, device: torch.device) -> StepTokens:
+    """Run the frozen observer over S steps in chunks; memory does not grow with S beyond the tokens themselves."""
+    latents, scenes = [], []
+    for first in range(0, pixels.frames_SFYXR.shape[0], STEPS_PER_CHUNK):
+        chunk = slice(first, first + STEPS_PER_CHUNK)
+        frames = normalise(pixels.frames_SFYXR[chunk].to(device))
+        gaze = None if pixels.gaze_frames_SYXR is None else normalise(pixels.gaze_frames_SYXR[chunk].to(device))
+        observed = observer(frames, gaze)
+        latents.append(observed.z_SND)
+        scenes.append(observed.scene_SNG)
+    return StepTokens(torch.cat(latents), None if scenes[0] is None else torch.cat(scenes))

@@ -1,0 +1,174 @@
+"""One interface to tokens, live or cached; the stages that read it never know which.
+
+    source.prepare(videos)          → videos that cannot be used, with reasons
+    source.batches(plan)            → for each list of clip requests, a `TokenBatch`
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from hwm.data.clips import ClipRequest
+from hwm.data.exclusions import Exclusion
+from hwm.data.transforms import centre_square
+from hwm.data.video import VideoInfo, VideoReader
+from hwm.errors import CacheError, DataError
+from hwm.models.observer import Observer
+from hwm.models.world_model import TimeGrid
+from hwm.tokens.cache import TokenCache
+from hwm.tokens.observe import (
+    StepPixels,
+    StepTokens,
+    encode_pixels,
+    read_pixels,
+    split_views,
+    step_offsets,
+    view_sizes,
+)
+
+Plan = Sequence[Sequence[ClipRequest]]
+
+
+class TokenBatch(NamedTuple):
+    """Tokens of a batch of clips; zeros where `valid_BT` is false (steps before the video's start)."""
+
+    z_BTND: Tensor
+    scene_BTNG: Tensor | None
+    valid_BT: Tensor
+
+
+class TokenSource(Protocol):
+    """Where both stages get their tokens."""
+
+    def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
+        """Make everything ready that is done once a video; `on_progress` gets the number of videos done."""
+        ...
+
+    def batches(self, plan: Plan) -> Iterator[TokenBatch]:
+        """Tokens of each batch of requests, in order, on the source's device."""
+        ...
+
+
+class LiveSource:
+    """Decodes and encodes every clip when it is asked for; `num_workers` processes decode ahead."""
+
+    def __init__(self, observer: Observer, grid: TimeGrid, device: torch.device, num_workers: int) -> None:
+        self._observer, self._grid, self._device, self._num_workers = observer, grid, device, num_workers
+
+    def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
+        """Nothing to do: a live source keeps nothing."""
+        on_progress(len(videos))
+        return ()
+
+    def batches(self, plan: Plan) -> Iterator[TokenBatch]:
+        """See `TokenSource`.
+
+        Raises:
+            DataError: a clip cannot be decoded; the message names the video.
+        """
+        context = "spawn" if self._num_workers else None  # a forked worker would inherit decoder and thread state
+        loader = DataLoader(
+            _PixelBatches(plan, self._grid),
+            batch_size=None,
+            num_workers=self._num_workers,
+            multiprocessing_context=context,
+        )
+        for pixels, valid_BT in loader:
+            batch, steps = valid_BT.shape
+            flat = StepPixels(*(None if view is None else view.flatten(0, 1) for view in pixels))
+            tokens = encode_pixels(self._observer, flat, self._device)
+            yield _masked(StepTokens(*(_unflatten(x, batch, steps) for x in tokens)), valid_BT.to(self._device))
+
+
+class CachedSource:
+    """Encodes each video once (sequential decode, centre square) and reads clips back from the cache."""
+
+    def __init__(self, observer: Observer, grid: TimeGrid, device: torch.device, cache: TokenCache) -> None:
+        self._observer, self._grid, self._device, self._cache = observer, grid, device, cache
+
+    def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
+        """Encode the videos that the cache does not hold; one that cannot be decoded to its end is excluded."""
+        excluded = []
+        for done, video in enumerate(videos, start=1):
+            if not self._cache.path(video.path).exists():
+                try:
+                    self._cache.write(video.path, self._encode(video))
+                except DataError as error:
+                    excluded.append(Exclusion(str(video.path), f"cannot be decoded whole: {error.problem}"))
+            on_progress(done)
+        return tuple(excluded)
+
+    def batches(self, plan: Plan) -> Iterator[TokenBatch]:
+        """See `TokenSource`.
+
+        Raises:
+            CacheError: a token file is damaged, or a request is not of the centre square.
+        """
+        for requests in plan:
+            clips = [self._read(request) for request in requests]
+            scene = None if clips[0].scene_SNG is None else torch.stack([c.scene_SNG for c in clips])  # type: ignore[misc]
+            valid = torch.stack([_valid_steps(request) for request in requests]).to(self._device)
+            tokens = StepTokens(torch.stack([c.z_SND for c in clips]), scene)
+            yield _masked(StepTokens(*(None if x is None else x.to(self._device) for x in tokens)), valid)
+
+    def _encode(self, video: VideoInfo) -> StepTokens:
+        offsets = step_offsets(self._grid)
+        parts = []
+        with VideoReader(video.path) as reader:
+            box = centre_square(video)
+            for clip in reader.read_grid(self._grid.fps, view_sizes(self._grid), box, offsets):
+                parts.append(encode_pixels(self._observer, split_views(clip.views, len(offsets)), self._device))
+        scenes = [part.scene_SNG for part in parts if part.scene_SNG is not None]
+        return StepTokens(torch.cat([part.z_SND for part in parts]), torch.cat(scenes) if scenes else None)
+
+    def _read(self, request: ClipRequest) -> StepTokens:
+        if request.box != centre_square(request.video):
+            raise CacheError(
+                f"a random crop of {request.video.path} was asked of cached tokens",
+                expected="the centre square",
+                fix="set tokens.source=live, or data.augment=null",
+            )
+        num_padded = min(max(0, -request.first_step), request.num_steps)
+        stored = self._cache.read(
+            request.video.path, max(0, request.first_step), request.num_steps - num_padded
+        )
+        return StepTokens(*(None if x is None else _left_padded(x, num_padded) for x in stored))
+
+
+class _PixelBatches(Dataset[tuple[StepPixels, Tensor]]):
+    """Item i is batch i of the plan, decoded: pixels [B, T, ...] and valid [B, T]."""
+
+    def __init__(self, plan: Plan, grid: TimeGrid) -> None:
+        self._plan, self._grid = plan, grid
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, index: int) -> tuple[StepPixels, Tensor]:
+        clips = [read_pixels(request, self._grid) for request in self._plan[index]]
+        frames = torch.stack([pixels.frames_SFYXR for pixels, _ in clips])
+        gaze = [pixels.gaze_frames_SYXR for pixels, _ in clips if pixels.gaze_frames_SYXR is not None]
+        valid = torch.stack([valid for _, valid in clips])
+        return StepPixels(frames, torch.stack(gaze) if gaze else None), valid
+
+
+def _valid_steps(request: ClipRequest) -> Tensor:
+    return torch.arange(request.first_step, request.first_step + request.num_steps) >= 0
+
+
+def _left_padded(tokens: Tensor, num_padded: int) -> Tensor:
+    return torch.cat([tokens.new_zeros(num_padded, *tokens.shape[1:]), tokens]) if num_padded else tokens
+
+
+def _unflatten(tokens: Tensor | None, batch: int, steps: int) -> Tensor | None:
+    return None if tokens is None else tokens.unflatten(0, (batch, steps))
+
+
+def _masked(tokens: StepTokens, valid_BT: Tensor) -> TokenBatch:
+    """Zeros on padding, so that live and cached tokens agree there too."""
+    keep = valid_BT[:, :, None, None]
+    scene = tokens.scene_SNG
+    return TokenBatch(tokens.z_SND * keep, None if scene is None else scene * keep, valid_BT)
