@@ -133,3 +133,14 @@ def test_horizon_is_a_pure_function_and_stays_in_range():
     assert len(set(drawn)) == 400
     assert 0.75 <= min(drawn) < 0.8
     assert 1.45 < max(drawn) <= 1.5
+
+
+@pytest.mark.parametrize("fps", [3.0, 4.0, 10.0, 29.97, 30.0, 60.0])
+def test_a_breath_before_the_grid_time_belongs_to_the_step_before(fps: float):
+    # Here time · fps often rounds up to a whole number: floor alone would take a frame from after the anchor.
+    rounded_up = 0
+    for step in range(1, 2000):
+        time = math.nextafter(step / fps, 0)
+        assert last_step_at(time, fps) == step - 1
+        rounded_up += math.floor(time * fps) == step
+    assert fps == 4.0 or rounded_up > 0
