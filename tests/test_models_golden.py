@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hwm.models.causal_stack import CausalStack, CausalStackSpec
+from hwm.models.masked_predictor import MaskedPredictor, MaskedPredictorSpec, anticipate
 from hwm.models.probe import AttentiveProbe
 from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
 
@@ -76,6 +77,45 @@ def test_causal_stack_equals_upstream(sizes: dict[str, float], golden: dict[str,
     condition = torch.nn.functional.linear(golden["causal.scene_in"], **scene).unflatten(1, (num_steps, -1))
     assert_close(stack(tokens, condition).flatten(1, 2), golden["causal.out"])
     assert_close(stack(tokens).flatten(1, 2), golden["causal.out_without_scene"])
+
+
+@pytest.fixture(scope="module")
+def predictor(sizes: dict[str, float]) -> MaskedPredictor:
+    spec = MaskedPredictorSpec(int(sizes["dim"]), int(sizes["pdim"]), int(sizes["pdepth"]), int(sizes["pheads"]))
+    module = MaskedPredictor(spec)
+    module.load_state_dict(released("predictor"), strict=True)
+    return module.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("mask_index", [0, 1, 7])
+def test_masked_predictor_equals_upstream(
+    predictor: MaskedPredictor, golden: dict[str, Tensor], mask_index: int
+) -> None:
+    context = golden["encoder.tokens"]
+    positions = torch.arange(context.shape[1]).expand(context.shape[0], -1)
+    found = predictor(context, positions, golden["predictor.target_positions"], (4, 4), mask_index)
+    assert_close(found, golden[f"predictor.tokens_mask{mask_index}"])
+
+
+def test_in_painting_equals_upstream_in_any_order(predictor: MaskedPredictor, golden: dict[str, Tensor]) -> None:
+    keep, rest = golden["encoder.keep"], golden["predictor.rest"]
+    context, expected = golden["encoder.tokens_kept"], golden["predictor.tokens_inpaint"]
+    mask_index = min(range(10), key=lambda i: (predictor(context, keep, rest, (4, 4), i) - expected).abs().max())
+    assert mask_index == 1  # upstream's default
+    assert_close(predictor(context, keep, rest, (4, 4), 1), expected)
+    found = predictor(context.flip(1), keep.flip(1), rest.flip(1), (4, 4), 1)
+    assert_close(found.flip(1), expected)
+
+
+@pytest.mark.parametrize(("num_rounds", "num_frames"), [(1, 2), (1, 4), (2, 2)])
+def test_anticipation_tokens_equal_upstream(
+    predictor: MaskedPredictor, golden: dict[str, Tensor], num_rounds: int, num_frames: int
+) -> None:
+    seconds = golden["wrapper.anticipation_seconds"].tolist()
+    found = anticipate(
+        predictor, golden["encoder.tokens"], seconds, 4.0, (4, 4), num_output_frames=num_frames, num_rounds=num_rounds
+    )
+    assert_close(found, golden[f"wrapper.tokens_steps{num_rounds}_out{num_frames}"])
 
 
 @pytest.mark.parametrize(

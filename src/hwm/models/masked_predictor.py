@@ -1,0 +1,169 @@
+"""V-JEPA 2's masked predictor: latents of the seen tokens → latents of the tokens that were not seen.
+
+Context latents [B, L, D] with their ids, ids of the targets [B, M] → predicted latents [B, M, D].
+Source: `VisionTransformerPredictor` of facebookresearch/vjepa2 (`mask_tokens`, RoPE): project, put a learned mask
+token at every target, attend among context and targets together, project back. Ids are flat: (t·H + row)·W + column.
+Upstream sorts the tokens by id first; full attention does not care about order, so here they stay as they come, and
+any grid will do (upstream's ids are read on a square grid only).
+
+`anticipate` is upstream's way to use it as a world model: targets after the end of the clip. The released predictors
+were trained to fill in blocks of a clip, so the future alone is outside of what they were trained on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from hwm.errors import ConfigError
+from hwm.models.layers import Block, check_sizes, hidden_width, init_linear_and_norm, rescale_residuals
+from hwm.models.rope import rope_table, split_ids
+
+
+@dataclass(frozen=True)
+class MaskedPredictorSpec:
+    """Sizes of a masked predictor.
+
+    Attributes:
+        in_width: latent width D of the encoder.
+        width: width E inside (released: 384).
+        depth: transformer blocks.
+        num_heads: attention heads.
+        num_mask_tokens: learned mask tokens to choose from (released: 10).
+        mlp_ratio: hidden width of the MLP over E.
+    """
+
+    in_width: int
+    width: int = 384
+    depth: int = 12
+    num_heads: int = 12
+    num_mask_tokens: int = 10
+    mlp_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be built."""
+        sizes = {"in_width": self.in_width, "depth": self.depth, "mlp_ratio": self.mlp_ratio}
+        check_sizes("masked predictor", self.width, self.num_heads, num_mask_tokens=self.num_mask_tokens, **sizes)
+
+
+class MaskedPredictor(nn.Module):
+    """Masked predictor; new ones start from V-JEPA 2's initial weights, mask tokens at zero."""
+
+    def __init__(self, spec: MaskedPredictorSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        hidden = hidden_width(spec.width, spec.mlp_ratio)
+        self.predictor_embed = nn.Linear(spec.in_width, spec.width)
+        self.mask_tokens = nn.ParameterList(torch.zeros(1, 1, spec.width) for _ in range(spec.num_mask_tokens))
+        self.predictor_blocks = nn.ModuleList(Block(spec.width, spec.num_heads, hidden) for _ in range(spec.depth))
+        self.predictor_norm = nn.LayerNorm(spec.width, eps=1e-6)
+        self.predictor_proj = nn.Linear(spec.width, spec.in_width)
+        self.apply(init_linear_and_norm)
+        rescale_residuals(self.predictor_blocks)
+
+    def forward(
+        self,
+        context_BLD: Float[Tensor, "b l d"],
+        context_positions_BL: Int[Tensor, "b l"],
+        target_positions_BM: Int[Tensor, "b m"],
+        grid: tuple[int, int],
+        mask_index: int = 0,
+    ) -> Float[Tensor, "b m d"]:
+        """Predict the latents at the targets.
+
+        Args:
+            context_BLD: encoder latents of the seen tokens, as the encoder gives them.
+            context_positions_BL: their flat ids.
+            target_positions_BM: flat ids to predict; any step, after the clip too.
+            grid: (H, W) that the ids refer to.
+            mask_index: which mask token stands in for the targets. The released predictors trained number 0 alone;
+                upstream's evaluation uses 1, a token that is still zero.
+
+        Returns:
+            Predictions in the layer-normed target space (the loss compares with layer-normed target latents).
+
+        Raises:
+            ConfigError: there is no such mask token.
+        """
+        everything = self.forward_all(context_BLD, context_positions_BL, target_positions_BM, grid, mask_index)
+        return everything[:, context_BLD.shape[1] :]
+
+    def forward_all(
+        self,
+        context_BLD: Float[Tensor, "b l d"],
+        context_positions_BL: Int[Tensor, "b l"],
+        target_positions_BM: Int[Tensor, "b m"],
+        grid: tuple[int, int],
+        mask_index: int = 0,
+    ) -> Float[Tensor, "b k d"]:
+        """As `forward`, for the context too: L rows of the context, then M rows of the targets.
+
+        The outputs at the context serve a loss on seen tokens, as in V-JEPA 2.1.
+        """
+        if not 0 <= mask_index < self.spec.num_mask_tokens:
+            raise ConfigError(
+                "the masked predictor has no such mask token",
+                expected=f"mask_index 0..{self.spec.num_mask_tokens - 1}",
+                found=str(mask_index),
+            )
+        context_BLE = self.predictor_embed(context_BLD)
+        mask_BME = self.mask_tokens[mask_index].to(context_BLE.dtype).expand(*target_positions_BM.shape, -1)
+        x_BKE = torch.cat((context_BLE, mask_BME), dim=1)
+        positions = split_ids(torch.cat((context_positions_BL, target_positions_BM), dim=1), grid)
+        dtype = torch.promote_types(self.predictor_embed.weight.dtype, torch.float32)
+        rope = rope_table(positions, self.spec.width // self.spec.num_heads, dtype)
+        for block in self.predictor_blocks:
+            x_BKE = block(x_BKE, rope)
+        return self.predictor_proj(self.predictor_norm(x_BKE))
+
+
+def anticipate(
+    predictor: MaskedPredictor,
+    z_BLD: Float[Tensor, "b l d"],
+    anticipation_sec: Sequence[float],
+    fps: float,
+    grid: tuple[int, int],
+    tubelet_size: int = 2,
+    num_output_frames: int = 2,
+    num_rounds: int = 1,
+    mask_index: int = 1,
+) -> Float[Tensor, "b k d"]:
+    """Tokens of the released anticipation harness: the clip's latents followed by predicted future ones.
+
+    Args:
+        predictor: V-JEPA 2's masked predictor.
+        z_BLD: latents of the whole clip, L = T·N, as the encoder gives them.
+        anticipation_sec: seconds from the end of each clip to the first predicted step.
+        fps: frames a second of the clip.
+        grid: (H, W) of the patches.
+        tubelet_size: frames of a latent step.
+        num_output_frames: frames predicted in one round; at least one step.
+        num_rounds: rounds; each drops as many old tokens as the last one predicted and appends those. As upstream
+            does, the ids are not moved along: the second round predicts the same ids from shifted latents.
+        mask_index: see `MaskedPredictor.forward`; 1 is what upstream's harness uses.
+
+    Returns:
+        Raw encoder latents (not layer-normed) ‖ predictions of each round (in layer-normed space), as upstream.
+
+    Raises:
+        ConfigError: not one anticipation time for each clip.
+    """
+    num_clips, num_tokens, _ = z_BLD.shape
+    if len(anticipation_sec) != num_clips:
+        raise ConfigError(
+            "anticipation times do not match the clips", expected=str(num_clips), found=str(len(anticipation_sec))
+        )
+    num_patches = grid[0] * grid[1]
+    steps = [int(seconds * fps / tubelet_size) for seconds in anticipation_sec]
+    num_predicted = num_patches * max(num_output_frames // tubelet_size, 1)
+    first_B = num_tokens + num_patches * torch.tensor(steps, device=z_BLD.device)
+    target_BM = first_B[:, None] + torch.arange(num_predicted, device=z_BLD.device)
+    context_BL = torch.arange(num_tokens, device=z_BLD.device).expand(num_clips, -1)
+    tokens, window = [z_BLD], z_BLD
+    for _ in range(num_rounds):
+        predicted = predictor(window, context_BL, target_BM, grid, mask_index)
+        tokens.append(predicted)
+        window = torch.cat((window[:, num_predicted:], predicted), dim=1)
+    return torch.cat(tokens, dim=1)
