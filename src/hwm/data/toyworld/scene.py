@@ -1,0 +1,222 @@
+"""The two views of a take, frame by frame.
+
+Inputs: a `Script`, a `Look`, the frame times and the height in pixels. Outputs: uint8 frames [Y, X, 3]. What stands
+still is drawn once; a frame is a cut-out of it, moved by the camera, with head, hands and distractors on top.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from hwm.data.toyworld.head import HeadStyle, direction_to, head_sprite
+from hwm.data.toyworld.look import EXO_TALL, HEAD_CENTRE, HEAD_RADIUS, Look
+from hwm.data.toyworld.objects import object_sprite
+from hwm.data.toyworld.raster import Colour, Sprite, blit, capsule
+from hwm.data.toyworld.room import ball_sprite, ego_room, exo_room, lamp_sprite, vignette
+from hwm.data.toyworld.rules import Script
+from hwm.data.toyworld.timeline import GazeState, HandState, looks_at, waves
+
+EXO_MARGIN = 0.04
+"""Room around the exo view for camera jitter, units of the frame height."""
+EGO_MARGIN = 0.2
+"""Room around the ego view for panning."""
+_ANGLE_STEP = np.deg2rad(2.0)
+"""Head directions are rounded to this, so that a drawn head can be used again."""
+
+
+class Views(NamedTuple):
+    """Sizes of the two views in pixels."""
+
+    height: int
+    exo_width: int
+
+    @staticmethod
+    def of(height: int) -> "Views":
+        """16:9, both sides even as H.264's 4:2:0 needs."""
+        even = height - height % 2
+        return Views(even, 2 * round(even * 16 / 9 / 2))
+
+
+class CameraTrack(NamedTuple):
+    """Whole-pixel place (row, column) of each view's top left corner on its larger still picture, [S, 2] int64."""
+
+    exo: np.ndarray
+    ego: np.ndarray
+
+
+def cameras_at(look: Look, gaze: GazeState, views: Views, times_sec: np.ndarray) -> CameraTrack:
+    """Where both cameras look; whole pixels, so that still parts are copied and points are exactly known."""
+    exo = look.exo_shift + look.exo_sway * waves(times_sec, look.exo_phases, (0.25, 0.6))
+    return CameraTrack(
+        np.round((exo[:, ::-1] + EXO_MARGIN) * views.height).astype(np.int64),
+        np.round((gaze.pan[:, ::-1] + EGO_MARGIN) * views.height).astype(np.int64),
+    )
+
+
+def exo_normalised(points: np.ndarray, cameras: CameraTrack, views: Views) -> np.ndarray:
+    """Exo units [S, 2] → 0..1 of the exo frame, x over its width, [S, 2]."""
+    size = np.array([views.exo_width, views.height], float)
+    left = (views.exo_width - views.height) / 2
+    pixels = points * views.height + np.array([left, 0.0]) + round(EXO_MARGIN * views.height) - cameras.exo[:, ::-1]
+    return pixels / size
+
+
+def ego_normalised(points: np.ndarray, cameras: CameraTrack, views: Views) -> np.ndarray:
+    """Ego units before panning [S, 2] → 0..1 of the ego frame, [S, 2]."""
+    return (points * views.height + round(EGO_MARGIN * views.height) - cameras.ego[:, ::-1]) / views.height
+
+
+def _pixel(value: float) -> int:
+    return int(np.floor(value + 0.5))
+
+
+def _object_sprites(look: Look, tall: np.ndarray, height: int) -> list[tuple[Sprite, Sprite]]:
+    return [
+        (
+            object_sprite(kind, False, round(size * height), look.light),
+            object_sprite(kind, True, round(size * height), look.light),
+        )
+        for kind, size in zip(look.kinds, tall, strict=True)
+    ]
+
+
+def _still(
+    room: np.ndarray, sprites: list[tuple[Sprite, Sprite]], places: np.ndarray, changed: np.ndarray
+) -> np.ndarray:
+    """Room with its objects in their present looks; the farther ones first."""
+    canvas = room.copy()
+    for item in np.argsort(places[:, 1], kind="stable"):
+        blit(canvas, sprites[item][int(changed[item])], _pixel(places[item, 1]), _pixel(places[item, 0]))
+    return canvas
+
+
+def _arm(
+    canvas: np.ndarray, shoulder: np.ndarray, hand: np.ndarray, outward: np.ndarray, size: float,
+    colours: tuple[Colour, Colour],
+) -> None:  # fmt: skip
+    """Sleeve in two segments that bend outward, cuff and hand; `size` is the height of the frame."""
+    sleeve, skin = colours
+    dark = _scale(sleeve, 0.6)
+    straight = hand - shoulder
+    length = float(np.hypot(*straight))
+    bend = max(0.62 * size - length, 0.0) * 0.3
+    elbow = shoulder + 0.52 * straight + bend * outward
+    wrist = elbow + 0.80 * (hand - elbow)
+    capsule(canvas, shoulder, elbow, 0.042 * size, sleeve, dark)
+    capsule(canvas, elbow, wrist, 0.036 * size, sleeve, dark)
+    capsule(canvas, shoulder, elbow, 0.040 * size, sleeve)
+    capsule(canvas, wrist, hand, 0.031 * size, skin, _scale(skin, 0.55))
+    capsule(canvas, hand, hand, 0.040 * size, skin, _scale(skin, 0.55))
+
+
+def _scale(colour: Colour, factor: float) -> Colour:
+    red, green, blue = (min(int(value * factor), 255) for value in colour)
+    return red, green, blue
+
+
+class _Noise:
+    """Pixel noise: one field, cut out at another place for each frame."""
+
+    def __init__(self, look: Look, height: int, width: int, rng: np.random.Generator) -> None:
+        self.extra = 61
+        field = rng.normal(0.0, look.noise, (height + self.extra, width + self.extra, 1))
+        self.field = np.round(field).astype(np.int16)
+        self.rng, self.size = rng, (height, width)
+
+    def add(self, frame: np.ndarray) -> np.ndarray:
+        """The frame plus fresh noise, uint8."""
+        row, column = self.rng.integers(self.extra, size=2)
+        noisy = frame + self.field[row : row + self.size[0], column : column + self.size[1]]
+        return np.clip(noisy, 0, 255, out=noisy).astype(np.uint8)
+
+
+def exo_frames(
+    script: Script, look: Look, gaze: GazeState, hands: HandState, cameras: CameraTrack, views: Views,
+    times_sec: np.ndarray, rng: np.random.Generator,
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """The view from outside: uint8 [Y, X, 3], one frame a time."""
+    size, margin = views.height, round(EXO_MARGIN * views.height)
+    room = exo_room(look, views.height, views.exo_width, margin)
+    sprites = _object_sprites(look, np.full(len(look.kinds), EXO_TALL), size)
+    shift = np.array([(views.exo_width - size) / 2 + margin, margin])
+    places = look.exo_base * size + shift
+    changed = looks_at(script, len(look.kinds), times_sec)
+    style = HeadStyle(HEAD_RADIUS * size, look.skin, look.hair, look.hair_style, look.light)
+    heads: dict[tuple[int, int], Sprite] = {}
+    ball, lamp = ball_sprite(look, round(0.07 * size)), lamp_sprite(look, size)
+    colours = _scale(look.shirt, look.light), _scale(look.skin, look.light)
+    noise = _Noise(look, views.height, views.exo_width, rng)
+    balls, angles = ball_places(look, times_sec), lamp_angles(look, times_sec)
+    still = room
+    for index in range(len(times_sec)):
+        if index == 0 or (changed[index] != changed[index - 1]).any():
+            still = _still(room, sprites, places, changed[index])
+        top, left = cameras.exo[index]
+        frame = still[top : top + views.height, left : left + views.exo_width].copy()
+        origin = shift - np.array([left, top])
+        yaw, pitch = direction_to(HEAD_CENTRE, gaze.head[index])
+        key = round(yaw / _ANGLE_STEP), round(pitch / _ANGLE_STEP)
+        if key not in heads:
+            heads[key] = head_sprite(style, key[0] * _ANGLE_STEP, key[1] * _ANGLE_STEP)
+        centre = np.array(HEAD_CENTRE) * size + origin
+        blit(frame, heads[key], _pixel(centre[1]), _pixel(centre[0]))
+        _draw_lamp(frame, lamp, look, angles[index], size, origin)
+        spot = balls[index] * size + origin
+        blit(frame, ball, _pixel(spot[1]), _pixel(spot[0]))
+        for hand in (0, 1):
+            side = 2.0 * hand - 1.0
+            shoulder = np.array([0.5 + 0.165 * side, 0.385]) * size + origin
+            _arm(frame, shoulder, hands.exo[index, hand] * size + origin, np.array([side, 0.1]), size, colours)
+        yield noise.add(frame)
+
+
+def ball_places(look: Look, times_sec: np.ndarray) -> np.ndarray:
+    """The rolling ball, [S, 2] exo units: to and fro along the front edge of the worktop."""
+    a, b, c = look.ball_phases
+    x = 0.5 + 0.27 * np.sin(0.9 * times_sec + a) + 0.16 * np.sin(1.7 * times_sec + b)
+    y = 0.835 + 0.012 * np.sin(0.6 * times_sec + c)
+    return np.stack([x, y], axis=-1)
+
+
+def lamp_angles(look: Look, times_sec: np.ndarray) -> np.ndarray:
+    """The swinging lamp, [S] radians from the vertical."""
+    return 0.32 * np.sin(2 * np.pi * look.lamp_rate_hz * times_sec + look.lamp_phase)
+
+
+def _draw_lamp(frame: np.ndarray, lamp: Sprite, look: Look, angle: float, size: int, origin: np.ndarray) -> None:
+    hook = np.array([0.13 if look.window_side else 0.87, -0.06]) * size + origin
+    end = hook + 0.24 * size * np.array([np.sin(angle), np.cos(angle)])
+    capsule(frame, hook, end, 0.006 * size, (70, 66, 70))
+    blit(frame, lamp, _pixel(end[1]), _pixel(end[0]))
+
+
+def ego_frames(
+    script: Script, look: Look, hands: HandState, cameras: CameraTrack, views: Views, times_sec: np.ndarray,
+    rng: np.random.Generator,
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """The view of the person: uint8 [Y, Y, 3], upright, one frame a time."""
+    size, margin = views.height, round(EGO_MARGIN * views.height)
+    room = ego_room(look, size, margin)
+    sprites = _object_sprites(look, look.ego_tall, size)
+    places = look.ego_base * size + margin
+    changed = looks_at(script, len(look.kinds), times_sec)
+    ball = ball_sprite(look, round(0.06 * size))
+    colours = _scale(look.shirt, look.light), _scale(look.skin, look.light)
+    noise, dark = _Noise(look, size, size, rng), vignette(size)
+    balls = ball_places(look, times_sec)
+    balls = np.stack([0.5 - 0.85 * (balls[:, 0] - 0.5), 0.56 - (balls[:, 1] - 0.835)], axis=-1)
+    still = room
+    for index in range(len(times_sec)):
+        if index == 0 or (changed[index] != changed[index - 1]).any():
+            still = _still(room, sprites, places, changed[index])
+        top, left = cameras.ego[index]
+        frame = still[top : top + size, left : left + size].copy()
+        origin = np.array([margin - left, margin - top], float)
+        spot = balls[index] * size + origin
+        blit(frame, ball, _pixel(spot[1]), _pixel(spot[0]))
+        for hand in (0, 1):
+            side = 1.0 - 2.0 * hand  # the person's right hand is on the left of the exo view
+            shoulder = np.array([0.5 + 0.30 * side, 1.16]) * size + origin
+            _arm(frame, shoulder, hands.ego[index, hand] * size + origin, np.array([side, 0.0]), 1.3 * size, colours)
+        yield noise.add((frame * dark) >> 8)

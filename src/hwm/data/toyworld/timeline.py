@@ -1,0 +1,134 @@
+"""Where gaze, hands, objects and distractors are at any time of a take, as continuous functions of the script.
+
+Inputs: a `Script`, a `Look` (`look.py`) and times [S] in seconds. Outputs: arrays with one row a time. Positions are
+in units of the frame height; exo x and y start at the left and top of the central square, ego x and y at the left and
+top of the ego frame when it does not pan. Nothing here knows pixels, and nothing at time t looks past t but the turn
+that the script puts at or before t.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from hwm.data.toyworld.look import Look
+from hwm.data.toyworld.rules import CHANGE_AT, RECIPES, TURN_SEC, Script
+
+REACH_SEC = 0.3
+"""Time a hand takes from where it is to the object."""
+RETURN_SEC = 0.35
+"""Time a hand takes back to its resting place."""
+EGO_PAN = 0.35
+"""Share of the gaze displacement that the ego camera follows."""
+
+
+class GazeState(NamedTuple):
+    """Where the person looks."""
+
+    object_index: np.ndarray
+    """[S] int64: index of the target among the take's objects, -1 for the neutral place; changes as the turn begins."""
+    turned: np.ndarray
+    """[S] bool: the gaze rests on an object (False at the neutral place and within a turn)."""
+    exo: np.ndarray
+    """[S, 2] float64: attended point, exo units, with fixation jitter."""
+    ego: np.ndarray
+    """[S, 2] float64: attended point, ego units before panning, with fixation jitter."""
+    head: np.ndarray
+    """[S, 2] float64: attended point, exo units, without jitter: the head does not tremble."""
+    pan: np.ndarray
+    """[S, 2] float64: displacement of the ego camera, ego units."""
+
+
+class HandState(NamedTuple):
+    """Where the two hands are; hand 0 is on the left of the exo view (the person's right hand)."""
+
+    exo: np.ndarray
+    """[S, 2 hands, 2] float64, exo units."""
+    ego: np.ndarray
+    """[S, 2 hands, 2] float64, ego units before panning."""
+
+
+def smooth(progress: np.ndarray) -> np.ndarray:
+    """Ease in and out: 0 at 0 and below, 1 at 1 and above."""
+    clipped = np.clip(progress, 0.0, 1.0)
+    return clipped * clipped * (3.0 - 2.0 * clipped)
+
+
+def waves(times_sec: np.ndarray, phases: np.ndarray, rates_hz: tuple[float, ...]) -> np.ndarray:
+    """Sum of sines, [S, 2], of unit size: a jitter that is a function of time, not of the frame count."""
+    angles = 2 * np.pi * times_sec[:, None, None] * np.array(rates_hz) + phases[None]
+    return np.sin(angles).mean(axis=-1)
+
+
+def gaze_at(script: Script, look: Look, times_sec: np.ndarray) -> GazeState:
+    """Gaze target and point at each time."""
+    turns = script.turns_sec
+    # A turn shows from the first moment *after* it begins.
+    count = np.searchsorted(turns, times_sec, side="left")
+    objects = np.array((-1, *script.gaze_objects))
+    now, before = objects[count], objects[np.maximum(count - 1, 0)]
+    begun = np.concatenate([[-np.inf], turns])[count]
+    progress = smooth((times_sec - begun) / TURN_SEC)[:, None]
+    head = look.exo_points[before] + progress * (look.exo_points[now] - look.exo_points[before])
+    ego = look.ego_points[before] + progress * (look.ego_points[now] - look.ego_points[before])
+    jitter = look.gaze_jitter * waves(times_sec, look.gaze_phases, (0.7, 1.9, 3.1))
+    pan = EGO_PAN * (ego - look.ego_points[-1]) + look.ego_sway * waves(times_sec, look.ego_phases, (0.3, 0.8))
+    turned = (now >= 0) & (times_sec - begun >= TURN_SEC)
+    return GazeState(now, turned, head + jitter, ego + jitter, head, pan)
+
+
+def _motion(kind: str, seconds: np.ndarray) -> np.ndarray:
+    """Periodic movement of a working hand around its place, [S, 2] of unit size."""
+    turn = 2 * np.pi * seconds
+    if kind == "stir":
+        return np.stack([np.cos(2.0 * turn), 0.5 * np.sin(2.0 * turn)], axis=-1)
+    if kind == "cut":
+        return np.stack([0.2 * np.sin(2.5 * turn), np.sin(2.5 * turn)], axis=-1)
+    return np.stack([0.9 * np.sin(1.25 * turn), -0.6 * np.abs(np.sin(1.25 * turn))], axis=-1)
+
+
+def _hand_track(
+    script: Script, look: Look, hand: int, rest: np.ndarray, grips: np.ndarray, size: float, times_sec: np.ndarray
+) -> np.ndarray:
+    """One hand in one view, [S, 2]: rest, reach from wherever it is, work, return."""
+    steps = RECIPES[script.recipe].steps
+    position = np.broadcast_to(rest, (len(times_sec), 2)).copy()
+    origin, last_end, last_place = rest, -np.inf, rest
+    for index, item in enumerate(script.steps):
+        if look.hand_of[item] != hand:
+            continue
+        start, end = script.starts_sec[index], script.ends_sec[index]
+        back = float(smooth(np.array((start - last_end) / RETURN_SEC)))
+        origin = last_place + back * (rest - last_place)
+        work = size * _motion(steps[item].motion, np.clip(times_sec - start - REACH_SEC, 0.0, end - start - REACH_SEC))
+        at_rest = _motion(steps[item].motion, np.zeros(1))[0] * size
+        reach = smooth((times_sec - start) / REACH_SEC)[:, None]
+        place = grips[item] + work - at_rest
+        last_place = grips[item] + size * _motion(steps[item].motion, np.array([end - start - REACH_SEC]))[0] - at_rest
+        leave = smooth((times_sec - end) / RETURN_SEC)[:, None]
+        track = origin + reach * (place - origin) + leave * (rest - place)
+        position = np.where((times_sec >= start)[:, None], track, position)
+        last_end = end
+    return position
+
+
+def hands_at(script: Script, look: Look, times_sec: np.ndarray) -> HandState:
+    """Both hands in both views at each time."""
+    exo = [_hand_track(script, look, hand, look.exo_rest[hand], look.exo_grips, 0.028, times_sec) for hand in (0, 1)]
+    ego = [_hand_track(script, look, hand, look.ego_rest[hand], look.ego_grips, 0.034, times_sec) for hand in (0, 1)]
+    return HandState(np.stack(exo, axis=1), np.stack(ego, axis=1))
+
+
+def looks_at(script: Script, num_objects: int, times_sec: np.ndarray) -> np.ndarray:
+    """Look of each object, [S, objects] bool: it changes at 60 % of each step that uses it."""
+    changed = np.zeros((len(times_sec), num_objects), dtype=bool)
+    for item, start, end in zip(script.steps, script.starts_sec, script.ends_sec, strict=True):
+        changed[:, item] ^= times_sec >= start + CHANGE_AT * (end - start)
+    return changed
+
+
+def step_at(script: Script, times_sec: np.ndarray) -> np.ndarray:
+    """Index in the recipe of the step that is going on, [S] int64, -1 between steps."""
+    current = np.full(len(times_sec), -1)
+    for item, start, end in zip(script.steps, script.starts_sec, script.ends_sec, strict=True):
+        current[(times_sec >= start) & (times_sec < end)] = item
+    return current
