@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import av
 import av.container
@@ -87,7 +87,7 @@ class FrameCursor:
         self.stored_size = (first.height, first.width)
         self.height, self.width = (first.width, first.height) if swapped else (first.height, first.width)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "FrameCursor":
         return self
 
     def __exit__(
