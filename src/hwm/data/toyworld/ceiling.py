@@ -5,7 +5,7 @@ Inputs: the scripts of a split. Outputs: a `Ceiling` a horizon.
 The question is the one of the protocol `start-minus-tau/v1`: name step k from the frames up to the last grid time
 `t_last = floor((start_k - τ) · fps) / fps`. A frame shown then is the last video frame at or before it.
 
-What the observer is granted (each grant can only raise the ceiling, so no model that lives by it can pass, on average):
+What the observer is granted (a grant can only raise the ceiling, so no honest model can pass it but by luck):
 
 - it knows the recipe, its task graph and all probabilities;
 - it knows every step that has started by the last observed frame, from its reach's first frame on;
@@ -88,9 +88,7 @@ def _powers(recipe_index: int, highest: int) -> list[np.ndarray]:
     return [np.linalg.matrix_power(matrix, power) for power in range(highest + 1)]
 
 
-def ceiling(
-    scripts: Sequence[Script], informative: bool, horizon_sec: float, fps: float, video_fps: float
-) -> Ceiling:
+def ceiling(scripts: Sequence[Script], informative: bool, horizon_sec: float, fps: float, video_fps: float) -> Ceiling:
     """The ceiling of a set of takes at one horizon.
 
     Args:

@@ -1,7 +1,8 @@
 """Writing a toy world in Ego-Exo4D's own formats, and reading back the truth that goes with it.
 
-Inputs: `TakePlan`s (who, what, where) and arrays of truth. Outputs: `takes.json`, `annotations/*.json`, `eye_gaze/general_eye_gaze_2d.csv` (10 Hz, pixels of the upright 1408 x 1408 frame) and
-`truth/<take>.npz`. All identifiers are functions of the seed.
+Inputs: `TakePlan`s (who, what, where) and arrays of truth. Outputs: the content of `takes.json`,
+`annotations/keystep_{train,val}.json` and `annotations/splits.json`; the files `eye_gaze/general_eye_gaze_2d.csv`
+(10 Hz, pixels of the upright 1408 x 1408 frame) and `truth/<take>.npz`. All identifiers are functions of the seed.
 """
 
 import hashlib

@@ -214,8 +214,6 @@ def _summary(out: Path, plans: tuple[TakePlan, ...], config: ToyWorldConfig, mad
         num_segments={split: sum(len(script.steps) for script in scripts) for split, scripts in by_split.items()},
         num_seconds=math.fsum(plan.script.duration_sec for plan in plans),
         classes={unique_id: leaves[unique_id] for unique_id in sorted(leaves)},
-        ceilings={
-            split: ceilings(scripts, informative, GRID_FPS, config.fps) for split, scripts in by_split.items()
-        },
+        ceilings={split: ceilings(scripts, informative, GRID_FPS, config.fps) for split, scripts in by_split.items()},
         made_now=made_now,
     )

@@ -86,9 +86,7 @@ def _face(right: np.ndarray, down: np.ndarray, forward: np.ndarray, style: HeadS
     return colour
 
 
-def _extras(
-    pixels: np.ndarray, x: np.ndarray, y: np.ndarray, axes: np.ndarray, style: HeadStyle, front: bool
-) -> None:
+def _extras(pixels: np.ndarray, x: np.ndarray, y: np.ndarray, axes: np.ndarray, style: HeadStyle, front: bool) -> None:
     """Draw nose, ears and bun, which stand out of the ball, before or after it by which side they are on."""
     skin, hair = np.array(style.skin, float), np.array(style.hair, float)
     parts = [

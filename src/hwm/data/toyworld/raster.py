@@ -1,4 +1,4 @@
-"""The few drawing operations that run in every frame, on uint8 canvases [Y, X, 3] in place: sprites and soft capsules.
+"""The few drawing operations that run in every frame, on uint8 canvases [Y, X, 3] in place: sprites and limbs.
 
 Sprites are pre-multiplied once, in 16-bit integers, so that a blit is one multiply-add; results are exact integers and
 so the same on every machine.
@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
+NOISE_ROOM = 5
+"""Colours keep this far from 0 and 255, so that noise can be added in 8 bits without clipping."""
 
 
 class Sprite(NamedTuple):
@@ -27,7 +29,7 @@ def make_sprite(image: Image.Image, anchor: tuple[int, int], light: float = 1.0)
     """Turn an RGBA picture into a sprite, its colours multiplied by `light`."""
     pixels = np.asarray(image, dtype=np.float64)
     alpha = np.round(pixels[..., 3:] * (256 / 255))
-    colour = np.clip(pixels[..., :3] * light, 0, 255)
+    colour = np.clip(pixels[..., :3] * light, NOISE_ROOM, 255 - NOISE_ROOM)
     return Sprite(np.round(colour * alpha).astype(np.uint16), (256 - alpha).astype(np.uint16), anchor)
 
 
@@ -44,44 +46,45 @@ def blit(canvas: np.ndarray, sprite: Sprite, row: int, column: int) -> None:
     region[...] = (sprite.colour[part] + region * sprite.keep[part]) >> 8
 
 
-def capsule(
-    canvas: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float, colour: Colour, edge: Colour | None = None
-) -> None:
-    """Draw a thick line with round ends, anti-aliased, with a thin rim of colour `edge`.
+class Limb(NamedTuple):
+    """A chain of thick strokes with round ends that share a colour and a thin dark rim."""
 
-    Args:
-        canvas: [Y, X, 3] uint8, changed in place.
-        start: (x, y) pixels.
-        end: (x, y) pixels.
-        radius: half the thickness in pixels.
-        colour: of the inside.
-        edge: of the rim; null draws none.
-    """
-    reach = radius + 1.5
-    x0 = max(int(min(start[0], end[0]) - reach), 0)
-    y0 = max(int(min(start[1], end[1]) - reach), 0)
-    x1 = min(int(max(start[0], end[0]) + reach) + 1, canvas.shape[1])
-    y1 = min(int(max(start[1], end[1]) + reach) + 1, canvas.shape[0])
-    if y0 >= y1 or x0 >= x1:
-        return
-    # float32 throughout; only the final rounding to 1/256 reaches the picture.
-    dx = np.arange(x0, x1, dtype=np.float32)[None, :] - np.float32(start[0])
-    dy = np.arange(y0, y1, dtype=np.float32)[:, None] - np.float32(start[1])
+    strokes: tuple[tuple[np.ndarray, np.ndarray, float], ...]
+    """(start, end, radius): points (x, y) and half the thickness, pixels."""
+    colour: Colour
+
+
+def limb_sprite(limbs: tuple[Limb, ...]) -> Sprite:
+    """Draw limbs over each other, anti-aliased; the anchor is the origin of their coordinates."""
+    ends = [(point, radius + 2.5) for limb in limbs for *points, radius in limb.strokes for point in points]
+    low = np.floor(np.min([point - reach for point, reach in ends], axis=0)).astype(int)
+    high = np.ceil(np.max([point + reach for point, reach in ends], axis=0)).astype(int)
+    x = np.arange(low[0], high[0], dtype=np.float32)[None, :]
+    y = np.arange(low[1], high[1], dtype=np.float32)[:, None]
+    colour = np.zeros((y.size, x.size, 3), np.uint16)
+    keep = np.full((y.size, x.size, 1), 256, np.uint32)  # 256 * 256 does not fit 16 bits
+    for limb in limbs:
+        inside = _depth(x, y, *limb.strokes[0])
+        for stroke in limb.strokes[1:]:
+            inside = np.maximum(inside, _depth(x, y, *stroke))
+        tint = np.clip(limb.colour, NOISE_ROOM, 255 - NOISE_ROOM)
+        for grow, shade in ((1.0, 0.58 * tint), (0.0, tint)):
+            alpha = (np.minimum(np.maximum(inside + np.float32(grow + 0.5), 0), 1) * 256).astype(np.uint16)[..., None]
+            colour = alpha * shade.astype(np.uint16) + ((colour >> 8) * (256 - alpha))
+            keep = (keep * (256 - alpha)) >> 8
+    return Sprite(colour, keep.astype(np.uint16), (-int(low[1]), -int(low[0])))
+
+
+def _depth(x: np.ndarray, y: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float) -> np.ndarray:
+    """How deep each pixel lies inside a stroke, in pixels; negative outside."""
+    # float32 throughout: only its rounding to 1/256 reaches the picture.
+    dx, dy = x - np.float32(start[0]), y - np.float32(start[1])
     ax, ay = np.float32(end[0] - start[0]), np.float32(end[1] - start[1])
     square = ax * ax + ay * ay
     if square > 1e-6:
-        along = np.clip((dx * ax + dy * ay) / square, 0, 1)
+        along = np.minimum(np.maximum((dx * ax + dy * ay) / square, 0), 1)
         dx, dy = dx - along * ax, dy - along * ay
-    distance = np.sqrt(dx * dx + dy * dy)
-    region = canvas[y0:y1, x0:x1]
-    if edge is not None:
-        _cover(region, np.float32(radius + 1.0) - distance, edge)
-    _cover(region, np.float32(radius) - distance, colour)
-
-
-def _cover(region: np.ndarray, inside: np.ndarray, colour: Colour) -> None:
-    alpha = (np.clip(inside + 0.5, 0, 1) * 256).astype(np.uint16)[..., None]
-    region[...] = (alpha * np.array(colour, dtype=np.uint16) + region * (256 - alpha)) >> 8
+    return np.float32(radius) - np.sqrt(dx * dx + dy * dy)
 
 
 class Pen:

@@ -5,7 +5,7 @@ from PIL import Image
 
 from hwm.data.toyworld.head import torso_image
 from hwm.data.toyworld.look import Look
-from hwm.data.toyworld.raster import Colour, Pen, Sprite, make_sprite
+from hwm.data.toyworld.raster import NOISE_ROOM, Colour, Pen, Sprite, make_sprite
 
 _TOP_EDGE = 0.585
 """Exo: where the worktop begins, units of the frame height."""
@@ -24,7 +24,9 @@ def _surface(look: Look, height: int, width: int, grain_px: float) -> Image.Imag
         plank = max(int(5 * grain_px), 2)
         planks = np.repeat(rng.normal(0, 7, height // plank + 1), plank)[:height]
         fibre = rng.normal(0, 16, (height, max(width // 24, 2)))
-        streaks = np.asarray(Image.fromarray(fibre.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC))
+        streaks = np.asarray(
+            Image.fromarray(fibre.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
+        )
         change = streaks * 0.55 + planks[:, None]
     elif look.texture == "stone":
         rows, columns = round(height / (1.3 * grain_px)), round(width / (1.3 * grain_px))
@@ -39,7 +41,7 @@ def _surface(look: Look, height: int, width: int, grain_px: float) -> Image.Imag
 
 def _lit(image: Image.Image, look: Look) -> np.ndarray:
     pixels = np.asarray(image.convert("RGB"), dtype=np.float64) * look.light
-    return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
+    return np.clip(np.round(pixels), NOISE_ROOM, 255 - NOISE_ROOM).astype(np.uint8)
 
 
 def exo_room(look: Look, height: int, width: int, margin: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from hwm.data.toyworld.head import HeadStyle, direction_to, head_sprite
 from hwm.data.toyworld.look import EXO_TALL, HEAD_CENTRE, HEAD_RADIUS, Look
 from hwm.data.toyworld.objects import object_sprite
-from hwm.data.toyworld.raster import Colour, Sprite, blit, capsule
+from hwm.data.toyworld.raster import NOISE_ROOM, Colour, Limb, Sprite, blit, limb_sprite
 from hwm.data.toyworld.room import ball_sprite, ego_room, exo_room, lamp_sprite, vignette
 from hwm.data.toyworld.rules import Script
 from hwm.data.toyworld.timeline import GazeState, HandState, looks_at, waves
@@ -91,23 +91,32 @@ def _still(
     return canvas
 
 
-def _arm(
-    canvas: np.ndarray, shoulder: np.ndarray, hand: np.ndarray, outward: np.ndarray, size: float,
-    colours: tuple[Colour, Colour],
-) -> None:  # fmt: skip
-    """Sleeve in two segments that bend outward, cuff and hand; `size` is the height of the frame."""
-    sleeve, skin = colours
-    dark = _scale(sleeve, 0.6)
-    straight = hand - shoulder
-    length = float(np.hypot(*straight))
-    bend = max(0.62 * size - length, 0.0) * 0.3
-    elbow = shoulder + 0.52 * straight + bend * outward
-    wrist = elbow + 0.80 * (hand - elbow)
-    capsule(canvas, shoulder, elbow, 0.042 * size, sleeve, dark)
-    capsule(canvas, elbow, wrist, 0.036 * size, sleeve, dark)
-    capsule(canvas, shoulder, elbow, 0.040 * size, sleeve)
-    capsule(canvas, wrist, hand, 0.031 * size, skin, _scale(skin, 0.55))
-    capsule(canvas, hand, hand, 0.040 * size, skin, _scale(skin, 0.55))
+class _Arms:
+    """Draws both arms; an arm that was drawn before, to a quarter of a pixel, is used again."""
+
+    def __init__(self, look: Look, shoulders: np.ndarray, outward: np.ndarray, size: float) -> None:
+        """Take shoulders [2, 2] in pixels, the side [2, 2] to which each elbow bends, and the size of the arm."""
+        self.shoulders, self.outward, self.size = shoulders, outward, size
+        self.sleeve, self.skin = _scale(look.shirt, look.light), _scale(look.skin, look.light)
+        self.drawn: dict[tuple[int, int, int], Sprite] = {}
+
+    def draw(self, frame: np.ndarray, hands: np.ndarray, row: int, column: int) -> None:
+        """Draw arms that end at `hands` [2, 2] (x, y) pixels from (row, column)."""
+        for side in (0, 1):
+            x, y = (int(value) for value in np.round(4 * hands[side]))
+            if (side, x, y) not in self.drawn:
+                self.drawn[side, x, y] = self._arm(side, np.array([x, y]) / 4)
+            blit(frame, self.drawn[side, x, y], row, column)
+
+    def _arm(self, side: int, hand: np.ndarray) -> Sprite:
+        shoulder, size = self.shoulders[side], self.size
+        straight = hand - shoulder
+        bend = 0.3 * max(0.62 * size - float(np.hypot(*straight)), 0.0)
+        elbow = shoulder + 0.52 * straight + bend * self.outward[side]
+        wrist = elbow + 0.80 * (hand - elbow)
+        sleeve = Limb(((shoulder, elbow, 0.042 * size), (elbow, wrist, 0.037 * size)), self.sleeve)
+        bare = Limb(((wrist, hand, 0.029 * size), (hand, hand, 0.040 * size)), self.skin)
+        return limb_sprite((bare, sleeve))
 
 
 def _scale(colour: Colour, factor: float) -> Colour:
@@ -120,15 +129,16 @@ class _Noise:
 
     def __init__(self, look: Look, height: int, width: int, rng: np.random.Generator) -> None:
         self.extra = 61
-        field = rng.normal(0.0, look.noise, (height + self.extra, width + self.extra, 1))
-        self.field = np.round(field).astype(np.int16)
+        field = np.round(rng.normal(0.0, look.noise, (height + self.extra, width + self.extra, 1)))
+        field = np.clip(field, -NOISE_ROOM, NOISE_ROOM).repeat(3, axis=2)
+        # As 8-bit numbers that wrap around: adding 255 takes 1 away.
+        self.field = field.astype(np.int8).view(np.uint8)
         self.rng, self.size = rng, (height, width)
 
     def add(self, frame: np.ndarray) -> np.ndarray:
-        """The frame plus fresh noise, uint8."""
+        """The uint8 frame, all of whose values are within the room for noise, plus fresh noise."""
         row, column = self.rng.integers(self.extra, size=2)
-        noisy = frame + self.field[row : row + self.size[0], column : column + self.size[1]]
-        return np.clip(noisy, 0, 255, out=noisy).astype(np.uint8)
+        return frame + self.field[row : row + self.size[0], column : column + self.size[1]]
 
 
 def exo_frames(
@@ -139,13 +149,14 @@ def exo_frames(
     size, margin = views.height, round(EXO_MARGIN * views.height)
     room = exo_room(look, views.height, views.exo_width, margin)
     sprites = _object_sprites(look, np.full(len(look.kinds), EXO_TALL), size)
-    shift = np.array([(views.exo_width - size) / 2 + margin, margin])
+    shift = np.array([(views.exo_width - size) // 2 + margin, margin])
     places = look.exo_base * size + shift
     changed = looks_at(script, len(look.kinds), times_sec)
     style = HeadStyle(HEAD_RADIUS * size, look.skin, look.hair, look.hair_style, look.light)
     heads: dict[tuple[int, int], Sprite] = {}
     ball, lamp = ball_sprite(look, round(0.07 * size)), lamp_sprite(look, size)
-    colours = _scale(look.shirt, look.light), _scale(look.skin, look.light)
+    side = np.array([[-1.0, 0.1], [1.0, 0.1]])
+    arms = _Arms(look, np.array([[0.335, 0.385], [0.665, 0.385]]) * size, side, size)
     noise = _Noise(look, views.height, views.exo_width, rng)
     balls, angles = ball_places(look, times_sec), lamp_angles(look, times_sec)
     still = room
@@ -164,10 +175,7 @@ def exo_frames(
         _draw_lamp(frame, lamp, look, angles[index], size, origin)
         spot = balls[index] * size + origin
         blit(frame, ball, _pixel(spot[1]), _pixel(spot[0]))
-        for hand in (0, 1):
-            side = 2.0 * hand - 1.0
-            shoulder = np.array([0.5 + 0.165 * side, 0.385]) * size + origin
-            _arm(frame, shoulder, hands.exo[index, hand] * size + origin, np.array([side, 0.1]), size, colours)
+        arms.draw(frame, hands.exo[index] * size, *origin[::-1])
         yield noise.add(frame)
 
 
@@ -187,7 +195,7 @@ def lamp_angles(look: Look, times_sec: np.ndarray) -> np.ndarray:
 def _draw_lamp(frame: np.ndarray, lamp: Sprite, look: Look, angle: float, size: int, origin: np.ndarray) -> None:
     hook = np.array([0.13 if look.window_side else 0.87, -0.06]) * size + origin
     end = hook + 0.24 * size * np.array([np.sin(angle), np.cos(angle)])
-    capsule(frame, hook, end, 0.006 * size, (70, 66, 70))
+    blit(frame, limb_sprite((Limb(((hook, end, 0.004 * size),), (70, 66, 70)),)), 0, 0)
     blit(frame, lamp, _pixel(end[1]), _pixel(end[0]))
 
 
@@ -202,7 +210,8 @@ def ego_frames(
     places = look.ego_base * size + margin
     changed = looks_at(script, len(look.kinds), times_sec)
     ball = ball_sprite(look, round(0.06 * size))
-    colours = _scale(look.shirt, look.light), _scale(look.skin, look.light)
+    # Seen by the person, the right hand (0) is on the right.
+    arms = _Arms(look, np.array([[0.80, 1.16], [0.20, 1.16]]) * size, np.array([[1.0, 0.0], [-1.0, 0.0]]), 1.3 * size)
     noise, dark = _Noise(look, size, size, rng), vignette(size)
     balls = ball_places(look, times_sec)
     balls = np.stack([0.5 - 0.85 * (balls[:, 0] - 0.5), 0.56 - (balls[:, 1] - 0.835)], axis=-1)
@@ -212,11 +221,8 @@ def ego_frames(
             still = _still(room, sprites, places, changed[index])
         top, left = cameras.ego[index]
         frame = still[top : top + size, left : left + size].copy()
-        origin = np.array([margin - left, margin - top], float)
+        origin = np.array([margin - left, margin - top])
         spot = balls[index] * size + origin
         blit(frame, ball, _pixel(spot[1]), _pixel(spot[0]))
-        for hand in (0, 1):
-            side = 1.0 - 2.0 * hand  # the person's right hand is on the left of the exo view
-            shoulder = np.array([0.5 + 0.30 * side, 1.16]) * size + origin
-            _arm(frame, shoulder, hands.ego[index, hand] * size + origin, np.array([side, 0.0]), 1.3 * size, colours)
-        yield noise.add((frame * dark) >> 8)
+        arms.draw(frame, hands.ego[index] * size, *origin[::-1])
+        yield noise.add(np.maximum((frame * dark) >> 8, NOISE_ROOM).astype(np.uint8))

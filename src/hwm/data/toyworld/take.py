@@ -105,7 +105,9 @@ def write_take(plan: TakePlan, config: ToyWorldConfig, out: Path) -> int:
     write_video(videos / "cam01.mp4", exo, config.fps, crf=21, g=24, bf=0, preset="veryfast")
     grey: list[np.ndarray] = []
     ego = ego_frames(script, look, hands, cameras, views, times, stream_rng(config.seed, plan.number, "ego-noise"))
-    write_video(videos / f"{plan.aria}_214-1.mp4", _keeping_grey(ego, grey), config.fps, crf=21, g=24, bf=0, preset="veryfast")
+    write_video(
+        videos / f"{plan.aria}_214-1.mp4", _keeping_grey(ego, grey), config.fps, crf=21, g=24, bf=0, preset="veryfast"
+    )
     write_video(videos / f"{plan.aria}_1201-1.mp4", grey, config.fps, crf=21, g=24, preset="ultrafast")
     _write_gaze(plan, look, views, config.seed, folder)
     save_truth(out / "truth" / f"{plan.name}.npz", truth)

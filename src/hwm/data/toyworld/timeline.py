@@ -82,8 +82,8 @@ def _motion(kind: str, seconds: np.ndarray) -> np.ndarray:
     if kind == "stir":
         return np.stack([np.cos(2.0 * turn), 0.5 * np.sin(2.0 * turn)], axis=-1)
     if kind == "cut":
-        return np.stack([0.2 * np.sin(2.5 * turn), np.sin(2.5 * turn)], axis=-1)
-    return np.stack([0.9 * np.sin(1.25 * turn), -0.6 * np.abs(np.sin(1.25 * turn))], axis=-1)
+        return np.stack([0.2 * np.sin(2.4 * turn), np.sin(2.4 * turn)], axis=-1)
+    return np.stack([0.9 * np.sin(1.2 * turn), -0.6 * np.abs(np.sin(1.2 * turn))], axis=-1)
 
 
 def _hand_track(
