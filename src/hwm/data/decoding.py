@@ -142,12 +142,12 @@ class FrameCursor:
         assert container is not None
         try:
             container.seek(self._first_pts + int(_FAR_AHEAD_SEC / self._tick_sec), stream=stream, backward=True)
-            last = self._last_packet()
+            last = self._last_packet(from_key_frame=True)
         except av.error.FFmpegError:
             last = None
-        if last is None:  # no index, or nothing behind the seek point: walk over all packets
+        if last is None:  # no index to seek by: walk over all packets
             self._open()
-            last = self._last_packet()
+            last = self._last_packet(from_key_frame=False)
         self._open()
         if last is None:
             raise DataError(f"cannot read video {self.path}: no frames have timestamps")
@@ -256,8 +256,12 @@ class FrameCursor:
             frame = self._decode_next()
         return frame
 
-    def _last_packet(self) -> tuple[int, int] | None:
-        """Start and end (ticks) of the packet shown last, of those from here to the end of the file."""
+    def _last_packet(self, from_key_frame: bool) -> tuple[int, int] | None:
+        """Start and end (ticks) of the packet shown last, of those from here to the end of the file.
+
+        None if there is none, or, with `from_key_frame`, if the first is no key frame: a container without an index
+        seeks to anywhere, and the frame shown last need not be stored last.
+        """
         assert self._container is not None
         last: tuple[int, int] | None = None
         default = int(1 / (self.fps or 1.0) / self._tick_sec)
@@ -265,6 +269,8 @@ class FrameCursor:
             for packet in self._container.demux(self._stream):
                 if packet.size == 0 or packet.pts is None or packet.is_discard:
                     continue
+                if last is None and from_key_frame and not packet.is_keyframe:
+                    return None
                 if packet.is_corrupt:
                     raise DataError(f"cannot read video {self.path}: it is cut off before its end")
                 if last is None or packet.pts > last[0]:

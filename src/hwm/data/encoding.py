@@ -57,7 +57,10 @@ def write_video(
     options = {"threads": "1"} | {name: str(value) for name, value in opts.items()}
     count = 0
     try:
-        with av.open(str(aside), "w", options={"fflags": "+bitexact", "movflags": "+faststart"}) as container:
+        container_options = {"fflags": "+bitexact"}
+        if path.suffix.lower() in (".mp4", ".m4v", ".mov"):
+            container_options["movflags"] = "+faststart"  # the index at the front: a cut copy is noticed at once
+        with av.open(str(aside), "w", options=container_options) as container:
             stream: VideoStream | None = None
             for count, pixels in enumerate(frames, start=1):
                 if stream is None:

@@ -106,7 +106,8 @@ class VideoReader:
         Args:
             times_sec: F times in any order, repeats allowed.
             sizes: (rows, columns) of each view.
-            box: the crop in upright source pixels; None takes the whole picture.
+            box: the crop in upright source pixels; None takes the whole picture. Scaling is bilinear and antialiased;
+                at the crop's edge the filter uses the pixels just outside, as if the whole picture had been scaled.
 
         Returns:
             The frames in the order of `times_sec`; each view is uint8 [F, rows, columns, 3].

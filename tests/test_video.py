@@ -1,0 +1,486 @@
+"""The right frame, whatever codec, order and container; and bad files end in a clear error, never in a hang."""
+
+import os
+import shutil
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+import pytest
+
+from hwm.data.transforms import box_to_grid, random_box
+from hwm.data.video import CropBox, VideoInfo, VideoReader, check_video, probe_video, run_killable, write_video
+from hwm.errors import DataError
+
+BITS = 10
+SIDE = 64
+
+
+def painted(number: int, height: int = SIDE, width: int = SIDE) -> np.ndarray:
+    """A frame that shows its number: a row of ten black or white columns, and its complement below."""
+    row = np.array([(number >> bit) & 1 for bit in range(BITS)], dtype=np.uint8) * 200 + 25
+    code = np.stack([row, 250 - row])
+    rows, columns = np.arange(height) * 2 // height, np.arange(width) * BITS // width
+    return np.repeat(code[np.ix_(rows, columns)][..., None], 3, axis=2)
+
+
+def numbers_of(frames: np.ndarray) -> list[int]:
+    """Read the numbers back from [F, Y, X, R], and check that no two frames are blended."""
+    height, width = frames.shape[1:3]
+    rows = [height // 4, 3 * height // 4]
+    columns = [(2 * bit + 1) * width // (2 * BITS) for bit in range(BITS)]
+    code = frames[..., 0].astype(float)[:, rows][:, :, columns]
+    assert (np.abs(code - 125) > 40).all(), "neither black nor white"
+    bits = code > 125
+    assert (bits[:, 0] != bits[:, 1]).all(), "the complement does not fit"
+    return [int(sum(1 << bit for bit in range(BITS) if row[0, bit])) for row in bits]
+
+
+class Kind(NamedTuple):
+    """A way to encode a video."""
+
+    name: str
+    suffix: str
+    codec: str
+    opts: dict[str, Any]
+    variable: bool = False
+    num_frames: int = 120
+
+
+KINDS = [
+    Kind("h264-gop1", ".mp4", "libx264", {"g": 1, "preset": "ultrafast"}),
+    Kind("h264-bframes", ".mp4", "libx264", {"g": 30, "bf": 3, "preset": "veryfast"}),
+    Kind("h264-open-gop", ".mp4", "libx264", {"g": 12, "bf": 3, "x264-params": "open-gop=1:scenecut=0:b-adapt=0"}),
+    Kind("h264-gop250", ".mkv", "libx264", {"g": 250, "bf": 2, "preset": "veryfast"}, num_frames=300),
+    Kind("h264-vfr", ".mp4", "libx264", {"g": 20, "bf": 2, "preset": "veryfast"}, variable=True),
+    Kind("h264-ts", ".ts", "libx264", {"g": 25, "bf": 2, "preset": "veryfast"}),
+    Kind(
+        "hevc-open-gop", ".mp4", "libx265", {"g": 15, "preset": "ultrafast", "x265-params": "log-level=none:bframes=3"}
+    ),
+    Kind("hevc-vfr", ".mkv", "libx265", {"g": 40, "preset": "ultrafast", "x265-params": "log-level=none"}, True),
+    Kind("vp9", ".webm", "libvpx-vp9", {"g": 40, "deadline": "realtime", "cpu-used": 8, "lag-in-frames": 10}),
+    Kind("av1", ".mkv", "libsvtav1", {"g": 30, "preset": 12, "svtav1-params": "lp=1"}),
+]
+FPS = 30.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("videos")
+
+
+def _write(path: Path, kind: Kind) -> np.ndarray:
+    """Returns the time of each frame as it was asked for, the first at 0."""
+    rng = np.random.default_rng(7)
+    times = np.arange(kind.num_frames) / FPS
+    if kind.variable:
+        times = np.concatenate([[0.0], np.cumsum(rng.uniform(0.005, 0.12, kind.num_frames - 1))])
+    frames = (painted(number) for number in range(kind.num_frames))
+    write_video(path, frames, FPS, kind.codec, times_sec=times if kind.variable else None, **kind.opts)
+    return times
+
+
+def _sequential(path: Path) -> tuple[np.ndarray, list[int]]:
+    """Times and numbers of all frames, decoded in one go with PyAV alone."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    pixels = np.stack([frame.to_ndarray(format="rgb24") for frame in frames])
+    return np.array([float((frame.pts - frames[0].pts) * frame.time_base) for frame in frames]), numbers_of(pixels)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_random_and_backward_access_equals_sequential_decode(folder: Path, kind: Kind):
+    path = folder / f"{kind.name}{kind.suffix}"
+    asked_times = _write(path, kind)
+    times, numbers = _sequential(path)
+    assert numbers == list(range(kind.num_frames))
+    np.testing.assert_allclose(times, asked_times, atol=1.1e-3)  # some containers count milliseconds
+    info = probe_video(path)
+    assert (info.width, info.height) == (SIDE, SIDE)
+    assert info.duration_sec == pytest.approx(times[-1] + 1 / FPS, abs=0.15 if kind.variable else 2e-3)
+
+    rng = np.random.default_rng(1)
+    draws = rng.uniform(0, times[-1], 60)
+    draws = np.concatenate(
+        [draws, times[rng.integers(0, len(times), 30)], np.sort(rng.uniform(0, times[-1], 10))[::-1]]
+    )
+    expected = np.searchsorted(times, draws + 1e-6, side="right") - 1
+    with VideoReader(path) as reader:
+        clips = [reader.read([draw], [(SIDE, SIDE)]) for draw in draws]
+        together = reader.read(draws.tolist(), [(SIDE, SIDE)])
+    found = [numbers_of(clip.views[0])[0] for clip in clips]
+    assert found == expected.tolist()
+    assert numbers_of(together.views[0]) == expected.tolist()
+    np.testing.assert_allclose(together.times_sec, times[expected], atol=1e-9)
+
+
+def test_a_stream_that_does_not_start_at_zero(folder: Path):
+    path = folder / "late.mkv"
+    write_video(path, (painted(n) for n in range(30)), 10.0, times_sec=[5.0 + n / 10 for n in range(30)], bf=2)
+    assert probe_video(path).duration_sec == pytest.approx(3.0, abs=1e-3)
+    with VideoReader(path) as reader:
+        clip = reader.read([0.0, 1.05, 2.95], [(SIDE, SIDE)])
+    assert numbers_of(clip.views[0]) == [0, 10, 29]
+    np.testing.assert_allclose(clip.times_sec, [0.0, 1.0, 2.9], atol=1e-3)
+
+
+def test_forward_requests_do_not_seek_and_backward_ones_do(folder: Path):
+    path = folder / "forward.mp4"
+    write_video(path, (painted(n) for n in range(90)), FPS, g=30, bf=2)
+    with VideoReader(path) as reader:
+        for clip in range(5):
+            reader.read([clip * 0.5 + step / 4 for step in range(3)], [(8, 8)])
+        assert reader.num_seeks == 0
+        reader.read([0.1], [(8, 8)])
+        assert reader.num_seeks == 1
+
+
+def test_a_far_jump_seeks_to_the_key_frame_before(folder: Path):
+    path = folder / "far.mp4"
+    write_video(path, (painted(n % 1000) for n in range(900)), FPS, g=30, preset="ultrafast")
+    with VideoReader(path) as reader:
+        reader.read([0.0], [(8, 8)])
+        began = time.perf_counter()
+        assert numbers_of(reader.read([28.5], [(SIDE, SIDE)]).views[0]) == [855]
+        assert reader.num_seeks == 1
+        jump = time.perf_counter() - began
+    with VideoReader(path) as reader:
+        began = time.perf_counter()
+        reader.read(list(np.arange(0, 28.6, 0.1)), [(8, 8)])
+        assert jump < (time.perf_counter() - began) / 3
+
+
+def test_times_outside_the_video_are_refused(folder: Path):
+    path = folder / "short.mp4"
+    write_video(path, (painted(n) for n in range(10)), 10.0)
+    with VideoReader(path) as reader:
+        assert numbers_of(reader.read([1.0, 0.0], [(SIDE, SIDE)]).views[0]) == [9, 0]
+        for wrong in (-0.01, 1.01, float("nan"), float("inf")):
+            with pytest.raises(DataError, match=r"short\.mp4"):
+                reader.read([wrong], [(8, 8)])
+        assert numbers_of(reader.read([0.5], [(SIDE, SIDE)]).views[0]) == [5]
+
+
+def test_read_grid_gives_every_step_of_the_video(folder: Path):
+    path = folder / "grid.mp4"
+    write_video(path, (painted(n) for n in range(300)), FPS, g=50, bf=2, preset="ultrafast")
+    with VideoReader(path) as reader:
+        chunks = list(reader.read_grid(4.0, [(SIDE, SIDE), (8, 8)]))
+        assert reader.num_seeks == 0
+        pairs = list(reader.read_grid(4.0, [(SIDE, SIDE)], offsets=(-0.125, 0.0)))
+        with pytest.raises(DataError, match=r"offsets"):
+            next(reader.read_grid(4.0, [(8, 8)], offsets=(0.1,)))
+    assert [len(chunk.times_sec) for chunk in chunks] == [32, 8]
+    expected = [int(step / 4 * FPS + 1e-6) for step in range(40)]
+    assert [n for chunk in chunks for n in numbers_of(chunk.views[0])] == expected
+    assert [chunk.views[1].shape for chunk in chunks] == [(32, 8, 8, 3), (8, 8, 8, 3)]
+    both = [n for chunk in pairs for n in numbers_of(chunk.views[0])]
+    assert both[1::2] == expected
+    assert both[::2] == [max(0, int((step / 4 - 0.125) * FPS + 1e-6)) for step in range(40)]
+
+
+# ------------------------------------------------------------------------------------------------- pictures
+
+
+def test_written_bytes_are_a_function_of_the_input(folder: Path):
+    for name in ("one.mp4", "two.mp4"):
+        write_video(folder / name, (painted(n) for n in range(20)), 12.0, crf=20, g=6, bf=2)
+    assert (folder / "one.mp4").read_bytes() == (folder / "two.mp4").read_bytes()
+    assert not list(folder.glob(".*partial*"))
+
+
+def test_a_failed_write_leaves_nothing(folder: Path):
+    def broken() -> Iterator[np.ndarray]:
+        yield painted(0)
+        yield painted(0, 32, 32)
+
+    with pytest.raises(DataError, match=r"shape"):
+        write_video(folder / "broken.mp4", broken(), 10.0)
+    with pytest.raises(DataError, match=r"no frames"):
+        write_video(folder / "broken.mp4", iter([]), 10.0)
+    assert not list(folder.glob("*broken*"))
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270])
+def test_rotation_metadata_is_applied(folder: Path, turn: int):
+    """The stored picture is turned; turning it back by the metadata shows red at the top left again."""
+    upright = np.full((48, 80, 3), 60, dtype=np.uint8)
+    upright[:16, :16] = (255, 0, 0)
+    upright[:16, -16:] = (0, 255, 0)
+    path = folder / f"turned{turn}.mp4"
+    stored = np.rot90(upright, -turn // 90)
+    write_video(path, [stored] * 5, 10.0, rotation=turn, crf=10)
+    info = probe_video(path)
+    assert (info.height, info.width, info.rotation) == (48, 80, turn)
+    with VideoReader(path) as reader:
+        (view,) = reader.read([0.2], [(48, 80)]).views
+        (corner,) = reader.read([0.2], [(8, 8)], CropBox(2, 66, 10, 10)).views
+    assert np.abs(view[0].astype(int)[8, 8] - (255, 0, 0)).max() < 40
+    assert np.abs(view[0].astype(int)[8, 72] - (0, 255, 0)).max() < 40
+    assert np.abs(corner[0].astype(int).mean((0, 1)) - (0, 255, 0)).max() < 40
+
+
+@pytest.mark.parametrize(("height", "width"), [(33, 47), (64, 35), (51, 64)])
+def test_odd_sizes(folder: Path, height: int, width: int):
+    path = folder / f"odd{height}x{width}.mp4"
+    picture = np.zeros((height, width, 3), dtype=np.uint8)
+    picture[:, :, 0] = np.linspace(0, 255, width).astype(np.uint8)
+    picture[:, :, 1] = np.linspace(0, 255, height).astype(np.uint8)[:, None]
+    write_video(path, [picture] * 4, 8.0, pix_fmt="yuv444p", crf=4)
+    assert probe_video(path)[2:4] == (width, height)
+    with VideoReader(path) as reader:
+        (view,) = reader.read([0.3], [(height, width)]).views
+    assert np.abs(view[0].astype(int) - picture).max() < 16
+
+
+def test_the_largest_of_several_streams_is_read(folder: Path):
+    path = folder / "several.mkv"
+    with av.open(str(path), "w") as container:
+        streams = []
+        for side in (32, 96, 64):
+            stream: Any = container.add_stream("libx264", rate=10)
+            stream.width = stream.height = side
+            stream.pix_fmt = "yuv420p"
+            streams.append(stream)
+        for number in range(10):
+            for stream in streams:
+                frame = av.VideoFrame.from_ndarray(painted(number, stream.height, stream.width), format="rgb24")
+                container.mux(stream.encode(frame))
+        for stream in streams:
+            container.mux(stream.encode(None))
+    info = probe_video(path)
+    assert (info.width, info.height, info.num_streams) == (96, 96, 3)
+    with VideoReader(path) as reader:
+        assert numbers_of(reader.read([0.7], [(96, 96)]).views[0]) == [7]
+
+
+def test_a_bright_dot_lands_in_the_same_cell_of_both_views(folder: Path):
+    """Encoder view 64 px and Gazelle view 112 px, 8 × 8 cells each, over random dots and boxes."""
+    rng = np.random.default_rng(3)
+    height, width, cells, num_dots = 180, 320, 8, 60
+    dots = [(rng.uniform(10, width - 10), rng.uniform(10, height - 10)) for _ in range(num_dots)]
+    pictures = []
+    rows, columns = np.mgrid[:height, :width] + 0.5
+    for x, y in dots:
+        glow = 230 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 2.5**2))
+        pictures.append(np.repeat(glow.astype(np.uint8)[..., None], 3, axis=2))
+    path = folder / "dots.mp4"
+    write_video(path, pictures, 10.0, crf=6, pix_fmt="yuv444p")
+    info = probe_video(path)
+    checked = 0
+    with VideoReader(path) as reader:
+        for number, (x, y) in enumerate(dots):
+            box = random_box(info, (0.2, 1.0), (0.5, 2.0), rng)
+            u, v = (x - box.left) / box.width * cells, (y - box.top) / box.height * cells
+            margin = min(u % 1, 1 - u % 1, v % 1, 1 - v % 1)
+            if not (0 < u < cells and 0 < v < cells) or margin < 0.06:
+                continue  # outside, or so near a border that the codec's noise decides
+            clip = reader.read([number / 10 + 0.05], [(64, 64), (112, 112)], box)
+            found = {_brightest_cell(view[0], cells) for view in clip.views}
+            assert found == {box_to_grid(x, y, box, cells, cells)}
+            checked += 1
+    assert checked >= 15
+
+
+def _brightest_cell(view: np.ndarray, cells: int) -> tuple[int, int]:
+    """The cell of the centre of mass of the light."""
+    light = np.maximum(view.astype(float).mean(-1) - 60, 0)
+    side = view.shape[0]
+    centre = (np.arange(side) + 0.5) / side * cells
+    row, column = (light.sum(1) * centre).sum() / light.sum(), (light.sum(0) * centre).sum() / light.sum()
+    return int(row), int(column)
+
+
+def test_crop_equals_an_exact_average(folder: Path):
+    """A box on whole pixels, shrunk by a whole factor: areas of one colour keep that colour, to the border's blend."""
+    picture = np.zeros((64, 64, 3), dtype=np.uint8)
+    picture[16:48, 16:48] = 200
+    path = folder / "square.mp4"
+    write_video(path, [picture] * 3, 10.0, crf=1, pix_fmt="yuv444p")
+    with VideoReader(path) as reader:
+        inside, whole = (reader.read([0.0], [(8, 8)], box).views[0] for box in (CropBox(16, 16, 32, 32), None))
+        with pytest.raises(DataError, match=r"outside the picture"):
+            reader.read([0.0], [(8, 8)], CropBox(40, 0, 30, 30))
+    assert np.abs(inside[:, 1:-1, 1:-1].astype(int) - 200).max() <= 4
+    assert np.abs(whole[0, 3:5, 3:5].astype(int) - 200).max() <= 4
+    assert whole[0, 0].max() <= 4
+
+
+# ------------------------------------------------------------------------------------------------- bad files
+
+
+@pytest.fixture(scope="module")
+def good(folder: Path) -> Path:
+    path = folder / "good.mp4"
+    noise = np.random.default_rng(0).integers(0, 255, (60, SIDE, SIDE, 3), dtype=np.uint8)
+    write_video(path, noise, 10.0, g=10)
+    return path
+
+
+def _refused(path: Path, *reasons: str) -> None:
+    """Both probes refuse the file in one line that names it and gives the reason."""
+    for refuse in (lambda: probe_video(path), lambda: VideoReader(path), lambda: check_video(path, 20)):
+        with pytest.raises(DataError) as raised:
+            refuse()
+        assert str(path) in raised.value.problem
+        assert "\n" not in raised.value.problem
+        assert any(reason in raised.value.problem for reason in reasons), raised.value.problem
+
+
+def test_missing_empty_and_text(folder: Path):
+    _refused(folder / "nowhere.mp4", "does not exist")
+    (folder / "empty.mp4").write_bytes(b"")
+    _refused(folder / "empty.mp4", "0 bytes")
+    (folder / "text.mp4").write_text("this is not a video\n" * 50)
+    _refused(folder / "text.mp4", "Invalid data")
+    (folder / "folder.mp4").mkdir()
+    _refused(folder / "folder.mp4", "not a regular file")
+
+
+def test_cut_download_without_index(folder: Path, good: Path):
+    data = good.read_bytes()
+    plain = folder / "plain.mp4"
+    with av.open(str(good)) as source, av.open(str(plain), "w") as target:  # index at the end, as cameras write it
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                target.mux(packet)
+    cut = folder / "cut.mp4"
+    cut.write_bytes(plain.read_bytes()[: len(data) // 2])
+    _refused(cut, "Invalid data")
+
+
+def test_file_cut_in_the_middle_with_its_index_at_the_front(folder: Path, good: Path):
+    path = folder / "middle.mp4"
+    path.write_bytes(good.read_bytes()[: good.stat().st_size * 6 // 10])
+    for refuse in (lambda: probe_video(path), lambda: check_video(path, 20)):
+        with pytest.raises(DataError, match=r"cut off before its end"):
+            refuse()
+    with VideoReader(path) as reader:
+        reader.read([0.0, 1.0], [(8, 8)])  # what is there can be read
+        with pytest.raises(DataError, match=r"middle\.mp4"):
+            reader.read([5.5], [(8, 8)])
+
+
+def test_container_that_promises_more_frames_than_can_be_decoded(folder: Path, good: Path):
+    """The index names 60 frames; the bytes of the last 20 are zeros."""
+    data = bytearray(good.read_bytes())
+    with av.open(str(good)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    for position, size in packets[40:]:
+        data[position : position + size] = bytes(size)
+    path = folder / "promises.mp4"
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"promises\.mp4"):
+        check_video(path, 20)
+    with VideoReader(path) as reader:
+        reader.read([3.0], [(8, 8)])
+        with pytest.raises(DataError, match=r"promises\.mp4"):
+            reader.read([5.5], [(8, 8)])
+
+
+def test_container_that_claims_a_longer_duration(folder: Path, good: Path):
+    """The duration in the header is not believed: the last frame's timestamp is."""
+    data = bytearray(good.read_bytes())
+    for atom, offset in ((b"mvhd", 16), (b"mdhd", 16), (b"tkhd", 20)):
+        place = data.index(atom) + 4 + offset
+        (value,) = struct.unpack(">I", data[place : place + 4])
+        data[place : place + 4] = struct.pack(">I", value * 3)
+    path = folder / "claims.mp4"
+    path.write_bytes(data)
+    assert check_video(path, 20).duration_sec == pytest.approx(6.0, abs=0.01)
+
+
+def test_damaged_data_in_the_middle_is_an_error_or_leaves_other_frames_right(folder: Path, good: Path):
+    data = bytearray(good.read_bytes())
+    with av.open(str(good)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    position, size = packets[25]
+    data[position + 8 : position + size] = bytes(size - 8)
+    path = folder / "damaged.mp4"
+    path.write_bytes(data)
+    with VideoReader(good) as reader:
+        right = reader.read([step / 10 for step in range(60)], [(SIDE, SIDE)]).views[0]
+    wrong = 0
+    with VideoReader(path) as reader:
+        for number in range(60):
+            try:
+                view = reader.read([number / 10], [(SIDE, SIDE)]).views[0]
+            except DataError as error:
+                wrong += "damaged.mp4" in error.problem
+                continue
+            if not 20 <= number < 30:
+                np.testing.assert_array_equal(view[0], right[number])
+    assert wrong >= 1
+
+
+def test_sound_only(folder: Path):
+    path = folder / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), dtype=np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    _refused(path, "no video stream")
+
+
+def test_no_permission(folder: Path, good: Path, monkeypatch: pytest.MonkeyPatch):
+    path = folder / "locked.mp4"
+    shutil.copy(good, path)
+    path.chmod(0)
+    if os.geteuid() == 0:  # root may read everything: let the system call refuse instead
+
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match=r"cannot read video .*locked\.mp4: Permission denied"):
+        probe_video(path)
+
+
+def test_vanished_after_opening_and_before(folder: Path, good: Path):
+    path = folder / "vanishing.mp4"
+    shutil.copy(good, path)
+    probe_video(path)
+    path.unlink()
+    _refused(path, "does not exist")
+
+
+def test_fifo_is_refused_at_once(folder: Path):
+    path = folder / "fifo.mp4"
+    os.mkfifo(path)
+    began = time.perf_counter()
+    _refused(path, "not a regular file")
+    assert time.perf_counter() - began < 10
+
+
+def test_a_decoder_that_hangs_is_ended(folder: Path):
+    """A child that opens the FIFO blocks for ever in the kernel, as on a dead network disk."""
+    path = folder / "hanging.mp4"
+    os.mkfifo(path)
+    record = folder / "child.txt"
+    code = f"import os, pathlib; pathlib.Path({str(record)!r}).write_text(str(os.getpid())); open({str(path)!r})"
+    began = time.perf_counter()
+    with pytest.raises(DataError, match=r"did not answer within 1\.5 s"):
+        run_killable([sys.executable, "-c", code], path, 1.5)
+    assert time.perf_counter() - began < 5
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(record.read_text()), 0)
+
+
+def test_a_decoder_that_crashes_is_named(folder: Path):
+    with pytest.raises(DataError, match=r"x\.mp4: the decoder ended with code -11"):
+        run_killable([sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"], folder / "x.mp4", 10)
+
+
+def test_check_agrees_with_probe(good: Path):
+    info = check_video(good, 30)
+    assert info == probe_video(good)
+    assert info == VideoInfo(good, pytest.approx(6.0), SIDE, SIDE, 10.0, "h264", 0, 1)
