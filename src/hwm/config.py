@@ -340,8 +340,8 @@ class AdaptGazeConfig(RunConfig):
     """Width of the Gaze-LLE decoder, which is the width of the scene tokens."""
     resolution: int = Field(default=224, ge=14)
     """Pixels of the square view; must be a multiple of 14."""
-    heatmap_sigma: float = Field(default=3.0, gt=0)
-    """Deviation of the target's Gaussian, in pixels of the 64 x 64 heat map."""
+    heatmap_sigma: float = Field(default=0.05, gt=0, le=1)
+    """Deviation of the target's Gaussian, as a share of the picture's side (Gaze-LLE: 3 of 64 pixels)."""
     optim: OptimConfig = OptimConfig(lr=1e-3, num_steps=3000, warmup_steps=200, batch_size=32)
     log_every: int = Field(default=50, ge=1)
     """Optimiser steps between lines of `metrics.jsonl`."""

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hwm.losses import PredictorLosses, masked_l1
-from hwm.models.predictor import GazePredictor, Prediction
+from hwm.models.predictor import GazePredictor
 
 
 def predictor_losses(
@@ -44,23 +44,18 @@ def predictor_losses(
     teacher_forced = masked_l1(prediction.z_BTND[:, :-1], target_BTND[:, 1:], counts)
 
     observed = z_BTND.shape[1] - rollout_steps
-    last = Prediction(*(part[:, observed - 1 : observed] for part in prediction))
+    known_B1 = known_BT[:, observed - 1 : observed]
     imagined = predictor.continue_from(
-        last,
-        cache.first(observed),
-        rollout_steps,
-        has_gaze=scene_BTNG is not None,
-        known_B1=known_BT[:, observed - 1 : observed],
+        prediction.step(observed - 1), cache.first(observed), rollout_steps, known_B1
     )
     has_past = valid_BT[:, observed - 1 : observed] & valid_BT[:, observed:]
     rollout = masked_l1(imagined.z_BKND, target_BTND[:, observed:], has_past)
 
     scene = torch.zeros_like(teacher_forced)
-    if scene_BTNG is not None:
+    if scene_BTNG is not None and prediction.scene_BTNG is not None and imagined.scene_BKNG is not None:
         both = known_BT[:, 1:] & known_BT[:, :-1] & counts
         scene = masked_l1(prediction.scene_BTNG[:, :-1], scene_BTNG[:, 1:], both)
-        imagined_known = known_BT[:, observed - 1 : observed] & known_BT[:, observed:] & has_past
-        scene = scene + masked_l1(imagined.scene_BKNG, scene_BTNG[:, observed:], imagined_known)
+        scene = scene + masked_l1(imagined.scene_BKNG, scene_BTNG[:, observed:], known_B1 & known_BT[:, observed:])
     total = teacher_forced + rollout_weight * rollout + scene_weight * scene
     return PredictorLosses(total, teacher_forced, rollout, scene)
 

@@ -21,12 +21,16 @@ from hwm.losses import layer_normed
 from hwm.models.causal_stack import CausalStack, CausalStackSpec, KVCache
 
 
+GATE_RATE = 16.0
+"""The gate is this many times its parameter: a scalar that AdamW moves by one learning rate a step would stay shut."""
+
+
 @dataclass(frozen=True)
 class PredictorSpec:
-    """Sizes of the predictor: latents D, scene tokens G, its own width E."""
+    """Sizes of the predictor: latents D, scene tokens G (None: a model that never sees gaze), its own width E."""
 
     latent_width: int
-    scene_width: int
+    scene_width: int | None
     width: int = 384
     depth: int = 12
     num_heads: int = 12
@@ -34,17 +38,22 @@ class PredictorSpec:
 
 
 class Prediction(NamedTuple):
-    """For each given step t, the imagined step t + 1."""
+    """For each given step t, the imagined step t + 1; no scene tokens where no gaze was given."""
 
     z_BTND: Tensor
-    scene_BTNG: Tensor
+    scene_BTNG: Tensor | None
+
+    def step(self, index: int) -> "Prediction":
+        """One step, still with a time axis of length 1."""
+        where = slice(index, index + 1 or None)
+        return Prediction(self.z_BTND[:, where], None if self.scene_BTNG is None else self.scene_BTNG[:, where])
 
 
 class Rollout(NamedTuple):
     """K imagined steps after the last given one."""
 
     z_BKND: Tensor
-    scene_BKNG: Tensor
+    scene_BKNG: Tensor | None
 
 
 class GazePredictor(nn.Module):
@@ -56,15 +65,21 @@ class GazePredictor(nn.Module):
         self.stack = CausalStack(
             CausalStackSpec(spec.latent_width, spec.width, spec.depth, spec.num_heads, spec.mlp_ratio)
         )
-        self.scene_proj = nn.Linear(spec.scene_width, spec.width)
-        self.no_gaze = nn.Parameter(torch.empty(spec.width))
-        self.gate = nn.Parameter(torch.zeros(()))
-        self.scene_out = nn.Linear(spec.width, spec.scene_width)
-        nn.init.normal_(self.no_gaze, std=1.0)
-        nn.init.normal_(self.scene_proj.weight, std=spec.scene_width**-0.5)
-        for head in (self.stack.predictor_proj, self.scene_out):
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        self.no_gaze = nn.Parameter(torch.randn(spec.width))
+        self.gate_parameter = nn.Parameter(torch.zeros(()))
+        nn.init.zeros_(self.stack.predictor_proj.weight)
+        # Gaze comes last, so that a model without it draws the same initial weights for everything else.
+        if spec.scene_width is not None:
+            self.scene_proj = nn.Linear(spec.scene_width, spec.width)
+            self.scene_out = nn.Linear(spec.width, spec.scene_width)
+            nn.init.normal_(self.scene_proj.weight, std=spec.scene_width**-0.5)
+            nn.init.zeros_(self.scene_out.weight)
+            nn.init.zeros_(self.scene_out.bias)
+
+    @property
+    def gate(self) -> Tensor:
+        """The gate g, a scalar: 0 in a new model, reported over training."""
+        return GATE_RATE * self.gate_parameter
 
     def teacher_forced(
         self,
@@ -97,30 +112,22 @@ class GazePredictor(nn.Module):
     ) -> Rollout:
         """Imagine `num_steps` ≥ 1 steps after the last given one, feeding each imagined step back (K = num_steps)."""
         prediction, cache = self.teacher_forced(z_BTND, scene_BTNG, known_BT, valid_BT)
-        known_B1 = None if scene_BTNG is None or known_BT is None else known_BT[:, -1:]
-        last = Prediction(prediction.z_BTND[:, -1:], prediction.scene_BTNG[:, -1:])
-        return self.continue_from(last, cache, num_steps, has_gaze=scene_BTNG is not None, known_B1=known_B1)
+        known_B1 = None if known_BT is None else known_BT[:, -1:]
+        return self.continue_from(prediction.step(-1), cache, num_steps, known_B1)
 
     def continue_from(
-        self,
-        last: Prediction,
-        cache: KVCache,
-        num_steps: int,
-        *,
-        has_gaze: bool,
-        known_B1: Bool[Tensor, "b 1"] | None = None,
+        self, last: Prediction, cache: KVCache, num_steps: int, known_B1: Bool[Tensor, "b 1"] | None = None
     ) -> Rollout:
-        """Roll on from a prediction and the keys and values of everything before it (see `rollout`)."""
+        """Roll on from a prediction of one step and the keys and values of everything before it (see `rollout`)."""
         imagined = [last]
         for _ in range(num_steps - 1):
             z_B1ND, scene_B1NG = imagined[-1]
-            scene = scene_B1NG if has_gaze else None
-            hidden, cache = self.stack.encode(z_B1ND, self._condition(z_B1ND, scene, known_B1), cache)
-            imagined.append(self._predict(hidden, z_B1ND, scene, known_B1))
-        return Rollout(
-            torch.cat([step.z_BTND for step in imagined], dim=1),
-            torch.cat([step.scene_BTNG for step in imagined], dim=1),
-        )
+            condition = self._condition(z_B1ND, scene_B1NG, known_B1)
+            hidden, cache = self.stack.encode(z_B1ND, condition, cache)
+            imagined.append(self._predict(hidden, z_B1ND, scene_B1NG, known_B1))
+        scenes = [step.scene_BTNG for step in imagined if step.scene_BTNG is not None]
+        z_BKND = torch.cat([step.z_BTND for step in imagined], dim=1)
+        return Rollout(z_BKND, torch.cat(scenes, dim=1) if scenes else None)
 
     def _condition(self, z_BTND: Tensor, scene_BTNG: Tensor | None, known_BT: Tensor | None) -> Tensor:
         """The gated condition [B,T,N,E] that is added to the embedded latents."""
@@ -134,8 +141,8 @@ class GazePredictor(nn.Module):
     def _predict(
         self, hidden_BTNE: Tensor, z_BTND: Tensor, scene_BTNG: Tensor | None, known_BT: Tensor | None
     ) -> Prediction:
-        change = self.scene_out(hidden_BTNE)
-        if scene_BTNG is not None:
-            known = 1.0 if known_BT is None else known_BT[:, :, None, None].to(change.dtype)
-            change = change + known * scene_BTNG
-        return Prediction(layer_normed(z_BTND + self.stack.predictor_proj(hidden_BTNE)), layer_normed(change))
+        z_next = layer_normed(z_BTND + self.stack.predictor_proj(hidden_BTNE))
+        if scene_BTNG is None:
+            return Prediction(z_next, None)
+        known = 1.0 if known_BT is None else known_BT[:, :, None, None].to(scene_BTNG.dtype)
+        return Prediction(z_next, layer_normed(known * scene_BTNG + self.scene_out(hidden_BTNE)))

@@ -3,8 +3,7 @@
     observe:  frames → layer-normed latents z_BTND and scene tokens scene_BTNG       (frozen)
     imagine:  z, scene → the next K steps ẑ_BKND and ŝ_BKNG                          (learned in stage 1)
 
-A saved model is a folder with `model.safetensors` (encoder, Gazelle and predictor) and `config.json` (their sizes,
-the time grid, a format version, the sha256 of the tensors). Nothing in it is code.
+`weights.pretrained.HumanWorldModel` is this class with `save_pretrained` and `from_pretrained`.
 """
 
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ class TimeGrid:
     """Side of Gazelle's square view in pixels; None where the world model takes no gaze."""
 
 
-class HumanWorldModel(nn.Module):
+class WorldModel(nn.Module):
     """Frozen observer and gaze-conditioned predictor on one time grid."""
 
     def __init__(self, observer: Observer, predictor: GazePredictor, grid: TimeGrid) -> None:

@@ -1,22 +1,22 @@
-"""Tokens of whole videos on disk: one safetensors file a video, read back by steps, memory-mapped.
+"""Tokens of whole videos on disk: one safetensors file a video and part, read back by steps, memory-mapped.
 
-A file's name holds two hashes: of everything that decides the numbers (weights, time grid, crop, precision, version of
-this code) and of the video's bytes. Nothing stale can be read by mistake; a changed video or weight file gives new
-names. Files are written aside and renamed. Tokens are float16: layer-normed values, relative error below 5e-4.
+Parts are the latents (`z`) and, where there is a Gazelle, the scene tokens (`scene`); models with and without gaze share
+the latents. A file's place holds two hashes: of everything that decides the numbers (weights, time grid, crop, precision,
+version of this code) and of the video's bytes. Nothing stale can be read by mistake; a changed video or weight file
+gives new names. Files are written aside and renamed. Tokens are float16: layer-normed values, relative error < 5e-4.
 """
 
 import hashlib
 import json
 import os
-import threading
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from hwm.errors import CacheError
 from hwm.models.world_model import TimeGrid
@@ -33,65 +33,79 @@ class TokenCache:
 
     Args:
         folder: where files are kept; made if missing.
-        grid: the time grid and resolutions.
-        weights: name → sha256 of every weight file that decides the tokens.
+        grid: the time grid and resolutions; its Gazelle resolution says whether there are scene tokens.
+        weights: `encoder` and, with scene tokens, `gazelle` → sha256 of the weight files.
     """
 
     def __init__(self, folder: Path, grid: TimeGrid, weights: Mapping[str, str]) -> None:
-        identity: dict[str, Any] = {
+        seen: dict[str, Any] = {
             "format": FORMAT,
-            "grid": asdict(grid),
-            "weights": dict(sorted(weights.items())),
+            "fps": grid.fps,
+            "step": grid.step,
             "crop": "centre-square",
             "dtype": str(STORED_DTYPE),
+            "encoder": [weights["encoder"], grid.encoder_resolution],
         }
-        self._identity = json.dumps(identity, sort_keys=True)
-        self._folder = folder / hashlib.sha256(self._identity.encode()).hexdigest()[:16]
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._names: dict[str, Path] = {}
+        identities = {"z": seen}
+        if grid.gazelle_resolution is not None:
+            identities["scene"] = seen | {"gazelle": [weights["gazelle"], grid.gazelle_resolution]}
+        self._identities = {part: json.dumps(identity, sort_keys=True) for part, identity in identities.items()}
+        self._folders = {
+            part: folder / f"{part}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+            for part, identity in self._identities.items()
+        }
+        self._digests: dict[str, str] = {}
 
-    def path(self, video: Path) -> Path:
-        """File of a video's tokens (it may not exist yet); the video's bytes are hashed once a run."""
-        known = self._names.get(str(video))
-        if known is None:
-            with video.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            known = self._names[str(video)] = self._folder / f"{digest[:32]}.safetensors"
-        return known
+    def holds(self, video: Path) -> bool:
+        """Whether every part of a video is there."""
+        return all(self._path(part, video).exists() for part in self._folders)
 
     def write(self, video: Path, tokens: StepTokens) -> None:
-        """Store the tokens of all steps of a video."""
-        path = self.path(video)
-        aside = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}.partial")
-        tensors = {"z": tokens.z_SND.to(STORED_DTYPE).cpu().contiguous()}
-        if tokens.scene_SNG is not None:
-            tensors["scene"] = tokens.scene_SNG.to(STORED_DTYPE).cpu().contiguous()
-        try:
-            save_file(tensors, str(aside), metadata={"identity": self._identity, "video": video.name})
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        """Store the tokens of all steps of a video; parts that are there already are left alone."""
+        for part, tensor in (("z", tokens.z_SND), ("scene", tokens.scene_SNG)):
+            path = self._path(part, video) if tensor is not None else None
+            if path is None or tensor is None or path.exists():
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_name(f".{path.stem}.{os.getpid()}.partial")
+            try:
+                stored = {part: tensor.to(STORED_DTYPE).cpu().contiguous()}
+                save_file(stored, str(aside), metadata={"identity": self._identities[part], "video": video.name})
+                aside.replace(path)
+            finally:
+                aside.unlink(missing_ok=True)
 
     def read(self, video: Path, first_step: int, num_steps: int) -> StepTokens:
         """Tokens of the steps `first_step` … `first_step + num_steps` − 1 as float32.
 
         Raises:
-            CacheError: the file is damaged, is not this cache's, or the steps lie outside the video.
+            CacheError: a file is damaged, is not this cache's, or the steps lie outside the video.
         """
-        path = self.path(video)
+        steps = slice(first_step, first_step + num_steps)
+        scene = self._read_part("scene", video, steps) if "scene" in self._folders else None
+        return StepTokens(self._read_part("z", video, steps), scene)
+
+    def _read_part(self, part: str, video: Path, steps: slice) -> Tensor:
+        path = self._path(part, video)
         try:
             with safe_open(str(path), framework="pt") as file:
-                if (file.metadata() or {}).get("identity") != self._identity:
+                if (file.metadata() or {}).get("identity") != self._identities[part]:
                     raise CacheError(f"token file {path} belongs to other weights or settings", fix=f"rm {path}")
-                z = file.get_slice("z")
-                total = z.get_shape()[0]
-                if not 0 <= first_step <= first_step + num_steps <= total:
+                stored = file.get_slice(part)
+                total = stored.get_shape()[0]
+                if not 0 <= steps.start <= steps.stop <= total:
                     raise CacheError(
-                        f"steps {first_step}..{first_step + num_steps - 1} of {video} were asked for",
+                        f"steps {steps.start}..{steps.stop - 1} of {video} were asked for",
                         expected=f"steps within 0..{total - 1}",
                     )
-                steps = slice(first_step, first_step + num_steps)
-                scene = file.get_slice("scene")[steps].float() if "scene" in file.keys() else None  # noqa: SIM118
-                return StepTokens(z[steps].float(), scene)
+                return stored[steps].float()
         except (SafetensorError, OSError) as error:
             raise CacheError(f"cannot read token file {path}: {error}", fix=f"rm {path}, and run again") from error
+
+    def _path(self, part: str, video: Path) -> Path:
+        """File of one part of a video; the video's bytes are hashed once a run."""
+        digest = self._digests.get(str(video))
+        if digest is None:
+            with video.open("rb") as file:
+                digest = self._digests[str(video)] = hashlib.file_digest(file, "sha256").hexdigest()
+        return self._folders[part] / f"{digest[:32]}.safetensors"

@@ -93,7 +93,7 @@ class CachedSource:
         """Encode the videos that the cache does not hold; one that cannot be decoded to its end is excluded."""
         excluded = []
         for done, video in enumerate(videos, start=1):
-            if not self._cache.path(video.path).exists():
+            if not self._cache.holds(video.path):
                 try:
                     self._cache.write(video.path, self._encode(video))
                 except DataError as error:

@@ -1,0 +1,140 @@
+"""From a configuration to the modules of a run, and from a finished stage 1 to the world model that stage 2 uses.
+
+Every weight file that is read is accounted for by its sha256; the predictor by the hash of its tensors, so that stage 2
+can prove that it runs stage 1's weights.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from hwm.config import EncoderConfig, PretrainConfig
+from hwm.engine.checkpoint import CheckpointStore, Rejected, verify
+from hwm.engine.runtime import seeded_weights
+from hwm.errors import RunError
+from hwm.models.observer import Observer
+from hwm.models.predictor import GazePredictor, PredictorSpec
+from hwm.models.vjepa2 import VJEPA2Encoder
+from hwm.models.world_model import TimeGrid
+from hwm.recipes import load_config
+from hwm.weights.files import hash_tensors
+from hwm.weights.load import LoadedWeights, read_encoder, read_gazelle
+from hwm.weights.ours import CONFIG_NAME, TENSORS_NAME
+from hwm.weights.pretrained import HumanWorldModel
+
+CHECKPOINTS = "checkpoints"
+PREDICTOR = "predictor"
+
+
+class Assembled(NamedTuple):
+    """A world model and the sha256 of every weight file behind its frozen parts."""
+
+    world: HumanWorldModel
+    weights: dict[str, str]
+
+
+class Stage1(NamedTuple):
+    """A trained world model."""
+
+    world: HumanWorldModel
+    weights: dict[str, str]
+    """sha256 of the frozen parts' weight files, by name."""
+    predictor_sha256: str
+    """Hash of the predictor's tensors; the same as in stage 1's `run.json`."""
+    source: Path
+    """The checkpoint or saved model that was read."""
+
+
+def load_frozen_encoder(config: EncoderConfig) -> LoadedWeights[VJEPA2Encoder]:
+    """The encoder that a configuration names, frozen.
+
+    Raises:
+        WeightsError: missing, damaged, or not fitting.
+    """
+    return read_encoder(config.weights, config.key, config.num_heads)
+
+
+def new_world(config: PretrainConfig) -> Assembled:
+    """Frozen observer and a new predictor, whose initial weights are a function of the seed.
+
+    Raises:
+        WeightsError: a weight file is missing, damaged, or does not fit.
+        ConfigError: the resolutions do not fit the patches.
+    """
+    encoder = load_frozen_encoder(config.encoder)
+    weights = {"encoder": encoder.sha256}
+    gazelle, scene_width = None, None
+    if config.gaze != "none":
+        loaded = read_gazelle(config.gazelle.weights, config.gazelle.backbone)
+        gazelle, scene_width = loaded.module, loaded.module.spec.width
+        gazelle.backbone.spec.grid(config.gazelle.resolution, config.gazelle.resolution)
+        weights |= {name: file.sha256 for name, file in zip(("gazelle", "gazelle_backbone"), loaded.files, strict=False)}
+    encoder.module.spec.grid(config.encoder.resolution, config.encoder.resolution)
+    sizes = config.predictor
+    spec = PredictorSpec(
+        encoder.module.spec.width, scene_width, sizes.width, sizes.depth, sizes.num_heads, sizes.mlp_ratio
+    )
+    with seeded_weights(config.seed, PREDICTOR):
+        predictor = GazePredictor(spec)
+    resolution = None if gazelle is None else config.gazelle.resolution
+    grid = TimeGrid(config.data.fps, config.data.step, config.encoder.resolution, resolution)
+    return Assembled(HumanWorldModel(Observer(encoder.module, gazelle), predictor, grid), weights)
+
+
+def load_stage1(path: Path) -> Stage1:
+    """The frozen world model of a stage-1 run folder, one of its checkpoints, or a saved model's folder.
+
+    Raises:
+        RunError: nothing there, no whole checkpoint, or weight files that are not those of stage 1.
+        WeightsError: a weight file is missing, damaged, or does not fit.
+    """
+    if (path / TENSORS_NAME).is_file() and (path / CONFIG_NAME).is_file():
+        world = HumanWorldModel.from_pretrained(path)
+        observer = {"observer": hash_tensors(world.observer.state_dict())}
+        return Stage1(world, observer, predictor_hash(world.predictor), path)
+    run = path.parents[1] if path.parent.name == CHECKPOINTS else path
+    if not (run / "config.yaml").is_file() or not (run / CHECKPOINTS).is_dir():
+        raise RunError(
+            f"{path} is no stage-1 run",
+            expected=f"a run folder (config.yaml and {CHECKPOINTS}/), one of its checkpoints, or a saved model's folder",
+            found="nothing" if not path.exists() else ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "empty",
+            fix="train one first: hwm pretrain CONFIG",
+        )
+    folder, state = _read_predictor(run, None if run == path else path)
+    world, weights = new_world(load_config(PretrainConfig, run / "config.yaml"))
+    world.predictor.load_state_dict(state, strict=True)
+    recorded = json.loads((run / "run.json").read_text(encoding="utf-8")).get("weights", {})
+    changed = sorted(name for name, digest in weights.items() if recorded.get(name) != digest)
+    if changed:
+        raise RunError(
+            f"the weight files of {run} have changed since stage 1: {', '.join(changed)}",
+            expected=", ".join(f"{name} {recorded.get(name)}" for name in changed),
+            found=", ".join(f"{name} {weights[name]}" for name in changed),
+            fix="put the files of stage 1 back, or train again",
+        )
+    return Stage1(world.requires_grad_(False).eval(), weights, predictor_hash(world.predictor), folder)
+
+
+def predictor_hash(predictor: GazePredictor) -> str:
+    """sha256 over names, shapes and values of the predictor's tensors."""
+    return hash_tensors(predictor.state_dict())
+
+
+def _read_predictor(run: Path, wanted: Path | None) -> tuple[Path, dict[str, Tensor]]:
+    """The predictor's tensors in the newest whole checkpoint, or in the wanted one."""
+    steps = CheckpointStore(run / CHECKPOINTS, keep_last=1, is_writer=False).steps()[::-1]
+    folders = [wanted.resolve()] if wanted is not None else [run / CHECKPOINTS / f"step-{step:06d}" for step in steps]
+    rejected: list[Rejected] = []
+    for folder in folders:
+        files = verify(folder)
+        if not isinstance(files, Rejected):
+            return folder, safetensors.load(files[f"{PREDICTOR}.safetensors"])
+        rejected.append(files)
+    raise RunError(
+        f"{run} has no whole checkpoint",
+        found="; ".join(f"{name}: {reason}" for name, reason in rejected) or "none",
+        fix="go on with the stage-1 run: hwm pretrain CONFIG --resume",
+    )

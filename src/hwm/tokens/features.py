@@ -1,0 +1,120 @@
+"""What the probe reads: observed and imagined latents of each segment, computed once by the frozen world model.
+
+    clip requests + number of steps to imagine → features [S, T, N, D] float16 on disk, valid [S, T]
+
+T = context steps (if asked for) and then future steps (if asked for), each right-aligned: the last context slot is the
+last observed step, the last future slot is the step at which the key step starts. Unused slots are zero and invalid.
+The array is memory-mapped, so that its size is bounded by the disk; its size is known before it is computed.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hwm.data.clips import ClipRequest
+from hwm.models.world_model import WorldModel
+from hwm.tokens.source import TokenBatch, TokenSource
+
+Inputs = Literal["context", "future", "context+future"]
+
+
+class FeatureRequest(NamedTuple):
+    """One sample: the observed clip and how many steps lie between its last step and the start of the key step."""
+
+    clip: ClipRequest
+    num_future: int
+
+
+class Features(NamedTuple):
+    """Features of S samples; `tokens` is a float16 memory map."""
+
+    tokens_STND: np.ndarray
+    valid_ST: np.ndarray
+
+
+def num_slots(inputs: Inputs, num_context: int, max_future: int) -> int:
+    """Steps the probe reads: T of `Features`."""
+    return {"context": num_context, "future": max_future, "context+future": num_context + max_future}[inputs]
+
+
+def compute_features(
+    world: WorldModel,
+    source: TokenSource,
+    requests: Sequence[FeatureRequest],
+    inputs: Inputs,
+    max_future: int,
+    path: Path,
+    batch_size: int,
+    on_progress: Callable[[int], None],
+) -> Features:
+    """Observe every sample, imagine its future, and write what the probe reads to `path` (.npy, memory-mapped).
+
+    Samples are sorted by the number of steps to imagine, so that a batch rolls out one length; the result is in the
+    order of `requests` and does not depend on the batch size beyond floating-point rounding.
+
+    Args:
+        world: the frozen world model.
+        source: tokens on the model's device.
+        requests: the samples; all clips have the same number of steps, `num_future` ≤ `max_future`.
+        inputs: which latents to keep.
+        max_future: future slots.
+        path: file to write.
+        batch_size: samples a batch.
+        on_progress: called with the number of samples done.
+    """
+    num_context = requests[0].clip.num_steps
+    slots = num_slots(inputs, num_context, max_future)
+    by_length = sorted(range(len(requests)), key=lambda index: requests[index].num_future)
+    batches = [group for group in _equal_runs(by_length, requests, batch_size)]
+    tokens: np.ndarray | None = None
+    valid_ST = np.zeros((len(requests), slots), dtype=bool)
+    done = 0
+    for group, batch in zip(
+        batches, source.batches([[requests[i].clip for i in group] for group in batches]), strict=True
+    ):
+        parts, valid = _read_out(world, batch, inputs, requests[group[0]].num_future, max_future)
+        if tokens is None:
+            shape = (len(requests), slots, *parts.shape[2:])
+            tokens = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+        tokens[group] = parts.to(torch.float16).cpu().numpy()
+        valid_ST[group] = valid.cpu().numpy()
+        done += len(group)
+        on_progress(done)
+    assert tokens is not None
+    tokens.flush()
+    return Features(tokens, valid_ST)
+
+
+def _equal_runs(order: list[int], requests: Sequence[FeatureRequest], batch_size: int) -> list[list[int]]:
+    """Cut an ordered list into batches of one `num_future`."""
+    runs: list[list[int]] = []
+    for index in order:
+        last = runs[-1] if runs else []
+        if last and len(last) < batch_size and requests[last[0]].num_future == requests[index].num_future:
+            last.append(index)
+        else:
+            runs.append([index])
+    return runs
+
+
+def _read_out(
+    world: WorldModel, batch: TokenBatch, inputs: Inputs, num_future: int, max_future: int
+) -> tuple[Tensor, Tensor]:
+    """Slots [B, T, N, D] and their validity [B, T] of one batch."""
+    parts, valid = [], []
+    if inputs != "future":
+        parts.append(batch.z_BTND)
+        valid.append(batch.valid_BT)
+    if inputs != "context":
+        imagined = world.imagine(
+            batch.z_BTND, batch.scene_BTNG, num_future, known_BT=batch.valid_BT, valid_BT=batch.valid_BT
+        ).z_BKND
+        missing = max_future - num_future
+        parts.append(torch.nn.functional.pad(imagined, (0, 0, 0, 0, missing, 0)))
+        present = torch.arange(max_future, device=imagined.device) >= missing
+        valid.append(present.expand(imagined.shape[0], -1))
+    return torch.cat(parts, dim=1), torch.cat(valid, dim=1)
