@@ -12,8 +12,8 @@ What the observer is granted (a grant can only raise the ceiling, so no honest m
 - it knows the horizon, and how many steps start between the last observed frame and step k. Where τ + 1/fps is at most
   1.7 s (the shortest time between two starts) that is no grant: the answer is always "none". At longer horizons it is
   one, so the ceiling there is an upper bound that may not be reached;
-- *with gaze* it also knows the gaze target from the first frame drawn after a turn has begun. No more than one turn can
-  be ahead of the last started step, since a step's turn begins after the start of the step before.
+- *with gaze* it also knows the gaze target from the first frame drawn after a turn has begun. No more than one turn
+  can be ahead of the last started step, since a step's turn begins after the start of the step before.
 
 So, with a the last started step, j the number of starts up to and including step k, P the recipe's matrix:
 without gaze the best guess is right with probability `max_s P^j[a, s]`. With gaze, the turn to the next step b has been

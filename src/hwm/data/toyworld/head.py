@@ -76,12 +76,12 @@ def _face(right: np.ndarray, down: np.ndarray, forward: np.ndarray, style: HeadS
     for side in (-1, 1):
         colour[near(0.52 * side, 0.34, 0.17, 0.12)] = np.array(style.skin) * np.array([1.0, 0.72, 0.68])
         colour[near(0.34 * side, -0.02, 0.19, 0.17)] = 255.0
-        colour[near(0.34 * side, 0.02, 0.115, 0.135)] = dark
-        colour[near(0.34 * side, -0.27, 0.2, 0.055)] = np.array(style.hair, float)
+        colour[near(0.34 * side, 0.01, 0.11, 0.135)] = dark
+        colour[near(0.35 * side, -0.31, 0.17, 0.05)] = np.array(style.hair, float)
     mouth = near(0.0, 0.55, 0.24, 0.11) & (down > 0.53)
     colour[mouth] = np.array([168.0, 48.0, 56.0])
     low = {"short": 0.05, "bun": 0.0, "bob": 0.55}[style.hair_style]
-    hair = (down < -0.47 - 0.12 * right) | ((forward < 0.12) & (down < low)) | (forward < -0.3)
+    hair = (down < -0.53 - 0.10 * right) | ((forward < 0.12) & (down < low)) | (forward < -0.3)
     colour[hair] = np.array(style.hair, float)
     return colour
 
@@ -90,7 +90,7 @@ def _extras(pixels: np.ndarray, x: np.ndarray, y: np.ndarray, axes: np.ndarray, 
     """Draw nose, ears and bun, which stand out of the ball, before or after it by which side they are on."""
     skin, hair = np.array(style.skin, float), np.array(style.hair, float)
     parts = [
-        (np.array([0.0, 0.22, 1.08]), 0.19, skin * np.array([0.93, 0.70, 0.62])),
+        (np.array([0.0, 0.2, 1.06]), 0.155, skin * np.array([0.94, 0.72, 0.64])),
         (np.array([-1.02, 0.1, 0.0]), 0.17, skin * 0.88),
         (np.array([1.02, 0.1, 0.0]), 0.17, skin * 0.88),
     ]

@@ -26,8 +26,8 @@ _SKIN_HAIR: tuple[tuple[Colour, Colour], ...] = (
     ((246, 205, 172), (150, 62, 24)),
     ((238, 192, 152), (28, 26, 34)),
     ((226, 176, 132), (44, 30, 22)),
-    ((202, 146, 104), (22, 20, 24)),
-    ((176, 120, 82), (18, 16, 20)),
+    ((206, 150, 106), (22, 20, 24)),
+    ((184, 128, 88), (18, 16, 20)),
     ((252, 222, 200), (96, 72, 52)),
 )
 _WALLS: tuple[Colour, ...] = (
@@ -139,7 +139,7 @@ def sample_look(recipe_index: int, person: int, rng: np.random.Generator) -> Loo
         exo_grips=exo_base - np.array([0.0, 0.82 * EXO_TALL]),
         ego_grips=ego_base - np.stack([0 * ego_tall, 0.55 * ego_tall], axis=-1),
         hand_of=tuple(int(x >= 0.5) for x in exo_base[:, 0]),
-        exo_rest=np.array([[0.37, 0.635], [0.63, 0.635]]),
+        exo_rest=np.array([[0.258, 0.63], [0.742, 0.63]]),
         ego_rest=np.array([[0.66, 0.93], [0.34, 0.93]]),
         gaze_jitter=0.01,
         gaze_phases=rng.uniform(0, 2 * np.pi, (2, 3)),
@@ -156,7 +156,7 @@ def sample_look(recipe_index: int, person: int, rng: np.random.Generator) -> Loo
         top=_TOPS[int(rng.integers(len(_TOPS)))],
         texture=("wood", "stone", "plain")[int(rng.integers(3))],
         texture_seed=int(rng.integers(2**31)),
-        light=float(rng.uniform(0.82, 1.06)),
+        light=float(rng.uniform(0.88, 1.08)),
         noise=float(rng.uniform(0.6, 2.0)),
         ball=_BALLS[int(rng.integers(len(_BALLS)))],
         ball_phases=rng.uniform(0, 2 * np.pi, 3),

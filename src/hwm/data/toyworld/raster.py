@@ -90,7 +90,7 @@ def _depth(x: np.ndarray, y: np.ndarray, start: np.ndarray, end: np.ndarray, rad
 class Pen:
     """A transparent picture with coordinates 0..100, drawn large and scaled down: smooth edges at any size."""
 
-    def __init__(self, width_px: int, height_px: int, oversample: int = 6) -> None:
+    def __init__(self, width_px: int, height_px: int, oversample: int = 4) -> None:
         self.size = (width_px, height_px)
         self.scale = (width_px * oversample / 100.0, height_px * oversample / 100.0)
         self.image = Image.new("RGBA", (width_px * oversample, height_px * oversample), (0, 0, 0, 0))

@@ -30,7 +30,7 @@ def _surface(look: Look, height: int, width: int, grain_px: float) -> Image.Imag
         change = streaks * 0.55 + planks[:, None]
     elif look.texture == "stone":
         rows, columns = round(height / (1.3 * grain_px)), round(width / (1.3 * grain_px))
-        speckle = Image.fromarray(rng.normal(0, 11, (rows, columns)).astype(np.float32))
+        speckle = Image.fromarray(rng.normal(0, 8, (rows, columns)).astype(np.float32))
         change = np.asarray(speckle.resize((width, height), Image.Resampling.BICUBIC))
     else:
         change = rng.normal(0, 1.5, (height, width))
@@ -65,7 +65,7 @@ def exo_room(look: Look, height: int, width: int, margin: int) -> np.ndarray:
 
 
 def _wall(look: Look, columns: int, rows: int) -> Image.Image:
-    pen = Pen(columns, rows)
+    pen = Pen(columns, rows, oversample=3)
     pen.box((0, 0, 100, 100), _rgba(look.wall))
     line = _rgba(look.wall, 0.93)
     for row in range(7):
@@ -111,7 +111,7 @@ def ego_room(look: Look, size: int, margin: int) -> np.ndarray:
     """The worktop from above with the floor beyond it, uint8 [size + 2 margin, size + 2 margin, 3]."""
     side = size + 2 * margin
     image = Image.new("RGBA", (side, side), _rgba(look.wall, 0.62))
-    pen = Pen(side, side)
+    pen = Pen(side, side, oversample=3)
     for column in range(-2, 10):
         pen.line((14 * column, 0, 14 * column - 8, 40), _rgba(look.wall, 0.54), 0.8)
     image.alpha_composite(pen.done())
@@ -119,7 +119,7 @@ def ego_room(look: Look, size: int, margin: int) -> np.ndarray:
     image.alpha_composite(_surface(look, side - edge, side, 1.2 * size / 144), (0, edge))
     strip = Image.new("RGBA", (side, max(round(0.014 * size), 1)), _rgba(look.top, 0.7))
     image.alpha_composite(strip, (0, edge))
-    apron = Pen(side, side)
+    apron = Pen(side, side, oversample=3)
     near = 100 * (margin + 1.05 * size) / side
     apron.ellipse((28, near - 6, 72, near + 40), (250, 246, 236, 255))
     image.alpha_composite(apron.done())
@@ -144,8 +144,8 @@ def ball_sprite(look: Look, side_px: int) -> Sprite:
     return make_sprite(pen.done(), (side_px // 2, side_px // 2), look.light)
 
 
-def lamp_sprite(look: Look, size: int) -> Sprite:
-    """The hanging lamp; the anchor is the top of its shade."""
+def lamp_shade(look: Look, size: int) -> Sprite:
+    """The shade of the hanging lamp; the anchor is its top."""
     side = round(0.17 * size)
     pen = Pen(side, side)
     pen.ellipse((30, 44, 70, 84), (255, 244, 190, 255))

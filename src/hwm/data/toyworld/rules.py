@@ -42,6 +42,8 @@ class Step(NamedTuple):
     """Object kind that the step uses; no two steps of a recipe share one."""
     motion: str
     """How the hand works: `pour`, `stir` or `cut`."""
+    tool: str
+    """What the hand works with: `spoon`, `knife` or nothing."""
     local_id: int
     """Id inside the scenario's taxonomy; the same leaf has another one in another scenario."""
     parent: str
@@ -81,21 +83,21 @@ class Script(NamedTuple):
         return np.array(self.starts_sec) - np.array(self.leads_sec)
 
 
-_LEAVES: dict[str, tuple[int, str, str]] = {
-    "Pour water from the kettle": (1204, "kettle", "pour"),
-    "Scald the beans with the kettle": (1207, "kettle", "pour"),
-    "Stir the tea in the mug": (1211, "mug", "stir"),
-    "Pour milk from the carton": (1218, "carton", "pour"),
-    "Scoop honey from the jar": (1223, "jar", "stir"),
-    "Take salt from the jar": (1224, "jar", "cut"),
-    "Slice the bread": (1230, "bread", "cut"),
-    "Tear the bread into croutons": (1233, "bread", "stir"),
-    "Fry the eggs in the pan": (1241, "pan", "stir"),
-    "Toast the croutons in the pan": (1242, "pan", "cut"),
-    "Take sugar from the bowl": (1250, "bowl", "pour"),
-    "Beat the eggs in the bowl": (1251, "bowl", "stir"),
-    "Toss the salad in the bowl": (1256, "bowl", "cut"),
-    "Pour oil from the bottle": (1263, "bottle", "pour"),
+_LEAVES: dict[str, tuple[int, str, str, str]] = {
+    "Pour water from the kettle": (1204, "kettle", "pour", ""),
+    "Scald the beans with the kettle": (1207, "kettle", "pour", ""),
+    "Stir the tea in the mug": (1211, "mug", "stir", "spoon"),
+    "Pour milk from the carton": (1218, "carton", "pour", ""),
+    "Scoop honey from the jar": (1223, "jar", "stir", "spoon"),
+    "Take salt from the jar": (1224, "jar", "cut", ""),
+    "Slice the bread": (1230, "bread", "cut", "knife"),
+    "Tear the bread into croutons": (1233, "bread", "stir", ""),
+    "Fry the eggs in the pan": (1241, "pan", "stir", "spoon"),
+    "Toast the croutons in the pan": (1242, "pan", "cut", "spoon"),
+    "Take sugar from the bowl": (1250, "bowl", "pour", ""),
+    "Beat the eggs in the bowl": (1251, "bowl", "stir", "spoon"),
+    "Toss the salad in the bowl": (1256, "bowl", "cut", "spoon"),
+    "Pour oil from the bottle": (1263, "bottle", "pour", ""),
 }
 
 # One line a step: name, taxonomy parent, then its three successors with their probabilities.

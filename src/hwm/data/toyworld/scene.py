@@ -13,7 +13,7 @@ from hwm.data.toyworld.head import HeadStyle, direction_to, head_sprite
 from hwm.data.toyworld.look import EXO_TALL, HEAD_CENTRE, HEAD_RADIUS, Look
 from hwm.data.toyworld.objects import object_sprite
 from hwm.data.toyworld.raster import NOISE_ROOM, Colour, Limb, Sprite, blit, limb_sprite
-from hwm.data.toyworld.room import ball_sprite, ego_room, exo_room, lamp_sprite, vignette
+from hwm.data.toyworld.room import ball_sprite, ego_room, exo_room, lamp_shade, vignette
 from hwm.data.toyworld.rules import Script
 from hwm.data.toyworld.timeline import GazeState, HandState, looks_at, waves
 
@@ -23,6 +23,10 @@ EGO_MARGIN = 0.2
 """Room around the ego view for panning."""
 _ANGLE_STEP = np.deg2rad(2.0)
 """Head directions are rounded to this, so that a drawn head can be used again."""
+
+
+_TOOLS: dict[str, tuple[float, Colour]] = {"knife": (0.013, (226, 230, 236)), "spoon": (0.009, (190, 138, 82))}
+"""Half the thickness (of the arm's size) and colour of the knife and of the wooden spoon."""
 
 
 class Views(NamedTuple):
@@ -92,23 +96,24 @@ def _still(
 
 
 class _Arms:
-    """Draws both arms; an arm that was drawn before, to a quarter of a pixel, is used again."""
+    """Draws both arms; an arm that was drawn before, to half a pixel, is used again."""
 
     def __init__(self, look: Look, shoulders: np.ndarray, outward: np.ndarray, size: float) -> None:
         """Take shoulders [2, 2] in pixels, the side [2, 2] to which each elbow bends, and the size of the arm."""
         self.shoulders, self.outward, self.size = shoulders, outward, size
         self.sleeve, self.skin = _scale(look.shirt, look.light), _scale(look.skin, look.light)
-        self.drawn: dict[tuple[int, int, int], Sprite] = {}
+        self.drawn: dict[tuple[int, int, int, str], Sprite] = {}
 
-    def draw(self, frame: np.ndarray, hands: np.ndarray, row: int, column: int) -> None:
-        """Draw arms that end at `hands` [2, 2] (x, y) pixels from (row, column)."""
+    def draw(self, frame: np.ndarray, hands: np.ndarray, tools: tuple[str, str], row: int, column: int) -> None:
+        """Draw arms that end at `hands` [2, 2] (x, y) pixels from (row, column), with what they hold."""
         for side in (0, 1):
-            x, y = (int(value) for value in np.round(4 * hands[side]))
-            if (side, x, y) not in self.drawn:
-                self.drawn[side, x, y] = self._arm(side, np.array([x, y]) / 4)
-            blit(frame, self.drawn[side, x, y], row, column)
+            x, y = (int(value) for value in np.round(2 * hands[side]))
+            key = (side, x, y, tools[side])
+            if key not in self.drawn:
+                self.drawn[key] = self._arm(side, np.array([x, y]) / 2, tools[side])
+            blit(frame, self.drawn[key], row, column)
 
-    def _arm(self, side: int, hand: np.ndarray) -> Sprite:
+    def _arm(self, side: int, hand: np.ndarray, tool: str) -> Sprite:
         shoulder, size = self.shoulders[side], self.size
         straight = hand - shoulder
         bend = 0.3 * max(0.62 * size - float(np.hypot(*straight)), 0.0)
@@ -116,12 +121,34 @@ class _Arms:
         wrist = elbow + 0.80 * (hand - elbow)
         sleeve = Limb(((shoulder, elbow, 0.042 * size), (elbow, wrist, 0.037 * size)), self.sleeve)
         bare = Limb(((wrist, hand, 0.029 * size), (hand, hand, 0.040 * size)), self.skin)
-        return limb_sprite((bare, sleeve))
+        held: tuple[Limb, ...] = ()
+        if tool:
+            lean = hand + size * np.array([-0.03 * self.outward[side][0], 0.10])
+            held = (Limb(((hand, lean, _TOOLS[tool][0] * size),), _TOOLS[tool][1]),)
+        return limb_sprite((*held, bare, sleeve))
 
 
 def _scale(colour: Colour, factor: float) -> Colour:
     red, green, blue = (min(int(value * factor), 255) for value in colour)
     return red, green, blue
+
+
+class _Lamp:
+    """Draws the swinging lamp; one that was drawn before, to a degree, is used again."""
+
+    def __init__(self, look: Look, size: int) -> None:
+        self.hook = np.array([0.13 if look.window_side else 0.87, -0.06]) * size
+        self.length, self.shade = 0.24 * size, lamp_shade(look, size)
+        self.cord: dict[int, Sprite] = {}
+
+    def draw(self, frame: np.ndarray, angle: float, row: int, column: int) -> None:
+        """Draw the lamp at an angle (radians) from the vertical, with its coordinates' origin at (row, column)."""
+        degree = round(float(np.rad2deg(angle)))
+        end = self.hook + self.length * np.array([np.sin(np.deg2rad(degree)), np.cos(np.deg2rad(degree))])
+        if degree not in self.cord:
+            self.cord[degree] = limb_sprite((Limb(((self.hook, end, 0.1),), (96, 90, 92)),))
+        blit(frame, self.cord[degree], row, column)
+        blit(frame, self.shade, row + _pixel(end[1]), column + _pixel(end[0]))
 
 
 class _Noise:
@@ -154,9 +181,9 @@ def exo_frames(
     changed = looks_at(script, len(look.kinds), times_sec)
     style = HeadStyle(HEAD_RADIUS * size, look.skin, look.hair, look.hair_style, look.light)
     heads: dict[tuple[int, int], Sprite] = {}
-    ball, lamp = ball_sprite(look, round(0.07 * size)), lamp_sprite(look, size)
+    ball, lamp = ball_sprite(look, round(0.075 * size)), _Lamp(look, size)
     side = np.array([[-1.0, 0.1], [1.0, 0.1]])
-    arms = _Arms(look, np.array([[0.335, 0.385], [0.665, 0.385]]) * size, side, size)
+    arms = _Arms(look, np.array([[0.352, 0.402], [0.648, 0.402]]) * size, side, size)
     noise = _Noise(look, views.height, views.exo_width, rng)
     balls, angles = ball_places(look, times_sec), lamp_angles(look, times_sec)
     still = room
@@ -172,10 +199,10 @@ def exo_frames(
             heads[key] = head_sprite(style, key[0] * _ANGLE_STEP, key[1] * _ANGLE_STEP)
         centre = np.array(HEAD_CENTRE) * size + origin
         blit(frame, heads[key], _pixel(centre[1]), _pixel(centre[0]))
-        _draw_lamp(frame, lamp, look, angles[index], size, origin)
+        lamp.draw(frame, angles[index], *origin[::-1])
         spot = balls[index] * size + origin
         blit(frame, ball, _pixel(spot[1]), _pixel(spot[0]))
-        arms.draw(frame, hands.exo[index] * size, *origin[::-1])
+        arms.draw(frame, hands.exo[index] * size, hands.tools[index], *origin[::-1])
         yield noise.add(frame)
 
 
@@ -183,20 +210,13 @@ def ball_places(look: Look, times_sec: np.ndarray) -> np.ndarray:
     """The rolling ball, [S, 2] exo units: to and fro along the front edge of the worktop."""
     a, b, c = look.ball_phases
     x = 0.5 + 0.27 * np.sin(0.9 * times_sec + a) + 0.16 * np.sin(1.7 * times_sec + b)
-    y = 0.835 + 0.012 * np.sin(0.6 * times_sec + c)
+    y = 0.968 + 0.006 * np.sin(0.6 * times_sec + c)
     return np.stack([x, y], axis=-1)
 
 
 def lamp_angles(look: Look, times_sec: np.ndarray) -> np.ndarray:
     """The swinging lamp, [S] radians from the vertical."""
     return 0.32 * np.sin(2 * np.pi * look.lamp_rate_hz * times_sec + look.lamp_phase)
-
-
-def _draw_lamp(frame: np.ndarray, lamp: Sprite, look: Look, angle: float, size: int, origin: np.ndarray) -> None:
-    hook = np.array([0.13 if look.window_side else 0.87, -0.06]) * size + origin
-    end = hook + 0.24 * size * np.array([np.sin(angle), np.cos(angle)])
-    blit(frame, limb_sprite((Limb(((hook, end, 0.004 * size),), (70, 66, 70)),)), 0, 0)
-    blit(frame, lamp, _pixel(end[1]), _pixel(end[0]))
 
 
 def ego_frames(
@@ -214,7 +234,7 @@ def ego_frames(
     arms = _Arms(look, np.array([[0.80, 1.16], [0.20, 1.16]]) * size, np.array([[1.0, 0.0], [-1.0, 0.0]]), 1.3 * size)
     noise, dark = _Noise(look, size, size, rng), vignette(size)
     balls = ball_places(look, times_sec)
-    balls = np.stack([0.5 - 0.85 * (balls[:, 0] - 0.5), 0.56 - (balls[:, 1] - 0.835)], axis=-1)
+    balls = np.stack([0.5 - 0.8 * (balls[:, 0] - 0.5), 0.28 - (balls[:, 1] - 0.968)], axis=-1)
     still = room
     for index in range(len(times_sec)):
         if index == 0 or (changed[index] != changed[index - 1]).any():
@@ -224,5 +244,5 @@ def ego_frames(
         origin = np.array([margin - left, margin - top])
         spot = balls[index] * size + origin
         blit(frame, ball, _pixel(spot[1]), _pixel(spot[0]))
-        arms.draw(frame, hands.ego[index] * size, *origin[::-1])
+        arms.draw(frame, hands.ego[index] * size, hands.tools[index], *origin[::-1])
         yield noise.add(np.maximum((frame * dark) >> 8, NOISE_ROOM).astype(np.uint8))

@@ -45,6 +45,8 @@ class HandState(NamedTuple):
     """[S, 2 hands, 2] float64, exo units."""
     ego: np.ndarray
     """[S, 2 hands, 2] float64, ego units before panning."""
+    tools: tuple[tuple[str, str], ...]
+    """[S][2 hands]: what each hand holds while it works: `spoon`, `knife` or nothing."""
 
 
 def smooth(progress: np.ndarray) -> np.ndarray:
@@ -115,7 +117,15 @@ def hands_at(script: Script, look: Look, times_sec: np.ndarray) -> HandState:
     """Both hands in both views at each time."""
     exo = [_hand_track(script, look, hand, look.exo_rest[hand], look.exo_grips, 0.028, times_sec) for hand in (0, 1)]
     ego = [_hand_track(script, look, hand, look.ego_rest[hand], look.ego_grips, 0.034, times_sec) for hand in (0, 1)]
-    return HandState(np.stack(exo, axis=1), np.stack(ego, axis=1))
+    return HandState(np.stack(exo, axis=1), np.stack(ego, axis=1), _tools(script, look, times_sec))
+
+
+def _tools(script: Script, look: Look, times_sec: np.ndarray) -> tuple[tuple[str, str], ...]:
+    held = np.full((len(times_sec), 2), "", dtype="<U5")
+    for item, start, end in zip(script.steps, script.starts_sec, script.ends_sec, strict=True):
+        tool = RECIPES[script.recipe].steps[item].tool
+        held[(times_sec >= start + REACH_SEC) & (times_sec < end), look.hand_of[item]] = tool
+    return tuple((str(left), str(right)) for left, right in held)
 
 
 def looks_at(script: Script, num_objects: int, times_sec: np.ndarray) -> np.ndarray:
