@@ -100,7 +100,8 @@ class CheckpointStore:
         needed = sum(len(content) for content in files.values())
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._recover()
+            self._bring_back()
+            self._clear()
             self._write(target, files)
             self._disk.link(self.folder / "latest", target.name)
         except OSError as error:
@@ -127,6 +128,8 @@ class CheckpointStore:
         Raises:
             RunError: there is none, the one asked for is damaged, or it does not fit the modules or the optimiser.
         """
+        if self._is_writer:
+            self._bring_back()
         wanted = self.steps()[::-1] if step is None else [step]
         rejected: list[Rejected] = []
         for candidate in wanted:
@@ -157,12 +160,16 @@ class CheckpointStore:
         self._disk.rename(aside, target)
         self._disk.sync_folder(self.folder)
 
-    def _recover(self) -> None:
-        """Clears what a save or removal left behind when it was cut short; an `.old` with no successor comes back."""
+    def _bring_back(self) -> None:
+        """Undoes the first half of a replacement that was cut short, where the step would otherwise be lost."""
         for path in self._entries():
-            if path.suffix == ".old" and not path.with_suffix("").exists():
+            if path.suffix == ".old" and _NAME.fullmatch(path.stem) and not path.with_suffix("").exists():
                 self._disk.rename(path, path.with_suffix(""))
-            elif path.suffix in (".tmp", ".old") and _NAME.fullmatch(path.stem):
+
+    def _clear(self) -> None:
+        """Removes what a save or a removal left behind when it was cut short."""
+        for path in self._entries():
+            if path.suffix in (".tmp", ".old") and _NAME.fullmatch(path.stem):
                 self._disk.remove(path)
 
     def _purge(self, step: int) -> tuple[Rejected, ...]:
