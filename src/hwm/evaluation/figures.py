@@ -27,6 +27,7 @@ COLOURS = ("#2b7bba", "#d55e00", "#009e73", "#b5649b", "#a67c00", "#6b6fd0")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 TEXT = "#6b7581"
 _WIDTH_IN = 7.6
+_LEGEND_LETTERS = 88  # letters and handles that fit in one row of a legend
 _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -116,14 +117,14 @@ def loss_curves(name: str, train: Sequence[Line], val: Sequence[Line], title: st
         canvas, axes = _axes(title, "Step", "Loss")
         for line in train:
             colour = _colour(labels.index(line.label))
-            axes.plot(line.x, line.y, color=colour, linewidth=1, alpha=0.6, label=_text(f"{line.label} · train"))
+            axes.plot(line.x, line.y, color=colour, linewidth=1, alpha=0.75, label=_text(f"{line.label} · train"))
         for line in val:
             index = labels.index(line.label)
             axes.plot(
                 line.x, line.y, color=_colour(index), marker=_marker(index), label=_text(f"{line.label} · held out")
             )
         _integer_steps(axes)
-        _legend_above(axes, len(train) + len(val))
+        _legend_above(axes)
         rows = [(*row, split) for split, lines in (("train", train), ("held out", val)) for row in _line_rows(lines)]
         return _finish(canvas, name, title, ("run", "step", "loss", "low", "high", "split"), rows)
 
@@ -135,7 +136,7 @@ def gate_over_training(name: str, lines: Sequence[Line], title: str = "Gaze gate
         axes.axhline(0, color=TEXT, linewidth=0.8)
         _draw_lines(axes, lines)
         _integer_steps(axes)
-        _legend_above(axes, len(lines))
+        _legend_above(axes)
         return _finish(canvas, name, title, ("run", "step", "gate", "low", "high"), _line_rows(lines))
 
 
@@ -153,7 +154,7 @@ def accuracy_over_horizon(
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        _legend_above(axes, len(lines) + len(ceilings))
+        _legend_above(axes)
         rows = _line_rows([*lines, *ceilings])
         return _finish(canvas, name, title, ("model", "horizon_sec", "share", "low", "high"), rows)
 
@@ -221,10 +222,12 @@ def per_class_scores(
             )
         axes.set_yticks(range(len(classes)), [f"{_text(item.name)}  ({item.num_segments})" for item in classes])
         axes.set_ylim(len(classes) - 0.4, -0.6)
+        axes.tick_params(axis="y", pad=8)  # room for a marker at 0%
         axes.spines["left"].set_visible(False)
         axes.set_xlim(0, 1)
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        _legend_above(axes, len(models))
+        if models:
+            _legend_above(axes)
         rows = [
             (item.name, item.num_segments, model, value)
             for item in classes
@@ -260,9 +263,12 @@ def _integer_steps(axes: Axes) -> None:
     axes.margins(x=0.02)
 
 
-def _legend_above(axes: Axes, num_entries: int) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=min(num_entries, 3), borderaxespad=0.2)
-    axes.set_title(axes.get_title(loc="left"), pad=12 + 15 * -(-num_entries // 3))
+def _legend_above(axes: Axes) -> None:
+    """A legend between title and plot, in as many columns as fit the width."""
+    labels = axes.get_legend_handles_labels()[1]
+    columns = max(1, min(3, len(labels), _LEGEND_LETTERS // (max(map(len, labels)) + 7)))
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=columns, borderaxespad=0.2)
+    axes.set_title(axes.get_title(loc="left"), pad=12 + 14.5 * -(-len(labels) // columns))
 
 
 def _colour(index: int) -> str:

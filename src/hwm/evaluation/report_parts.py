@@ -105,12 +105,14 @@ def difference_verdict(label: str, difference: Interval, detail: str = "") -> Ve
 
 
 def verdict_cards(verdicts: Sequence[Verdict]) -> str:
-    """A row of headline cards."""
+    """A row of headline cards; their whiskers share one scale, so that they can be compared."""
+    bounds = [abs(b) for v in verdicts if v.interval for b in v.interval[:3] if b is not None]
+    reach = 1.15 * max([*bounds, 1e-9])
     cards = []
     for verdict in verdicts:
         words = f"{_GLYPH[verdict.tone]} {verdict.words}"
-        whisker = _whisker(verdict.interval, verdict.tone) if verdict.interval else ""
-        detail = f'<p class="detail">{html.escape(verdict.detail)}</p>' if verdict.detail else ""
+        whisker = _whisker(verdict.interval, verdict.tone, reach) if verdict.interval else "<div></div>"
+        detail = f'<p class="detail">{html.escape(verdict.detail)}</p>'
         cards.append(
             f'<div class="card"><h3>{html.escape(verdict.label)}</h3><p class="value">{html.escape(verdict.value)}</p>'
             f'<p class="verdict {verdict.tone}">{html.escape(words)}</p>{whisker}{detail}</div>'
@@ -139,10 +141,10 @@ def table_block(table: Table) -> str:
             for index, (column, cell) in enumerate(zip(table.columns, row.cells, strict=True))
         )
         body.append(f'<tr class="{" ".join(classes)}">{cells}</tr>' if classes else f"<tr>{cells}</tr>")
-    note = f"<caption>{html.escape(table.note)}</caption>" if table.note else ""
+    note = f'<p class="table-note">{html.escape(table.note)}</p>' if table.note else ""
     return (
-        f'<div class="scroll" tabindex="0"><table>{note}<thead><tr>{heads}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>{note}"
     )
 
 
@@ -276,11 +278,10 @@ def _signed(share: float) -> str:
     return f"{100 * share:+.1f}".replace("-", "−")
 
 
-def _whisker(interval: Interval, tone: Tone) -> str:
-    """A small drawing of the interval on a scale that is symmetric about zero."""
+def _whisker(interval: Interval, tone: Tone, reach: float) -> str:
+    """A small drawing of the interval on the scale -reach..reach."""
     if interval.low is None or interval.high is None:
-        return ""
-    reach = 1.15 * max(abs(interval.low), abs(interval.high), abs(interval.value), 1e-9)
+        return "<div></div>"  # keeps the rows of neighbouring cards in line
     low, middle, high = (120 + 116 * bound / reach for bound in (interval.low, interval.value, interval.high))
     return (
         '<svg viewBox="0 0 240 24" aria-hidden="true"><path d="M4 9H236" stroke="currentColor" stroke-opacity=".35"/>'
