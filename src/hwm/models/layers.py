@@ -17,6 +17,8 @@ from hwm.errors import ConfigError
 from hwm.models.rope import RopeTable, rotate_tiled
 
 INIT_STD = 0.02
+MAX_SIZE = 1 << 20
+MAX_REPEATS = 1 << 10
 
 
 class Attention(nn.Module):
@@ -111,8 +113,10 @@ def check_sizes(name: str, width: int, num_heads: int, **sizes: int | float) -> 
         ConfigError: a size is not positive, or the heads do not cut the width into equal even parts.
     """
     for size_name, size in {"width": width, "num_heads": num_heads, **sizes}.items():
-        if not 0 < size < 1 << 20:
-            raise ConfigError(f"{name}.{size_name} is out of range", expected="a positive size", found=str(size))
+        # Sizes may come from a file: one that builds a million blocks must fail before the first.
+        largest = MAX_REPEATS if size_name in ("depth", "num_mask_tokens") else MAX_SIZE
+        if not 0 < size <= largest:
+            raise ConfigError(f"{name}.{size_name} is out of range", expected=f"1 to {largest}", found=str(size))
     if width % num_heads or width // num_heads % 2:
         raise ConfigError(
             f"{name}: num_heads does not fit the width",
@@ -123,6 +127,8 @@ def check_sizes(name: str, width: int, num_heads: int, **sizes: int | float) -> 
 
 def init_linear_and_norm(module: nn.Module) -> None:
     """V-JEPA 2's initial weights for one sub-module; use with `Module.apply`."""
+    if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
+        return  # shapes without memory: weights will be loaded, there is nothing to fill
     if isinstance(module, nn.Linear | nn.Conv3d | nn.Conv2d):
         nn.init.trunc_normal_(module.weight, std=INIT_STD)
         if module.bias is not None:

@@ -8,6 +8,7 @@ positions.
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
@@ -27,6 +28,22 @@ from hwm.models.layers import (
 
 EPS = 1e-5
 MLP_RATIO = 4.0
+
+
+@dataclass(frozen=True)
+class ProbeSpec:
+    """Sizes of a probe; see `AttentiveProbe` for each of them."""
+
+    width: int
+    num_heads: int
+    depth: int
+    num_queries: int
+    num_classes: dict[str, int]
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be built."""
+        sizes = {f"num_classes.{task}": count for task, count in self.num_classes.items()}
+        check_sizes("probe", self.width, self.num_heads, depth=self.depth, num_queries=self.num_queries, **sizes)
 
 
 class CrossAttention(nn.Module):
@@ -84,7 +101,6 @@ class AttentivePooler(nn.Module):
 
     def __init__(self, width: int, num_heads: int, depth: int, num_queries: int) -> None:
         super().__init__()
-        check_sizes("probe", width, num_heads, depth=depth, num_queries=num_queries)
         hidden = hidden_width(width, MLP_RATIO)
         self.query_tokens = nn.Parameter(torch.zeros(1, num_queries, width))
         self.cross_attention_block = CrossAttentionBlock(width, num_heads)
@@ -124,12 +140,18 @@ class AttentiveProbe(nn.Module):
         self, width: int, num_heads: int, depth: int, num_queries: int, num_classes: Mapping[str, int]
     ) -> None:
         super().__init__()
+        self.spec = ProbeSpec(width, num_heads, depth, num_queries, dict(num_classes))
         self.tasks = tuple(num_classes)
         self.pooler = AttentivePooler(width, num_heads, depth, num_queries)
         for task, count in num_classes.items():
             head = nn.Linear(width, count)
             init_linear_and_norm(head)
             self.add_module(f"{task}_classifier", head)
+
+    @classmethod
+    def from_spec(cls, spec: ProbeSpec) -> "AttentiveProbe":
+        """A new probe of these sizes."""
+        return cls(spec.width, spec.num_heads, spec.depth, spec.num_queries, spec.num_classes)
 
     def forward(
         self, tokens_BLD: Float[Tensor, "b l d"], valid_BL: Bool[Tensor, "b l"] | None = None

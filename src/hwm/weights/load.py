@@ -1,0 +1,303 @@
+"""Reading models: our own folders, and files as their publishers released them. Always strict.
+
+A path → a frozen module in `eval()` with float32 weights (`load_…`), or that module with the SHA-256 of its files and
+an account of every key (`read_…`). Every key of a file becomes a parameter, is dropped by name, or is an error.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from hwm.errors import WeightsError
+from hwm.models.causal_stack import CausalStack
+from hwm.models.dinov2 import DINOv2, DINOv2Spec
+from hwm.models.gazelle import GazeLLE, GazelleSpec
+from hwm.models.masked_predictor import MaskedPredictor, MaskedPredictorSpec
+from hwm.models.probe import AttentiveProbe, ProbeSpec
+from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
+from hwm.weights import remap as tables
+from hwm.weights import sizes
+from hwm.weights.files import (
+    PICKLE_SUFFIXES,
+    SAFETENSORS_SUFFIX,
+    WeightFile,
+    check_is_file,
+    hash_file,
+    read_metadata,
+    read_pickle,
+    read_safetensors,
+)
+from hwm.weights.ours import FORMAT, StoredModel, read_model, spec_from_plain, spec_to_plain, write_model
+from hwm.weights.remap import Remapped
+from hwm.weights.strict import Account, build_empty, check_state, checked_remap, fill, infer, shapes_of
+
+MINI = "mini"
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class LoadedWeights(Generic[ModuleT]):
+    """A loaded model and where it came from."""
+
+    module: ModuleT
+    files: tuple[WeightFile, ...]
+    account: Account
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the (first) file in hex."""
+        return self.files[0].sha256
+
+    @property
+    def path(self) -> Path:
+        """The (first) file."""
+        return self.files[0].path
+
+
+def load_encoder(path: str | Path, key: str | None = None, num_heads: int | None = None) -> VJEPA2Encoder:
+    """A frozen V-JEPA 2 encoder; see `read_encoder`."""
+    return read_encoder(path, key, num_heads).module
+
+
+def load_masked_predictor(path: str | Path, num_heads: int | None = None) -> MaskedPredictor:
+    """A frozen V-JEPA 2 masked predictor; see `read_masked_predictor`."""
+    return read_masked_predictor(path, num_heads).module
+
+
+def load_gazelle(
+    path: str | Path, backbone_path: str | Path | None = None, backbone_heads: int | None = None
+) -> GazeLLE:
+    """A frozen Gaze-LLE with its backbone; see `read_gazelle`."""
+    return read_gazelle(path, backbone_path, backbone_heads).module
+
+
+def load_probe(path: str | Path, num_heads: int = tables.PROBE_HEADS) -> AttentiveProbe:
+    """A frozen attentive probe; see `read_probe`."""
+    return read_probe(path, num_heads).module
+
+
+def read_encoder(
+    path: str | Path, key: str | None = None, num_heads: int | None = None
+) -> LoadedWeights[VJEPA2Encoder]:
+    """Read a V-JEPA 2 encoder.
+
+    Args:
+        path: `mini`, a folder or file of ours, or a released `.pt`.
+        key: which model of a released `.pt`; None reads `target_encoder`.
+        num_heads: attention heads, where the width is not a published one.
+
+    Raises:
+        WeightsError: the file is missing, damaged or refused, or one of its keys does not fit.
+    """
+    source = _resolve(path, "encoder")
+    if is_ours(source):
+        _refuse_for_ours(source, key=key, num_heads=num_heads)
+        stored = read_model(source, "encoder")
+        spec = spec_from_plain(EncoderSpec, stored.spec)
+        return _from_ours(stored, lambda: VJEPA2Encoder(spec))
+    state = _vjepa2_state(source, key or "target_encoder")
+    mapped = checked_remap(source, state, tables.VJEPA2_ENCODER)
+    spec = infer(source, mapped, lambda shapes: sizes.encoder_spec(shapes, num_heads))
+    return _from_released(source, mapped, lambda: VJEPA2Encoder(spec))
+
+
+def read_masked_predictor(path: str | Path, num_heads: int | None = None) -> LoadedWeights[MaskedPredictor]:
+    """Read V-JEPA 2's masked predictor from a folder of ours or the `predictor` of a released `.pt` (10 mask tokens).
+
+    Raises:
+        WeightsError: the file is missing, damaged or refused, or one of its keys does not fit.
+    """
+    source = Path(path)
+    if is_ours(source):
+        _refuse_for_ours(source, num_heads=num_heads)
+        stored = read_model(source, "masked_predictor")
+        spec = spec_from_plain(MaskedPredictorSpec, stored.spec)
+        return _from_ours(stored, lambda: MaskedPredictor(spec))
+    mapped = checked_remap(source, _vjepa2_state(source, "predictor"), tables.VJEPA2_PREDICTOR)
+    spec = infer(source, mapped, lambda shapes: sizes.masked_predictor_spec(shapes, num_heads, tables.MASK_TOKENS))
+    return _from_released(source, mapped, lambda: MaskedPredictor(spec))
+
+
+def read_causal_stack(path: str | Path, num_heads: int) -> LoadedWeights[CausalStack]:
+    """Read a block-causal stack with V-JEPA 2-AC's key names from a `.safetensors` file; `scene_proj` is dropped.
+
+    Raises:
+        WeightsError: the file is missing or damaged, or one of its keys does not fit.
+    """
+    source = Path(path)
+    mapped = checked_remap(source, _flat_state(source), tables.CAUSAL_STACK)
+    spec = infer(source, mapped, lambda shapes: sizes.causal_stack_spec(shapes, num_heads))
+    dropped = {"scene_proj.weight": (spec.width, None), "scene_proj.bias": (spec.width,)}
+    return _from_released(source, mapped, lambda: CausalStack(spec), dropped)
+
+
+def read_gazelle(
+    path: str | Path, backbone_path: str | Path | None = None, backbone_heads: int | None = None
+) -> LoadedWeights[GazeLLE]:
+    """Read Gaze-LLE.
+
+    Args:
+        path: `mini`, a folder or file of ours, or a released decoder `.pt`.
+        backbone_path: the DINOv2 `.pth` that goes with a released decoder.
+        backbone_heads: attention heads of the backbone, where its width is not a published one.
+
+    Raises:
+        WeightsError: a file is missing, damaged or refused, or one of its keys does not fit.
+    """
+    source = _resolve(path, "gazelle")
+    if is_ours(source):
+        _refuse_for_ours(source, backbone=backbone_path, backbone_heads=backbone_heads)
+        stored = read_model(source, "gazelle")
+        if set(stored.spec) != {"backbone", "decoder"}:
+            raise WeightsError(f"{source}: wrong spec", expected="backbone and decoder", found=str(sorted(stored.spec)))
+        ours = spec_from_plain(DINOv2Spec, stored.spec["backbone"])
+        decoder = spec_from_plain(GazelleSpec, stored.spec["decoder"])
+        return _from_ours(stored, lambda: GazeLLE(DINOv2(ours), decoder))
+    if backbone_path is None:
+        raise WeightsError(
+            f"{source} is a decoder alone", expected="its DINOv2 backbone beside it", found="no backbone",
+            fix="set gazelle.backbone to the DINOv2 .pth (dinov2_vitb14_pretrain.pth or dinov2_vitl14_pretrain.pth)",
+        )  # fmt: skip
+    backbone = _read_dinov2(Path(backbone_path), backbone_heads)
+    mapped = checked_remap(source, _flat_state(source), tables.GAZELLE_DECODER)
+    spec = infer(source, mapped, lambda shapes: sizes.gazelle_spec(shapes, tables.GAZELLE_HEADS))
+    empty = build_empty(lambda: GazeLLE(backbone.module, spec))
+    of_decoder = {name: shape for name, shape in shapes_of(empty).items() if not name.startswith("backbone.")}
+    tensors = check_state(source, mapped, of_decoder)
+    tensors |= {f"backbone.{name}": tensor for name, tensor in backbone.module.state_dict().items()}
+    account = Account(tuple(tensors), mapped.dropped | backbone.account.dropped)
+    return LoadedWeights(fill(empty, tensors), (hash_file(source), *backbone.files), account)
+
+
+def read_probe(path: str | Path, num_heads: int = tables.PROBE_HEADS) -> LoadedWeights[AttentiveProbe]:
+    """Read an attentive probe from a folder of ours or a `.safetensors` file with V-JEPA 2's key names.
+
+    Raises:
+        WeightsError: the file is missing or damaged, or one of its keys does not fit.
+    """
+    source = Path(path)
+    if is_ours(source):
+        stored = read_model(source, "probe")
+        ours = spec_from_plain(ProbeSpec, stored.spec)
+        return _from_ours(stored, lambda: AttentiveProbe.from_spec(ours))
+    mapped = checked_remap(source, _flat_state(source), tables.PROBE)
+    spec = infer(source, mapped, lambda shapes: sizes.probe_spec(shapes, num_heads))
+    return _from_released(source, mapped, lambda: AttentiveProbe.from_spec(spec))
+
+
+def save_model(
+    module: VJEPA2Encoder | MaskedPredictor | GazeLLE | AttentiveProbe,
+    spec: EncoderSpec | MaskedPredictorSpec | GazelleSpec | ProbeSpec,
+    path: str | Path,
+    dtype: torch.dtype = torch.float32,
+    notes: Mapping[str, Any] | None = None,
+) -> WeightFile:
+    """Write a model in our own format; the `load_…` function of its kind reads it back.
+
+    Args:
+        module: the model.
+        spec: its sizes, as it was built with them (of Gaze-LLE the decoder's; the backbone's go along).
+        path: folder, or file that ends in `.safetensors`.
+        dtype: `torch.float16` halves the file; loading always gives float32.
+        notes: remarks kept in `config.json`.
+
+    Raises:
+        WeightsError: a value is not finite or does not fit into `dtype`; the spec is not the module's.
+    """
+    if spec != module.spec:
+        raise WeightsError("the spec is not the module's", expected=repr(module.spec), found=repr(spec))
+    if isinstance(module, GazeLLE):
+        kind = "gazelle"
+        plain = {"backbone": spec_to_plain(module.backbone.spec), "decoder": spec_to_plain(module.spec)}
+    else:
+        kinds = {VJEPA2Encoder: "encoder", MaskedPredictor: "masked_predictor", AttentiveProbe: "probe"}
+        kind, plain = kinds[type(module)], spec_to_plain(module.spec)
+    return write_model(Path(path), kind, plain, module.state_dict(), dtype, notes)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a path is in our own format: a folder is; a `.safetensors` file says so itself in its metadata.
+
+    Raises:
+        WeightsError: it is a file, and neither `.safetensors` nor `.pt` nor `.pth`.
+    """
+    if path.suffix in PICKLE_SUFFIXES:
+        return False
+    if path.suffix == SAFETENSORS_SUFFIX:
+        return read_metadata(path).get("format") == FORMAT
+    if path.is_file():
+        suffixes = ", ".join((SAFETENSORS_SUFFIX, *PICKLE_SUFFIXES))
+        raise WeightsError(
+            f"{path} is no weight file", expected=f"a folder, or a file in {suffixes}", found=path.suffix
+        )
+    return True
+
+
+def _resolve(path: str | Path, kind: str) -> Path:
+    """`mini` is the folder inside the package."""
+    return Path(__file__).parent / MINI / kind if str(path) == MINI else Path(path)
+
+
+def _refuse_for_ours(source: Path, **given: object) -> None:
+    """Our format knows these things itself; a value for them would be ignored in silence."""
+    unused = [f"{name}={value}" for name, value in given.items() if value is not None]
+    if unused:
+        raise WeightsError(
+            f"{source} is in our own format and needs no such setting", found=", ".join(unused), fix="set it to null"
+        )
+
+
+def _vjepa2_state(source: Path, model: str) -> dict[str, object]:
+    """One model's state dict out of a V-JEPA 2 checkpoint (`.pt`), or the whole of a `.safetensors` file."""
+    if source.suffix == SAFETENSORS_SUFFIX:
+        return dict(read_safetensors(source).tensors)
+    checkpoint = read_pickle(source)
+    known = (*tables.VJEPA2_MODELS, *tables.VJEPA2_BESIDE)
+    unknown = sorted(set(checkpoint) - set(known))
+    state = checkpoint.get(model)
+    if unknown or not isinstance(state, dict):
+        raise WeightsError(
+            f"{source} is not laid out as a V-JEPA 2 checkpoint",
+            expected=f"a state dict under {model!r}, and no names but {', '.join(known)}",
+            found=f"unknown names {unknown}" if unknown else f"{model!r} is {type(state).__name__}",
+            fix="name the model to read (encoder.key)",
+        )
+    return state
+
+
+def _flat_state(source: Path) -> dict[str, object]:
+    """A state dict that is the whole file."""
+    if source.suffix == SAFETENSORS_SUFFIX:
+        return dict(read_safetensors(source).tensors)
+    check_is_file(source)
+    return read_pickle(source)
+
+
+def _read_dinov2(source: Path, num_heads: int | None) -> LoadedWeights[DINOv2]:
+    mapped = checked_remap(source, _flat_state(source), tables.DINOV2)
+    spec = infer(source, mapped, lambda shapes: sizes.dinov2_spec(shapes, num_heads))
+    return _from_released(source, mapped, lambda: DINOv2(spec), {"mask_token": (1, spec.width)})
+
+
+def _from_released(
+    source: Path,
+    mapped: Remapped,
+    build: Callable[[], ModuleT],
+    dropped: Mapping[str, tuple[int | None, ...]] | None = None,
+) -> LoadedWeights[ModuleT]:
+    """Build, check and fill; `dropped`: see `check_state`."""
+    empty = build_empty(build)
+    tensors = check_state(source, mapped, shapes_of(empty), dropped)
+    return LoadedWeights(fill(empty, tensors), (hash_file(source),), Account(tuple(tensors), mapped.dropped))
+
+
+def _from_ours(stored: StoredModel, build: Callable[[], ModuleT]) -> LoadedWeights[ModuleT]:
+    mapped = checked_remap(stored.file.path, stored.tensors, tables.OURS)
+    empty = build_empty(build)
+    tensors = check_state(stored.file.path, mapped, shapes_of(empty))
+    return LoadedWeights(fill(empty, tensors), (stored.file,), Account(tuple(tensors), {}))

@@ -1,0 +1,406 @@
+"""Weight files: strict to the key, safe to open, and our own format there and back."""
+
+import json
+import pickle
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hwm.errors import WeightsError
+from hwm.models.causal_stack import CausalStackSpec
+from hwm.models.dinov2 import DINOv2, DINOv2Spec
+from hwm.models.gazelle import GazeLLE, GazelleSpec
+from hwm.models.masked_predictor import MaskedPredictor, MaskedPredictorSpec
+from hwm.models.probe import AttentiveProbe, ProbeSpec
+from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
+from hwm.weights import load
+from hwm.weights.files import hash_file, read_pickle
+from hwm.weights.ours import read_model, spec_from_plain, spec_to_plain
+
+GOLDEN = Path(__file__).parent / "golden"
+CHECKPOINT = GOLDEN / "vjepa2_checkpoint.pt"
+Loader = Callable[[Path], object]
+
+# Every golden file: how to load it, and the model inside of it (None: the whole file).
+FILES: dict[str, tuple[str, str | None, Loader]] = {
+    "encoder": ("vjepa2_checkpoint.pt", "target_encoder", lambda p: load.load_encoder(p, num_heads=4)),
+    "masked_predictor": ("vjepa2_checkpoint.pt", "predictor", lambda p: load.load_masked_predictor(p, num_heads=3)),
+    "causal_stack": ("causal_predictor_weights.safetensors", None, lambda p: load.read_causal_stack(p, num_heads=3)),
+    "probe": ("probe_weights.safetensors", None, lambda p: load.load_probe(p, num_heads=4)),
+    "probe3": ("probe3_weights.safetensors", None, lambda p: load.load_probe(p, num_heads=4)),
+    "gazelle_inout": ("gazelle_inout.pt", None, lambda p: load.load_gazelle(p, GOLDEN / "dinov2_inout.pth", 3)),
+    "gazelle_plain": ("gazelle_plain.pt", None, lambda p: load.load_gazelle(p, GOLDEN / "dinov2_plain.pth", 3)),
+    "dinov2": ("dinov2_plain.pth", None, lambda p: load.load_gazelle(GOLDEN / "gazelle_plain.pt", p, 3)),
+}
+
+
+def read_state(name: str, part: str | None) -> dict[str, Tensor]:
+    path = GOLDEN / name
+    whole = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    return whole if part is None else whole[part]
+
+
+def write_state(folder: Path, name: str, part: str | None, state: dict[str, Tensor]) -> Path:
+    path = folder / name
+    content = state if part is None else {part: state, "epoch": 1}
+    if path.suffix == ".safetensors":
+        save_file(content, path)
+    else:
+        torch.save(content, path)
+    return path
+
+
+def changes(state: dict[str, Tensor], key: str) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """One key of a state dict dropped, renamed, reshaped, retyped or spoilt."""
+    tensor = state[key]
+    others = {name: value for name, value in state.items() if name != key}
+    turn = list(state).index(key)  # of several ways to reshape or to retype, each key takes its turn
+    reshaped = (tensor[None].clone(), tensor.reshape(-1, 1).clone(), torch.cat((tensor, tensor[:1])))
+    retyped = (tensor.to(torch.int64), tensor.half(), tensor.double())
+    yield "dropped", others
+    yield "renamed", others | {f"{key}_new": tensor}
+    yield f"reshaped ({turn % 3})", others | {key: reshaped[turn % 3]}
+    yield f"retyped ({turn % 3})", others | {key: retyped[turn % 3]}
+
+
+def refusal(loader: Loader, path: Path) -> str:
+    """What a loader says against a file; empty if it took it."""
+    try:
+        loader(path)
+    except WeightsError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_every_key_of_every_file_counts(case: str, tmp_path: Path) -> None:
+    name, part, loader = FILES[case]
+    state = read_state(name, part)
+    loader(write_state(tmp_path, name, part, state))
+    for key in state:
+        for change, changed in changes(state, key):
+            path = write_state(tmp_path, name, part, changed)
+            message = refusal(loader, path)
+            assert key.removeprefix("module.backbone.") in message, f"{change} {key}: {message}"
+            assert path.name in message, f"{change} {key}: {message}"
+
+
+def test_released_checkpoint_reads_the_model_asked_for() -> None:
+    checkpoint = torch.load(CHECKPOINT, weights_only=True)
+    for key in (None, "encoder", "target_encoder"):
+        module = load.load_encoder(CHECKPOINT, key, num_heads=4)
+        name = key or "target_encoder"
+        assert torch.equal(module.norm.weight, checkpoint[name]["module.backbone.norm.weight"])
+        assert module.spec == EncoderSpec(64, 3, 4)
+        assert not module.training
+        assert not any(p.requires_grad for p in module.parameters())
+
+
+def test_account_names_every_key_and_the_file() -> None:
+    loaded = load.read_encoder(CHECKPOINT, num_heads=4)
+    assert loaded.sha256 == hash_file(CHECKPOINT).sha256
+    assert loaded.path == CHECKPOINT
+    assert set(loaded.account.used) == set(loaded.module.state_dict())
+    gazelle = load.read_gazelle(GOLDEN / "gazelle_inout.pt", GOLDEN / "dinov2_inout.pth", 3)
+    assert list(gazelle.account.dropped) == ["mask_token"]
+    assert [file.path.name for file in gazelle.files] == ["gazelle_inout.pt", "dinov2_inout.pth"]
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "module.backbone."])
+def test_released_prefixes_and_sine_positions(tmp_path: Path, prefix: str) -> None:
+    state = {
+        prefix + key.removeprefix("module.backbone."): value
+        for key, value in torch.load(CHECKPOINT, weights_only=True)["encoder"].items()
+    }
+    torch.save({"encoder": state | {f"{prefix}pos_embed": torch.zeros(1, 64, 64)}, "epoch": 3}, tmp_path / "e.pt")
+    loaded = load.read_encoder(tmp_path / "e.pt", "encoder", num_heads=4)
+    assert list(loaded.account.dropped) == ["pos_embed"]
+
+
+def test_a_key_without_the_prefix_of_the_others_is_refused(tmp_path: Path) -> None:
+    state = read_state("vjepa2_checkpoint.pt", "target_encoder")
+    state["norm.weight"] = state.pop("module.backbone.norm.weight")
+    path = write_state(tmp_path, "e.pt", "target_encoder", state)
+    with pytest.raises(WeightsError, match=r"norm\.weight"):
+        load.load_encoder(path, num_heads=4)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"encoder": {}}, "'target_encoder'"),
+        ({"target_encoder": {}, "surprise": 1}, "surprise"),
+        ({"target_encoder": {}}, "holds no tensors"),
+        ({"target_encoder": {"norm.weight": 3}}, "norm.weight is no tensor"),
+        ([1, 2], "no checkpoint"),
+        ({3: torch.zeros(1)}, "no checkpoint"),
+    ],
+)
+def test_other_layouts_are_refused(tmp_path: Path, content: object, message: str) -> None:
+    torch.save(content, tmp_path / "e.pt")
+    with pytest.raises(WeightsError, match=message):
+        load.load_encoder(tmp_path / "e.pt")
+
+
+def test_a_million_blocks_are_refused_before_they_are_built(tmp_path: Path) -> None:
+    state = read_state("vjepa2_checkpoint.pt", "target_encoder")
+    state["module.backbone.blocks.9999999.norm1.weight"] = torch.ones(64)
+    path = write_state(tmp_path, "e.pt", "target_encoder", state)
+    with pytest.raises(WeightsError, match="9999999"):
+        load.load_encoder(path, num_heads=4)
+
+
+def test_heads_that_nothing_tells_are_asked_for() -> None:
+    with pytest.raises(WeightsError, match="attention heads"):
+        load.load_encoder(CHECKPOINT)
+    with pytest.raises(WeightsError, match="does not fit the width"):
+        load.load_encoder(CHECKPOINT, num_heads=5)
+
+
+def test_a_decoder_needs_its_backbone() -> None:
+    with pytest.raises(WeightsError, match="decoder alone"):
+        load.load_gazelle(GOLDEN / "gazelle_plain.pt")
+    with pytest.raises(WeightsError, match="does not tell the width"):
+        load.load_gazelle(GOLDEN / "dinov2_plain.pth", GOLDEN / "dinov2_plain.pth", 3)
+
+
+class RunsCode:
+    """A pickle that creates a file when it is opened without care."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.canary,))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_would_run_code_is_refused_and_did_not_run(tmp_path: Path, zipped: bool) -> None:
+    canary, path = tmp_path / "canary", tmp_path / "evil.pt"
+    torch.save({"target_encoder": RunsCode(canary)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(WeightsError, match="refused") as caught:
+        load.load_encoder(path)
+    assert not canary.exists()
+    assert "weights_only=False" not in str(caught.value)  # no advice to open the gate
+    torch.load(path, weights_only=False)
+    assert canary.exists()  # the pickle does what it says when it is let
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_bare_pickle_is_refused_and_did_not_run(tmp_path: Path, protocol: int) -> None:
+    canary, path = tmp_path / "canary", tmp_path / "evil.pth"
+    path.write_bytes(pickle.dumps(RunsCode(canary), protocol))
+    with pytest.raises(WeightsError, match=r"refused|cannot be read"):
+        load.load_encoder(path)
+    assert not canary.exists()
+
+
+def test_values_must_be_finite(tmp_path: Path) -> None:
+    state = read_state("vjepa2_checkpoint.pt", "target_encoder")
+    state["module.backbone.norm.bias"][3] = torch.inf
+    path = write_state(tmp_path, "e.pt", "target_encoder", state)
+    with pytest.raises(WeightsError, match=r"not finite\s+found: module\.backbone\.norm\.bias"):
+        load.load_encoder(path, num_heads=4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
+@pytest.mark.parametrize("name", ["vjepa2_checkpoint.pt", "dinov2_plain.pth", "probe_weights.safetensors"])
+def test_truncated_files_are_one_clear_error(tmp_path: Path, name: str, share: float) -> None:
+    content = (GOLDEN / name).read_bytes()
+    path = tmp_path / name
+    path.write_bytes(content[: int(len(content) * share)])
+    loader = load.load_probe if path.suffix == ".safetensors" else read_pickle
+    with pytest.raises(WeightsError, match=r"cannot be read|damaged") as caught:
+        loader(path)
+    assert "\n" not in caught.value.problem
+    assert "\n" not in str(caught.value.found)
+    assert str(path) in caught.value.problem
+
+
+@pytest.mark.parametrize("length", [1 << 60, 1 << 30, 200])
+def test_a_header_larger_than_its_file_is_refused(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "bomb.safetensors"
+    path.write_bytes(struct.pack("<Q", length) + b'{"a":')
+    with pytest.raises(WeightsError, match="header does not fit") as caught:
+        load.load_probe(path)
+    assert "\n" not in caught.value.problem
+
+
+def test_a_header_that_claims_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}).encode()
+    path = tmp_path / "bomb.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load.load_probe(path)
+
+
+def test_compressed_checkpoints_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "packed.pt"
+    with zipfile.ZipFile(CHECKPOINT) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, old.read(entry))
+    with pytest.raises(WeightsError, match="compressed"):
+        load.load_encoder(path, num_heads=4)
+
+
+@pytest.mark.parametrize("name", ["nothing.pt", "nothing.safetensors", "nothing"])
+def test_missing_files_are_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(WeightsError, match=name):
+        load.load_encoder(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(WeightsError, match="no weight file"):
+        load.load_encoder(tmp_path / "notes.txt")
+
+
+# --- our own format -------------------------------------------------------------------------------------------------
+
+
+def small_models() -> dict[str, tuple[torch.nn.Module, Loader]]:
+    torch.manual_seed(0)
+    gazelle = GazeLLE(DINOv2(DINOv2Spec(16, 1, 2, 4)), GazelleSpec(16, 1, 2, position_grid=(4, 4), inout=True))
+    return {
+        "encoder": (VJEPA2Encoder(EncoderSpec(16, 1, 2, patch_size=4)), load.load_encoder),
+        "masked_predictor": (MaskedPredictor(MaskedPredictorSpec(16, 16, 1, 2)), load.load_masked_predictor),
+        "gazelle": (gazelle, load.load_gazelle),
+        "probe": (AttentiveProbe(16, 2, 2, 2, {"verb": 3, "noun": 4}), load.load_probe),
+    }
+
+
+@pytest.mark.parametrize("kind", ["encoder", "masked_predictor", "gazelle", "probe"])
+@pytest.mark.parametrize("place", ["folder", "model.safetensors", "my.safetensors"])
+def test_our_format_there_and_back(tmp_path: Path, kind: str, place: str) -> None:
+    module, loader = small_models()[kind]
+    saved = load.save_model(module, module.spec, tmp_path / place, notes={"accuracy": 0.5})
+    again = loader(tmp_path / place)
+    assert again.spec == module.spec
+    for key, tensor in module.state_dict().items():
+        assert torch.equal(again.state_dict()[key], tensor)
+    assert not any(p.requires_grad for p in again.parameters())
+    stored = read_model(tmp_path / place, kind)
+    assert stored.file == saved
+    assert stored.notes == {"accuracy": 0.5}
+
+
+def test_half_precision_on_disk_is_single_in_memory(tmp_path: Path) -> None:
+    module, _ = small_models()["encoder"]
+    load.save_model(module, module.spec, tmp_path, torch.float16)
+    again = load.load_encoder(tmp_path)
+    assert again.norm.weight.dtype == torch.float32
+    assert (tmp_path / "model.safetensors").stat().st_size < 0.7 * sum(p.numel() * 4 for p in module.parameters())
+    torch.testing.assert_close(dict(again.named_parameters()), dict(module.named_parameters()), atol=1e-3, rtol=1e-3)
+    with torch.no_grad():
+        module.norm.weight.fill_(1e6)
+    with pytest.raises(WeightsError, match=r"norm\.weight cannot be stored"):
+        load.save_model(module, module.spec, tmp_path, torch.float16)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    module, _ = small_models()["encoder"]
+    load.save_model(module, module.spec, tmp_path / "ours")
+    return tmp_path / "ours"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "wrong format"),
+        ({"version": 2}, "wrong version"),
+        ({"version": True}, "wrong version"),
+        ({"kind": "probe"}, "wrong kind"),
+        ({"surprise": 1}, "not ours"),
+        ({"spec": 3}, "not ours"),
+        ({"tensors_sha256": "0" * 64}, "does not belong"),
+        ({"spec": {"width": 16}}, "does not have these fields"),
+        ({"spec": {"width": "16"}}, "width"),
+        ({"spec": {"width": 24}}, "does not fit the model"),
+        ({"spec": {"depth": 10**9}}, "depth is out of range"),
+        ({"spec": {"depth": 2}}, "blocks.1"),
+        ({"spec": {"num_heads": 3}}, "num_heads"),
+    ],
+)
+def test_a_changed_config_is_refused(folder: Path, change: dict[str, object], message: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    if isinstance(change.get("spec"), dict) and message != "does not have these fields":
+        change = {"spec": config["spec"] | change["spec"]}
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(WeightsError, match=message):
+        load.load_encoder(folder)
+
+
+@pytest.mark.parametrize("key", ["format", "version", "kind", "spec", "tensors_sha256"])
+def test_an_incomplete_config_is_refused(folder: Path, key: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    del config[key]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match="not ours"):
+        load.load_encoder(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000])
+def test_a_broken_config_is_refused(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
+    with pytest.raises(WeightsError, match=r"config\.json"):
+        load.load_encoder(folder)
+
+
+def test_changed_tensors_are_noticed(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="does not belong"):
+        load.load_encoder(folder)
+
+
+def test_files_of_two_models_do_not_mix(folder: Path, tmp_path: Path) -> None:
+    module, _ = small_models()["encoder"]
+    with torch.no_grad():
+        module.norm.bias.add_(1.0)
+    load.save_model(module, module.spec, tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "config.json", folder / "config.json")
+    with pytest.raises(WeightsError, match="does not belong"):
+        load.load_encoder(folder)
+
+
+def test_settings_for_released_files_are_refused_for_ours(folder: Path) -> None:
+    for given in ({"key": "encoder"}, {"num_heads": 2}):
+        with pytest.raises(WeightsError, match="needs no such setting"):
+            load.load_encoder(folder, **given)
+
+
+def test_a_spec_that_is_not_the_modules_is_refused(tmp_path: Path) -> None:
+    module, _ = small_models()["encoder"]
+    with pytest.raises(WeightsError, match="not the module's"):
+        load.save_model(module, EncoderSpec(16, 2, 2, patch_size=4), tmp_path)
+
+
+def test_loaded_weights_can_be_trained_further(folder: Path) -> None:
+    module = load.load_encoder(folder).requires_grad_(True)
+    module(torch.randn(1, 3, 2, 8, 8)).mean().backward()
+    assert all(p.grad is not None for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        EncoderSpec(1408, 40, 22, 48 / 11),
+        MaskedPredictorSpec(1024),
+        DINOv2Spec(768, 12, 12),
+        GazelleSpec(inout=True, position_grid=(16, 32)),
+        CausalStackSpec(1024),
+        ProbeSpec(1024, 16, 4, 3, {"verb": 97, "noun": 289, "action": 3568}),
+    ],
+)
+def test_specs_survive_json(spec: object) -> None:
+    again = spec_from_plain(type(spec), json.loads(json.dumps(spec_to_plain(spec))))
+    assert again == spec
+    if isinstance(spec, ProbeSpec):
+        assert list(again.num_classes) == ["verb", "noun", "action"]
