@@ -129,8 +129,8 @@ class RuntimeConfig(Part):
     """Kind of device."""
     devices: int = Field(default=1, ge=1)
     """Processes on this machine, one a device; more than one uses DDP."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Numeric precision of training (Lightning Fabric's names)."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Numeric precision of training (Lightning Fabric's names); no float16, whose loss scale would skip steps."""
     num_workers: int = Field(default=0, ge=0)
     """Processes that decode video ahead of training; 0 decodes in the main process."""
 
@@ -154,6 +154,8 @@ class RunConfig(Part):
     seed: int = Field(default=0, ge=0)
     """Seed of initial weights, sample order, augmentation and gaze dropout."""
     runtime: RuntimeConfig = RuntimeConfig()
+    mirrors: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where `metrics.jsonl` is shown as well; each needs the extra of its name (`pip install 'hwm[wandb]'`)."""
 
 
 class PretrainConfig(RunConfig):
@@ -280,6 +282,8 @@ class ToyWorldConfig(Part):
     """Rows of the exo view (16:9) and side of the square ego view, in pixels."""
     gaze: Literal["informative", "uninformative"] = "informative"
     """`uninformative` turns the head to an object drawn at random instead of the one that will be used."""
+
+
 class MaskConfig(Part):
     """Multi-block masks of the masked-latent objective: blocks of patches hidden over the whole clip."""
 
@@ -303,6 +307,8 @@ class AdaptConfig(RunConfig):
     predictor: PredictorConfig = PredictorConfig(width=96, depth=3, num_heads=4)
     """Size of the masked predictor, which is thrown away afterwards."""
     data: ClipDataConfig
+    in_memory: bool = False
+    """Decode every video once and keep its frames (centre square) in memory; for sets that fit."""
     masks: MaskConfig = MaskConfig()
     ema: tuple[float, float] = (0.99, 0.9995)
     """Averaging constant of the target encoder, first and last step (linear between)."""
@@ -317,6 +323,12 @@ class AdaptConfig(RunConfig):
     """Optimiser steps between lines of `metrics.jsonl`."""
     save_every: int = Field(default=500, ge=1)
     """Optimiser steps between checkpoints."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "AdaptConfig":
+        if self.in_memory and self.data.augment is not None:
+            raise ValueError("data.augment needs in_memory=false: frames in memory are centre squares")
+        return self
 
 
 class DinoConfig(Part):

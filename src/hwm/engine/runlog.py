@@ -1,0 +1,281 @@
+"""The record of a run, written as it goes: one folder, the same for every verb.
+
+    <folder>/<name>/
+        config.yaml       the resolved configuration, itself a valid CONFIG
+        run.json          versions, commit, command, sha256 of weights and data, coverage with reasons, warnings, status
+        metrics.jsonl     one line a step that is logged: {"step": 20, "train/total": 0.61, ...}
+        checkpoints/      see `checkpoint`
+
+`metrics.jsonl` holds means over all steps since the last line, never the last batch alone, and no clock times, so that
+a resumed run writes the same file as a straight one. A lock keeps two runs out of one folder and dies with its process.
+"""
+
+import fcntl
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import torch
+from torch import nn
+
+from hwm.config import RunConfig
+from hwm.data.exclusions import Exclusion, check_coverage, summarise
+from hwm.engine.checkpoint import CheckpointStore
+from hwm.engine.disk import Disk
+from hwm.engine.mirrors import Mirror, open_mirrors
+from hwm.engine.provenance import now, provenance
+from hwm.errors import RunError
+from hwm.recipes import dump_config, load_config
+
+_MAY_CHANGE = ("folder", "runtime.num_workers", "mirrors", "keep_last", "save_every", "log_every", "validate_every")
+"""Settings that may differ when a run goes on, since they decide nothing that is learned."""
+
+
+class RunLog(AbstractContextManager["RunLog"]):
+    """The record of one run; made by `RunLog.open`, used in a `with` block."""
+
+    def __init__(self, folder: Path, facts: dict[str, Any], mirrors: Sequence[Mirror], lock: TextIO | None) -> None:
+        self.folder = folder
+        self._facts, self._mirrors, self._lock = facts, mirrors, lock
+        self._sums: dict[str, tuple[float, int]] = {}
+        self._disk = Disk()
+        self._save_facts()
+
+    @classmethod
+    def open(cls, config: RunConfig, verb: str, *, resume: bool, is_writer: bool = True) -> "RunLog":
+        """Opens the run folder of a configuration.
+
+        Args:
+            config: names the folder, and is written into it.
+            verb: the command, e.g. `pretrain`.
+            resume: keep what is there and go on from it (if there is a checkpoint); False clears an earlier run.
+            is_writer: False in all but one process of a run: such a log writes nothing.
+
+        Raises:
+            RunError: another process uses the folder, or the run that is there was made with other settings.
+        """
+        folder = config.folder / config.name
+        if not is_writer:
+            return cls(folder, {}, (), None)
+        lock = _lock(folder)
+        try:
+            going_on = resume and any((folder / "checkpoints").glob("step-*"))
+            earlier = _earlier(folder, config) if going_on else {}
+            if not going_on:
+                _clear(folder)
+            dump_config(config, folder / "config.yaml")
+            mirrors = open_mirrors(config.mirrors, folder, config.model_dump(mode="json"))
+        except BaseException:
+            lock.close()
+            raise
+        facts = earlier | {"verb": verb, "name": config.name, "seed": config.seed} | provenance()
+        facts |= {"status": "running", "warnings": earlier.get("warnings", []), "coverage": {}}
+        facts["started"] = earlier.get("started", facts["started"])
+        return cls(folder, facts, mirrors, lock)
+
+    def record(self, **facts: Any) -> None:
+        """Adds facts to `run.json` (JSON values only); a fact of the same name is replaced."""
+        self._facts |= facts
+        self._save_facts()
+
+    def warn(self, text: str) -> None:
+        """Adds a warning to `run.json`."""
+        self._facts.setdefault("warnings", []).append(text)
+        self._save_facts()
+
+    def record_coverage(self, what: str, *, expected: int, used: int, excluded: Sequence[Exclusion]) -> None:
+        """Adds to `run.json` what was used and what was left out, each with its reason.
+
+        Raises:
+            DataError: used and excluded do not add up to what was expected.
+        """
+        check_coverage(what, expected, used, len(excluded))
+        self._facts.setdefault("coverage", {})[what] = {
+            "expected": expected, "used": used, "excluded": summarise(excluded),
+            "items": [exclusion._asdict() for exclusion in excluded],
+        }  # fmt: skip
+        self._save_facts()
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds the values of one step to the window whose means `flush` writes.
+
+        Raises:
+            RunError: a value is not finite.
+        """
+        _require_finite(step, values)
+        for name, value in values.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + value, count + 1)
+
+    def flush(self, step: int) -> None:
+        """Writes a line with the means of all steps added since the last one."""
+        if self._sums:
+            means = {name: total / count for name, (total, count) in self._sums.items()}
+            self._sums = {}
+            self.write(step, means)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes a line to `metrics.jsonl` now.
+
+        Raises:
+            RunError: a value is not finite.
+        """
+        _require_finite(step, values)
+        if self._lock is None:
+            return
+        line = json.dumps({"step": step, **values}, allow_nan=False)
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        for mirror in self._mirrors:
+            mirror.write(step, values)
+
+    def save(
+        self, store: CheckpointStore, step: int, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Saves a checkpoint that also holds the open window of metrics.
+
+        Raises:
+            RunError: it could not be written; earlier ones are intact.
+        """
+        saved = store.save(step, modules, optimizer, {"window": self._sums})
+        for rejected in saved.not_removed:
+            self.warn(f"step {step}: old checkpoint {rejected.folder} {rejected.reason}")
+
+    def resume_from(
+        self, store: CheckpointStore, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+    ) -> int:
+        """Goes on from the newest whole checkpoint, if there is any; lines of later steps leave `metrics.jsonl`.
+
+        Returns:
+            Steps done: 0 where there is no checkpoint.
+
+        Raises:
+            RunError: there are checkpoints and none is whole, or it does not fit the modules.
+        """
+        if not store.steps():
+            return 0
+        restored = store.load(modules, optimizer)
+        self._sums = {name: (total, count) for name, (total, count) in restored.extra["window"].items()}
+        for rejected in restored.rejected:
+            self.warn(f"checkpoint {rejected.folder} is damaged and was passed over: {rejected.reason}")
+        if self._lock is not None:
+            self._truncate(restored.step)
+            self.record(resumed=[*self._facts.get("resumed", []), {"step": restored.step, "time": now()}])
+        return restored.step
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stopped = isinstance(error, SystemExit | KeyboardInterrupt)
+        status = "finished" if error is None else "stopped" if stopped else "failed"
+        why = {} if error is None or stopped else {"error": f"{type(error).__name__}: {error}"}
+        self._facts.pop("error", None)
+        self.record(status=status, ended=now(), **why)
+        for mirror in self._mirrors:
+            mirror.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    def _save_facts(self) -> None:
+        if self._lock is not None:
+            content = json.dumps(self._facts, indent=1, ensure_ascii=False, allow_nan=False, default=str)
+            self._disk.replace(self.folder / "run.json", content.encode())
+
+    def _truncate(self, step: int) -> None:
+        """Drops lines of steps that will be done again, and a last line cut short by a crash."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        kept = [line for line in lines if (found := _step_of(line)) is not None and found <= step]
+        self._disk.replace(path, "".join(f"{line}\n" for line in kept).encode())
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """All lines of a run's `metrics.jsonl`; a last line cut short by a crash is left out."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if _step_of(line) is not None]
+
+
+def _step_of(line: str) -> int | None:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _lock(folder: Path) -> TextIO:
+    """Takes the folder for this process; the system gives it back when the process ends, however it ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise RunError(
+            f"run folder {folder} cannot be used: {error.strerror}", fix="choose another --folder"
+        ) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        holder = file.read().strip()
+        file.close()
+        raise RunError(
+            f"run folder {folder} is in use", found=f"process {holder}", fix="wait for it, or give this run a name=..."
+        ) from error
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def _earlier(folder: Path, config: RunConfig) -> dict[str, Any]:
+    """The record of the run that is to go on, after a check that it is the same run."""
+    stored = folder / "config.yaml"
+    if stored.exists():
+        old = _flat(load_config(type(config), stored).model_dump(mode="json"))
+        new = _flat(config.model_dump(mode="json"))
+        differing = [
+            key
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key) and not key.startswith(_MAY_CHANGE)
+        ]
+        if differing:
+            changes = ", ".join(f"{key} (was {old.get(key)}, now {new.get(key)})" for key in differing)
+            raise RunError(
+                f"run {folder} was started with other settings",
+                found=changes,
+                fix="give this run another name=..., or --fresh to throw the earlier one away",
+            )
+    try:
+        facts = json.loads((folder / "run.json").read_bytes())
+        return facts if isinstance(facts, dict) else {}
+    except (OSError, ValueError) as error:
+        return {"warnings": [f"run.json of the earlier part could not be read ({type(error).__name__})"]}
+
+
+def _clear(folder: Path) -> None:
+    """Removes an earlier run's record; other files in the folder are left alone."""
+    for name in ("run.json", "metrics.jsonl", "config.yaml"):
+        (folder / name).unlink(missing_ok=True)
+    if (folder / "checkpoints").exists():
+        shutil.rmtree(folder / "checkpoints")
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _require_finite(step: int, values: Mapping[str, float]) -> None:
+    bad = [f"{name}={value}" for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        raise RunError(f"step {step}: a metric is not finite", found=", ".join(bad))
