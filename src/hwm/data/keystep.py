@@ -143,19 +143,20 @@ def _add_take(parsed: _Parsed, file: str, key: str, entry: object) -> None:
 def _add_flat(parsed: _Parsed, file: str, segments: list[Any]) -> None:
     for number, fields in enumerate(segments):
         item = f"{file}#segments[{number}]"
-        key = _key(fields) if isinstance(fields, dict) else None
+        key = _key(fields) if isinstance(fields, dict) else ""
         if key is None:
             parsed.broken.append(Exclusion(item, "the segment names no take"))
-        else:
+            continue
+        if _add_row(parsed, item, key, fields):
             parsed.takes.setdefault(key, _annotated_take(fields))
-            _add_row(parsed, item, key, fields)
 
 
-def _add_row(parsed: _Parsed, item: str, key: str, fields: object) -> None:
-    if isinstance(fields, dict):
-        parsed.rows.append(_Row(item, key, fields))
-    else:
+def _add_row(parsed: _Parsed, item: str, key: str, fields: object) -> bool:
+    if not isinstance(fields, dict):
         parsed.broken.append(Exclusion(item, "the segment is not an object"))
+        return False
+    parsed.rows.append(_Row(item, key, fields))
+    return True
 
 
 def _key(fields: dict[str, Any]) -> str | None:

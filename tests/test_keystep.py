@@ -1,0 +1,402 @@
+"""Key-step annotations in all their shapes: every segment is used or excluded with its reason, and views never mix."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwm.config import AnnotationConfig, ToyWorldConfig
+from hwm.data.exclusions import summarise
+from hwm.data.keystep import read_keystep
+from hwm.data.segments import ClassTable, SegmentTable
+from hwm.data.toyworld import generate
+from hwm.data.video import write_video
+from hwm.errors import DataError
+
+UID = "77cd56fc-6b68-4c7f-814b-81545484dd2d"
+
+
+def segment(start: Any, end: Any, class_id: Any, **more: Any) -> dict[str, Any]:
+    return {"start_time": start, "end_time": end, "step_unique_id": class_id, "step_name": f"name {class_id}"} | more
+
+
+def _write_json(path: Path, value: Any) -> Path:
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A video of 10 s."""
+    path = tmp_path_factory.mktemp("video") / "v.mp4"
+    frames = np.random.default_rng(0).integers(0, 255, (20, 16, 16, 3), dtype=np.uint8)
+    write_video(path, frames, 2.0, preset="ultrafast")
+    return path.read_bytes()
+
+
+@pytest.fixture
+def plain(tmp_path: Path, video: bytes) -> Path:
+    """A folder with take_a.mp4 and a video named by its uid."""
+    (tmp_path / "take_a.mp4").write_bytes(video)
+    (tmp_path / f"{UID}.mp4").write_bytes(video)
+    return tmp_path
+
+
+def _config(videos: Path, **more: Any) -> AnnotationConfig:
+    return AnnotationConfig(train=Path("train.json"), val=Path("val.json"), videos=videos, **more)
+
+
+def _read(videos: Path, annotation: Any, classes: ClassTable | None = None, **more: Any) -> SegmentTable:
+    table = read_keystep(_write_json(videos / "keystep.json", annotation), _config(videos, **more), classes)
+    assert table.expected == len(table.segments) + len(table.excluded)
+    return table
+
+
+# ---------------------------------------------------------------------------------------- segments and classes
+
+
+def test_hand_written_annotation_of_a_plain_folder(plain: Path):
+    steps = [segment(1.5, 3.0, 40), segment(0.5, 1.5, 7), segment(4, 5, 40)]
+    table = _read(plain, {"annotations": {"take_a": {"segments": steps}, UID: {"segments": [segment(2, 3, 7)]}}})
+    assert table.classes == ClassTable((7, 40), ("name 7", "name 40"))
+    assert [row.label for row in table.segments] == [1, 0, 1, 0]
+    assert [row.previous_label for row in table.segments] == [0, None, 1, None]
+    assert [row.video.path.name for row in table.segments] == ["take_a.mp4"] * 3 + [f"{UID}.mp4"]
+    assert [row.row for row in table.segments][1:] == [
+        "keystep.json#take_a[1]", "keystep.json#take_a[2]", f"keystep.json#{UID}[0]",
+    ]  # fmt: skip
+    first = table.segments[0]
+    assert (first.start_sec, first.end_sec, first.take, first.participant, first.scenario) == (
+        1.5, 3.0, "take_a", None, "",
+    )  # fmt: skip
+    assert not table.excluded
+
+
+def test_flat_benchmark_shape(plain: Path):
+    rows = [segment(0, 1, 5, take_name="take_a"), segment(1, 2, 6, take_uid=UID, take_name="x"), segment(1, 2, 6), "?"]
+    table = _read(plain, {"splits": "train", "segments": rows})
+    assert [row.row for row in table.segments] == ["keystep.json#segments[0]", "keystep.json#segments[1]"]
+    assert [reason for _, reason in table.excluded] == ["the segment names no take", "the segment is not an object"]
+
+
+def test_annotations_as_a_list(plain: Path):
+    entry = {"take_name": "take_a", "segments": [segment(0, 1, 5)]}
+    table = _read(plain, {"annotations": [entry, entry | {"segments": [segment(1, 2, 5)]}, {"take_name": "b"}]})
+    assert len(table.segments) == 1
+    assert summarise(table.excluded) == {"the take is annotated twice": 1, "the take has no list of segments": 1}
+
+
+def test_names_come_from_the_vocabulary_first(plain: Path):
+    steps = [segment(0, 1, 5), segment(1, 2, 6), segment(2, 3, 9)]
+    del steps[2]["step_name"]
+    annotation = {
+        "annotations": {"take_a": {"segments": steps}},
+        "vocabulary": {"5": "Unbox", "9": None, "77": "Unused"},
+    }
+    assert _read(plain, annotation).classes == ClassTable((5, 6, 9), ("Unbox", "name 6", "step 9"))
+
+
+BAD_FIELDS = [
+    ({"start_time": None}, "no start_time"),
+    ({"end_time": None}, "no end_time"),
+    ({"step_unique_id": None}, "no step_unique_id"),
+    ({"start_time": "1.0"}, "start_time is not a number"),
+    ({"end_time": float("nan")}, "end_time is not a number"),
+    ({"end_time": True}, "end_time is not a number"),
+    ({"start_time": float("inf")}, "start_time is not a number"),
+    ({"step_unique_id": "5"}, "step_unique_id is not an integer"),
+    ({"step_unique_id": 5.5}, "step_unique_id is not an integer"),
+    ({"start_time": -0.1}, "start_time is negative"),
+    ({"end_time": 1.0}, "end_time is not after start_time"),
+    ({"end_time": 0.5}, "end_time is not after start_time"),
+    ({"start_time": 10.0, "end_time": 12.0}, "starts after the end of the video"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), BAD_FIELDS)
+def test_each_fault_is_an_exclusion_with_its_reason(plain: Path, change: dict[str, Any], reason: str):
+    steps = [segment(0.0, 1.0, 4), segment(1.0, 2.0, 5) | change, segment(3.0, 4.0, 6)]
+    table = _read(plain, {"annotations": {"take_a": {"segments": steps}}})
+    assert len(table.segments) == 2
+    assert table.excluded == (("keystep.json#take_a[1]", reason),)
+
+
+@pytest.mark.parametrize("name", ["start_time", "end_time", "step_unique_id"])
+def test_absent_fields_are_like_empty_ones(plain: Path, name: str):
+    broken = segment(1.0, 2.0, 5)
+    del broken[name]
+    table = _read(plain, {"annotations": {"take_a": {"segments": [segment(0.0, 1.0, 4), broken, 17]}}})
+    assert [reason for _, reason in sorted(table.excluded)] == [f"no {name}", "the segment is not an object"]
+
+
+def test_a_segment_may_end_after_the_video(plain: Path):
+    assert len(_read(plain, {"annotations": {"take_a": {"segments": [segment(9.0, 12.0, 4)]}}}).segments) == 1
+
+
+def test_classes_only_in_validation_are_excluded(plain: Path):
+    train = _read(plain, {"annotations": {"take_a": {"segments": [segment(0, 1, 4), segment(2, 3, 9)]}}}).classes
+    steps = [segment(0, 1, 9), segment(1, 2, 5), segment(2, 3, 4), segment(3, 4, 9)]
+    val = _read(plain, {"annotations": {"take_a": {"segments": steps}}, "vocabulary": {"4": "other name"}}, train)
+    assert val.classes is train
+    assert [row.label for row in val.segments] == [1, 0, 1]
+    assert [row.previous_label for row in val.segments] == [None, None, 0]  # the step before was 5: not known
+    assert val.excluded == (("keystep.json#take_a[1]", "class not in training"),)
+
+
+def test_training_classes_are_those_of_usable_segments(plain: Path):
+    steps = [segment(0, 1, 4), segment(2, 2, 8), segment(99, 100, 9)]
+    assert _read(plain, {"annotations": {"take_a": {"segments": steps}}}).classes.ids == (4,)
+
+
+def test_previous_label_counts_excluded_segments_and_never_tells_a_repeat_its_own_label(plain: Path):
+    steps = [
+        segment(0, 1, 4),
+        segment(1, 1, 6),
+        segment(2, 3, 6),
+        segment(2, 3, 6),
+        segment(5, 6, 4),
+        segment(None, 1, 6),
+    ]
+    table = _read(plain, {"annotations": {"take_a": {"segments": steps}}})
+    assert [row.previous_label for row in table.segments] == [None, 1, 1, 1]
+    assert table.counts["repeated segments kept"] == 1
+    assert len(table.excluded) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"annotations": {\n  "a": }\n}', "line 2, column 8"),
+        ("", "line 1, column 1"),
+        ('{"annotations": {"a": {"segments": []}, "a": {"segments": []}}}', "has the key 'a' twice"),
+        ("[1, 2]", "wrong shape"),
+        ('{"takes": {}}', "wrong shape"),
+        ('{"annotations": {}}', "no segments at all"),
+        ('{"annotations": {"nobody": {"segments": [{"start_time": 1}]}}}', "1 × no end_time"),
+    ],
+)
+def test_malformed_files_name_file_line_and_column(plain: Path, text: str, message: str):
+    path = plain / "broken.json"
+    path.write_text(text)
+    with pytest.raises(DataError) as raised:
+        read_keystep(path, _config(plain), None)
+    assert message in str(raised.value)
+    assert "broken.json" in str(raised.value)
+
+
+def test_missing_files(plain: Path):
+    with pytest.raises(DataError, match=r"none\.json does not exist"):
+        read_keystep(plain / "none.json", _config(plain), None)
+    annotation = _write_json(plain / "keystep.json", {"annotations": {}})
+    with pytest.raises(DataError, match=r"set annotations\.videos"):
+        read_keystep(annotation, _config(plain / "no"), None)
+
+
+def test_takes_without_usable_video_are_exclusions(plain: Path, video: bytes):
+    (plain / "torn.mp4").write_bytes(video[: len(video) // 2])
+    annotation = {
+        "annotations": {name: {"segments": [segment(1, 2, 5)]} for name in ("take_a", "absent", "torn", "../x")}
+    }
+    reasons = {item: reason for item, reason in _read(plain, annotation).excluded}
+    assert reasons["keystep.json#absent[0]"] == "no video named after the take"
+    assert reasons["keystep.json#torn[0]"].startswith("unreadable video: ")
+    assert reasons["keystep.json#../x[0]"] == "the take's name is not a file name"
+
+
+def test_two_files_for_one_take_are_an_error(plain: Path, video: bytes):
+    (plain / "take_a.mkv").write_bytes(video)
+    with pytest.raises(DataError, match=r"more than one video") as raised:
+        _read(plain, {"annotations": {"take_a": {"segments": [segment(1, 2, 5)]}}})
+    assert "take_a.mkv" in str(raised.value)
+    assert "take_a.mp4" in str(raised.value)
+
+
+def test_a_plain_folder_has_no_448_copies(plain: Path):
+    with pytest.raises(DataError, match=r"plain folder"):
+        _read(plain, {"annotations": {}}, resolution="448")
+
+
+# ---------------------------------------------------------------------------------------- Ego-Exo4D's layout
+
+
+def _stream(path: str | None) -> dict[str, Any]:
+    return {"relative_path": path}
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, video: bytes) -> Path:
+    """One take with two cameras in both resolutions, its takes.json, and a second take called aria."""
+    entries = []
+    for name, uid, aria in (("t_1", "u1", "aria04"), ("t_2", "u2", "aria")):
+        aligned = tmp_path / "takes" / name / "frame_aligned_videos"
+        files = [f"{aria}_214-1.mp4", f"{aria}_211-1.mp4", "cam01.mp4", "cam02.mp4", "ego_preview.mp4"]
+        for folder in (aligned, aligned / "downscaled" / "448"):
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in files:
+                (folder / file).write_bytes(video)
+        prefix = "frame_aligned_videos"
+        entries.append({
+            "take_uid": uid, "take_name": name, "root_dir": f"takes/{name}", "participant_uid": 12, "task_name": "Tea",
+            "frame_aligned_videos": {
+                aria: {"rgb": _stream(f"{prefix}/{aria}_214-1.mp4"), "et": _stream(f"{prefix}/{aria}_211-1.mp4")},
+                "cam01": {"0": _stream(f"{prefix}/cam01.mp4")},
+                "cam02": {"0": _stream(None)},
+                "collage": {"0": _stream("ego_preview.mp4")},
+                "best_exo": {"0": _stream(None)},
+            },
+        })  # fmt: skip
+    _write_json(tmp_path / "takes.json", entries)
+    return tmp_path
+
+
+BOTH = {
+    "annotations": {
+        "u1": {"take_uid": "u1", "take_name": "t_1", "scenario": "Covid", "segments": [segment(1, 2, 5)]},
+        "u2": {"take_uid": "u2", "take_name": "t_2", "segments": [segment(1, 2, 5)]},
+    }
+}
+
+
+def _paths(dataset: Path, table: SegmentTable) -> list[str]:
+    return [str(row.video.path.relative_to(dataset / "takes")) for row in table.segments]
+
+
+@pytest.mark.parametrize("with_takes_json", [True, False])
+@pytest.mark.parametrize(
+    ("view", "resolution", "expected"),
+    [
+        ("ego", "full", ["t_1/frame_aligned_videos/aria04_214-1.mp4", "t_2/frame_aligned_videos/aria_214-1.mp4"]),
+        ("ego", "448", [
+            "t_1/frame_aligned_videos/downscaled/448/aria04_214-1.mp4",
+            "t_2/frame_aligned_videos/downscaled/448/aria_214-1.mp4",
+        ]),
+        ("cam01", "full", ["t_1/frame_aligned_videos/cam01.mp4", "t_2/frame_aligned_videos/cam01.mp4"]),
+        ("cam01", "448", [
+            "t_1/frame_aligned_videos/downscaled/448/cam01.mp4", "t_2/frame_aligned_videos/downscaled/448/cam01.mp4",
+        ]),
+    ],
+)  # fmt: skip
+def test_the_wanted_view_and_no_other(
+    dataset: Path, with_takes_json: bool, view: str, resolution: str, expected: list[str]
+):
+    takes = dataset / "takes.json" if with_takes_json else None
+    table = _read(dataset, BOTH, view=view, resolution=resolution, takes=takes)
+    assert _paths(dataset, table) == expected
+    assert table.segments[0].scenario == "Covid"
+    assert table.segments[1].scenario == ("Tea" if with_takes_json else "")
+    assert table.segments[0].participant == ("12" if with_takes_json else None)
+
+
+@pytest.mark.parametrize("with_takes_json", [True, False])
+def test_a_missing_view_is_never_replaced_by_another(dataset: Path, with_takes_json: bool):
+    takes = dataset / "takes.json" if with_takes_json else None
+    (dataset / "takes/t_1/frame_aligned_videos/aria04_214-1.mp4").unlink()
+    table = _read(dataset, BOTH, view="ego", takes=takes)
+    assert [row.take for row in table.segments] == ["t_2"]
+    expected = "the video file is not on disk" if with_takes_json else "the take has no video of the view ego"
+    assert [reason for _, reason in table.excluded] == [expected]
+    for view in ("cam03", "collage", "best_exo", "cam02"):
+        if view == "cam02" and not with_takes_json:
+            continue  # without takes.json the file itself says that the camera exists
+        with pytest.raises(DataError, match=rf"2 × .*view {view}"):
+            _read(dataset, BOTH, view=view, takes=takes)
+
+
+def test_take_counts_and_takes_that_are_nowhere(dataset: Path):
+    more = BOTH["annotations"] | {"u9": {"take_uid": "u9", "take_name": "t_9", "segments": [segment(1, 2, 5)]}}
+    table = _read(dataset, {"annotations": more}, takes=dataset / "takes.json")
+    assert [reason for _, reason in table.excluded] == ["the take is not in takes.json"]
+    assert table.counts["takes annotated"] == 3
+    assert table.counts["takes in takes.json"] == 2
+    assert table.counts["takes with a readable video"] == 2
+    table = _read(dataset, {"annotations": more})
+    assert [reason for _, reason in table.excluded] == ["the take is not on disk"]
+
+
+def test_annotation_keyed_by_name_finds_the_row_of_takes_json(dataset: Path):
+    table = _read(dataset, {"annotations": {"t_1": {"segments": [segment(1, 2, 5)]}}}, takes=dataset / "takes.json")
+    assert table.segments[0].participant == "12"
+
+
+def test_two_rgb_cameras_are_an_error_that_names_both(dataset: Path):
+    rows = json.loads((dataset / "takes.json").read_text())
+    rows[0]["frame_aligned_videos"]["aria05"] = {"rgb": _stream("frame_aligned_videos/aria05_214-1.mp4")}
+    _write_json(dataset / "takes.json", rows)
+    with pytest.raises(DataError) as raised:
+        _read(dataset, BOTH, takes=dataset / "takes.json")
+    assert "aria04_214-1.mp4 and " in str(raised.value)
+    assert "aria05_214-1.mp4" in str(raised.value)
+    table = _read(dataset, BOTH, takes=dataset / "takes.json", view="aria04")  # the way out that the message names
+    assert _paths(dataset, table) == ["t_1/frame_aligned_videos/aria04_214-1.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"frame_aligned_videos": None}, "takes.json has no video of the view ego"),
+        ({"root_dir": None}, None),
+        ({"root_dir": "../elsewhere"}, "a path in takes.json leaves the dataset's folder"),
+        ({"root_dir": "/etc"}, "a path in takes.json leaves the dataset's folder"),
+        ({"participant_uid": None, "task_name": None}, None),
+    ],
+)
+def test_odd_rows_of_takes_json(dataset: Path, change: dict[str, Any], reason: str | None):
+    rows = json.loads((dataset / "takes.json").read_text())
+    rows[0] |= change
+    _write_json(dataset / "takes.json", rows)
+    table = _read(dataset, BOTH, takes=dataset / "takes.json")
+    assert [found for _, found in table.excluded] == ([] if reason is None else [reason])
+
+
+def test_448_needs_the_aligned_folder_in_the_path(dataset: Path):
+    rows = json.loads((dataset / "takes.json").read_text())
+    rows[0]["frame_aligned_videos"]["aria04"]["rgb"]["relative_path"] = "aria04_214-1.mp4"
+    _write_json(dataset / "takes.json", rows)
+    table = _read(dataset, BOTH, takes=dataset / "takes.json", resolution="448")
+    assert "448 copy" in table.excluded[0].reason
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", '[{"take_uid": "u"}, {"take_uid": "u"}]', "[{]"])
+def test_malformed_takes_json(dataset: Path, content: str):
+    (dataset / "takes.json").write_text(content)
+    with pytest.raises(DataError, match=r"takes\.json"):
+        _read(dataset, BOTH, takes=dataset / "takes.json")
+
+
+# ---------------------------------------------------------------------------------------- the toy world
+
+
+@pytest.mark.parametrize("view", ["ego", "cam01"])
+def test_toy_world_is_read_whole_in_both_views(tmp_path_factory: pytest.TempPathFactory, view: str):
+    world = tmp_path_factory.getbasetemp() / "toy-for-keystep"
+    made = generate(world, ToyWorldConfig(num_takes=4, height=64, fps=6), num_processes=1)
+    config = AnnotationConfig(
+        train=world / "annotations/keystep_train.json", val=world / "annotations/keystep_val.json", videos=world,
+        takes=world / "takes.json", view=view,
+    )  # fmt: skip
+    train = read_keystep(config.train, config, None)
+    assert len(train.segments) == made.num_segments["train"]
+    assert not train.excluded
+    assert set(train.classes.ids) <= set(made.classes)
+    assert all(
+        made.classes[class_id] == name for class_id, name in zip(train.classes.ids, train.classes.names, strict=True)
+    )
+    assert all((row.video.width == row.video.height) == (view == "ego") for row in train.segments)
+    val = read_keystep(config.val, config, train.classes)
+    assert val.expected == made.num_segments["val"]
+    assert not {row.take for row in train.segments} & {row.take for row in val.segments}
+    assert not {row.participant for row in train.segments} & {row.participant for row in val.segments}
+
+
+def test_class_table():
+    table = ClassTable((3, 10), ("a", "a"))
+    assert (table.index(10), 3 in table, 4 in table, len(table)) == (1, True, False, 2)
+    assert table.sha256 != ClassTable((3, 11), ("a", "a")).sha256
+    assert table.sha256 == ClassTable((3, 10), ("a", "a")).sha256
+    with pytest.raises(DataError, match=r"class 4"):
+        table.index(4)
+    for ids, names in (((3, 3), ("a", "b")), ((4, 3), ("a", "b")), ((3,), ())):
+        with pytest.raises(DataError):
+            ClassTable(ids, names)
