@@ -4,6 +4,7 @@ Input: a `ToyWorldConfig`. Output: the folder `out`, in Ego-Exo4D's layout:
 
     OUT/toyworld.json                       config, classes, ceilings, list of files; written last
     OUT/takes.json
+    OUT/lists/{train,val}_{cam01,ego}.txt                           videos of a split and view, for stage 1
     OUT/annotations/{keystep_train,keystep_val,splits}.json
     OUT/takes/<take>/frame_aligned_videos/{cam01,<aria>_214-1,<aria>_1201-1}.mp4
     OUT/takes/<take>/eye_gaze/general_eye_gaze_2d.csv
@@ -18,7 +19,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -154,6 +155,8 @@ def _write_tables(aside: Path, plans: tuple[TakePlan, ...], config: ToyWorldConf
     for split in ("train", "val"):
         chosen = [plan for plan in plans if plan.split == split]
         write_json(aside / "annotations" / f"keystep_{split}.json", keystep_json(chosen, config.seed))
+        for view in ("cam01", "ego"):
+            _write_list(aside / "lists" / f"{split}_{view}.txt", chosen, view)
     write_json(aside / "annotations" / "splits.json", splits_json(plans, config.seed))
     write_json(aside / "takes.json", takes_json(plans, config.seed))
     files = sorted(path for path in aside.rglob("*") if path.is_file())
@@ -166,6 +169,13 @@ def _write_tables(aside: Path, plans: tuple[TakePlan, ...], config: ToyWorldConf
         "files": {path.relative_to(aside).as_posix(): path.stat().st_size for path in files},
     }
     write_json(aside / "toyworld.json", description)
+
+
+def _write_list(path: Path, plans: Iterable[TakePlan], view: str) -> None:
+    cameras = ((plan.name, "cam01" if view == "cam01" else f"{plan.aria}_214-1") for plan in plans)
+    lines = [f"../takes/{name}/frame_aligned_videos/{camera}.mp4\n" for name, camera in cameras]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def _identity(config: ToyWorldConfig) -> dict[str, Any]:
