@@ -163,7 +163,16 @@ def read_gazelle(
             f"{source} is a decoder alone", expected="its DINOv2 backbone beside it", found="no backbone",
             fix="set gazelle.backbone to the DINOv2 .pth (dinov2_vitb14_pretrain.pth or dinov2_vitl14_pretrain.pth)",
         )  # fmt: skip
-    backbone = _read_dinov2(Path(backbone_path), backbone_heads)
+    return read_gazelle_decoder(source, read_backbone(backbone_path, backbone_heads))
+
+
+def read_gazelle_decoder(path: str | Path, backbone: LoadedWeights[DINOv2]) -> LoadedWeights[GazeLLE]:
+    """Read a released Gaze-LLE decoder onto a backbone that is already read (and is shared, not copied).
+
+    Raises:
+        WeightsError: the file is missing, damaged or refused, or one of its keys does not fit.
+    """
+    source = Path(path)
     mapped = checked_remap(source, _flat_state(source), tables.GAZELLE_DECODER)
     spec = infer(source, mapped, lambda shapes: sizes.gazelle_spec(shapes, tables.GAZELLE_HEADS))
     empty = build_empty(lambda: GazeLLE(backbone.module, spec))
@@ -172,6 +181,18 @@ def read_gazelle(
     tensors |= {f"backbone.{name}": tensor for name, tensor in backbone.module.state_dict().items()}
     account = Account(tuple(tensors), mapped.dropped | backbone.account.dropped)
     return LoadedWeights(fill(empty, tensors), (hash_file(source), *backbone.files), account)
+
+
+def read_backbone(path: str | Path, num_heads: int | None = None) -> LoadedWeights[DINOv2]:
+    """Read a DINOv2 encoder from a released `.pth`.
+
+    Raises:
+        WeightsError: the file is missing, damaged or refused, or one of its keys does not fit.
+    """
+    source = Path(path)
+    mapped = checked_remap(source, _flat_state(source), tables.DINOV2)
+    spec = infer(source, mapped, lambda shapes: sizes.dinov2_spec(shapes, num_heads))
+    return _from_released(source, mapped, lambda: DINOv2(spec), {"mask_token": (1, spec.width)})
 
 
 def read_probe(path: str | Path, num_heads: int = tables.PROBE_HEADS) -> LoadedWeights[AttentiveProbe]:
@@ -276,12 +297,6 @@ def _flat_state(source: Path) -> dict[str, object]:
         return dict(read_safetensors(source).tensors)
     check_is_file(source)
     return read_pickle(source)
-
-
-def _read_dinov2(source: Path, num_heads: int | None) -> LoadedWeights[DINOv2]:
-    mapped = checked_remap(source, _flat_state(source), tables.DINOV2)
-    spec = infer(source, mapped, lambda shapes: sizes.dinov2_spec(shapes, num_heads))
-    return _from_released(source, mapped, lambda: DINOv2(spec), {"mask_token": (1, spec.width)})
 
 
 def _from_released(
