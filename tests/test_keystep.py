@@ -152,15 +152,16 @@ def test_training_classes_are_those_of_usable_segments(plain: Path):
 
 def test_previous_label_counts_excluded_segments_and_never_tells_a_repeat_its_own_label(plain: Path):
     steps = [
+        segment(5, 6, 6),
         segment(0, 1, 4),
         segment(1, 1, 6),
-        segment(2, 3, 6),
-        segment(2, 3, 6),
-        segment(5, 6, 4),
+        segment(2, 3, 4),
+        segment(2, 3, 4),
         segment(None, 1, 6),
     ]
     table = _read(plain, {"annotations": {"take_a": {"segments": steps}}})
-    assert [row.previous_label for row in table.segments] == [None, 1, 1, 1]
+    assert [(row.start_sec, row.label) for row in table.segments] == [(5, 1), (0, 0), (2, 0), (2, 0)]
+    assert [row.previous_label for row in table.segments] == [0, None, 1, 1]  # the excluded step at 1 s came before
     assert table.counts["repeated segments kept"] == 1
     assert len(table.excluded) == 2
 

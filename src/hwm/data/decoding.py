@@ -79,10 +79,14 @@ class FrameCursor:
         require_regular_file(path)
         self._container: av.container.InputContainer | None = None
         self.num_seeks = 0
-        self._open()
-        first = self._next
-        assert first is not None
-        self.quarter_turns = self._quarter_turns(first)
+        try:
+            self._open()
+            first = self._next
+            assert first is not None
+            self.quarter_turns = self._quarter_turns(first)
+        except DataError:
+            self.close()
+            raise
         swapped = self.quarter_turns % 2 == 1
         self.stored_size = (first.height, first.width)
         self.height, self.width = (first.width, first.height) if swapped else (first.height, first.width)
