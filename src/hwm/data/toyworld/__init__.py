@@ -4,3 +4,4 @@ from hwm.data.toyworld.formats import Truth as Truth
 from hwm.data.toyworld.formats import load_truth as load_truth
 from hwm.data.toyworld.generate import ToyWorldSummary as ToyWorldSummary
 from hwm.data.toyworld.generate import generate as generate
+from hwm.data.toyworld.splits import read_split as read_split

@@ -15,9 +15,9 @@ What the observer is granted (a grant can only raise the ceiling, so no honest m
 - *with gaze* it also knows the gaze target from the first frame drawn after a turn has begun. No more than one turn
   can be ahead of the last started step, since a step's turn begins after the start of the step before.
 
-So, with a the last started step, j the number of starts up to and including step k, P the recipe's matrix:
-without gaze the best guess is right with probability `max_s P^j[a, s]`. With gaze, the turn to the next step b has been
-seen with probability `v = P(start_b - lead < t_last)`, over the law of the lead and not its realised value, and the best
+So, with a the last started step, j the number of starts up to and including step k, P the recipe's matrix: without
+gaze the best guess is right with probability `max_s P^j[a, s]`. With gaze, the turn to the next step b has been seen
+with probability `v = P(start_b - lead < t_last)`, over the law of the lead and not its realised value, and the best
 guess is right with probability `v · Σ_b P[a, b] · max_s P^(j-1)[b, s] + (1 - v) · max_s P^j[a, s]`. Where gaze is
 uninformative both are the same. The ceiling is the mean of these over the segments of the split, given the times and
 the steps that came before each.
@@ -26,6 +26,8 @@ the steps that came before each.
 that is given no gaze may still read it there and pass this number; it cannot pass the number with gaze.
 """
 
+import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -66,26 +68,42 @@ def observed_moment(script: Script, index: int, horizon_sec: float, fps: float, 
     if last < 0:
         return None
     # 1e-6 steps of tolerance: times are multiples of 10 microseconds, and 1.3 * 4 must not fall below a grid line.
-    seen = np.floor(np.floor(last * fps + 1e-6) / fps * video_fps + 1e-6) / video_fps
-    started = int(np.searchsorted(np.array(script.starts_sec), seen, side="right"))
-    return Moment(started, index - started + 1, float(seen))
+    seen = math.floor(math.floor(last * fps + 1e-6) / fps * video_fps + 1e-6) / video_fps
+    started = bisect_right(script.starts_sec, seen)
+    return Moment(started, index - started + 1, seen)
 
 
 def turn_probability(script: Script, moment: Moment) -> float:
     """Probability, over the law of the lead, that the turn before the next step has begun before the last frame."""
     low, high = LEAD_SEC
     distance = script.starts_sec[moment.started] - moment.seen_sec
-    return float(np.clip((high - distance) / (high - low), 0.0, 1.0))
+    return min(max((high - distance) / (high - low), 0.0), 1.0)
 
 
-def _powers(recipe_index: int, highest: int) -> list[np.ndarray]:
-    """P^0, P^1, … [steps + 1, steps + 1]; the extra last row is the start, so that "nothing yet" is a state too."""
+class _Ahead(NamedTuple):
+    """Looking j steps ahead from each step of a recipe; the last entry of each list is the start of the take."""
+
+    best: list[float]
+    """max_s P^j[a, s]"""
+    guess: list[int]
+    """argmax_s P^j[a, s]"""
+    told: list[float]
+    """Σ_b P[a, b] · max_s P^(j-1)[b, s]: the same where the next step is known."""
+
+
+def _look_ahead(recipe_index: int, farthest: int) -> list[_Ahead]:
+    """Entry j looks j steps ahead; entry 0 is the step itself (its `told` has no meaning)."""
     recipe = RECIPES[recipe_index]
     size = len(recipe.steps) + 1
     matrix = np.zeros((size, size))
     matrix[:-1, :-1] = recipe.follow
     matrix[-1, :-1] = recipe.start
-    return [np.linalg.matrix_power(matrix, power) for power in range(highest + 1)]
+    powers = [np.linalg.matrix_power(matrix, power) for power in range(farthest + 1)]
+    told = [powers[0].max(axis=1)] + [matrix @ power.max(axis=1) for power in powers[:-1]]
+    return [
+        _Ahead(power.max(axis=1).tolist(), power.argmax(axis=1).tolist(), known.tolist())
+        for power, known in zip(powers, told, strict=True)
+    ]
 
 
 def ceiling(scripts: Sequence[Script], informative: bool, horizon_sec: float, fps: float, video_fps: float) -> Ceiling:
@@ -99,13 +117,13 @@ def ceiling(scripts: Sequence[Script], informative: bool, horizon_sec: float, fp
         video_fps: frames a second of the videos.
     """
     longest = max(len(script.steps) for script in scripts)
-    powers = [_powers(index, longest) for index in range(len(RECIPES))]
+    ahead = [_look_ahead(index, longest) for index in range(len(RECIPES))]
     rows: list[tuple[float, float, bool, bool]] = []
     for script in scripts:
         for index, truth in enumerate(script.steps):
             moment = observed_moment(script, index, horizon_sec, fps, video_fps)
             if moment is not None:
-                rows.append(_segment(script, moment, truth, informative, powers[script.recipe]))
+                rows.append(_segment(script, moment, truth, informative, ahead[script.recipe]))
     if not rows:
         return Ceiling(horizon_sec, 0, 0.0, 0.0, 0.0, 0.0)
     means = np.array(rows, dtype=np.float64).mean(axis=0)
@@ -113,20 +131,18 @@ def ceiling(scripts: Sequence[Script], informative: bool, horizon_sec: float, fp
 
 
 def _segment(
-    script: Script, moment: Moment, truth: int, informative: bool, powers: list[np.ndarray]
+    script: Script, moment: Moment, truth: int, informative: bool, ahead: list[_Ahead]
 ) -> tuple[float, float, bool, bool]:
     """Chance to be right without and with gaze, and whether the best observer is right, without and with."""
     before = script.steps[moment.started - 1] if moment.started else -1
-    history = powers[moment.ahead][before]
-    without, guess = float(history.max()), int(history.argmax())
+    table = ahead[moment.ahead]
+    without, guess = table.best[before], table.guess[before]
     if not informative:
         return without, without, guess == truth, guess == truth
-    after_turn = powers[moment.ahead - 1]
-    seen = turn_probability(script, moment)
-    told = float(powers[1][before] @ after_turn.max(axis=1))
+    seen, told = turn_probability(script, moment), table.told[before]
     target = script.steps[moment.started]
     has_turned = script.starts_sec[moment.started] - script.leads_sec[moment.started] < moment.seen_sec
-    gaze_guess = int(after_turn[target].argmax()) if has_turned else guess
+    gaze_guess = ahead[moment.ahead - 1].guess[target] if has_turned else guess
     return without, seen * told + (1 - seen) * without, guess == truth, gaze_guess == truth
 
 

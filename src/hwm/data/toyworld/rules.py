@@ -10,6 +10,8 @@ The gaze leaves for the next object `lead` seconds before a step starts; `lead` 
 that precedes it has started.
 """
 
+from bisect import bisect_right
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -144,7 +146,7 @@ def _recipe(key: str, scenario: str, rows: tuple[_Row, ...], start: dict[int, fl
 
 RECIPES: tuple[Recipe, ...] = (
     _recipe("tea", "Making Milk Tea & Toast", _TEA, {0: 0.48, 4: 0.30, 1: 0.22}, first_id=4),
-    _recipe("eggs", "Making Scrambled Eggs", _EGGS, {0: 0.48, 4: 0.30, 2: 0.22}, first_id=5),
+    _recipe("eggs", "Making Scrambled Eggs", _EGGS, {0: 0.48, 4: 0.30, 2: 0.22}, first_id=11),
     _recipe("salad", "Making Bean Salad", _SALAD, {4: 0.48, 5: 0.30, 0: 0.22}, first_id=3),
 )
 
@@ -180,8 +182,8 @@ def sample_script(recipe_index: int, informative: bool, fps: int, rng: np.random
     steps: list[int] = []
     gaze_objects: list[int] = []
     for index in range(num_steps):
-        row = recipe.follow[steps[-1]] if steps else recipe.start
-        steps.append(min(int(np.searchsorted(np.cumsum(row), body[index, 3], side="right")), num_objects - 1))
+        row = tuple(accumulate(recipe.follow[steps[-1]] if steps else recipe.start))
+        steps.append(bisect_right(row, float(body[index, 3]) * row[-1]))
         if informative:
             gaze_objects.append(steps[-1])
         else:

@@ -193,16 +193,17 @@ def exo_frames(
         top, left = cameras.exo[index]
         frame = still[top : top + views.height, left : left + views.exo_width].copy()
         origin = shift - np.array([left, top])
+        column, row = (int(value) for value in origin)
         yaw, pitch = direction_to(HEAD_CENTRE, gaze.head[index])
         key = round(yaw / _ANGLE_STEP), round(pitch / _ANGLE_STEP)
         if key not in heads:
             heads[key] = head_sprite(style, key[0] * _ANGLE_STEP, key[1] * _ANGLE_STEP)
         centre = np.array(HEAD_CENTRE) * size + origin
         blit(frame, heads[key], _pixel(centre[1]), _pixel(centre[0]))
-        lamp.draw(frame, angles[index], *origin[::-1])
+        lamp.draw(frame, angles[index], row, column)
         spot = balls[index] * size + origin
         blit(frame, ball, _pixel(spot[1]), _pixel(spot[0]))
-        arms.draw(frame, hands.exo[index] * size, hands.tools[index], *origin[::-1])
+        arms.draw(frame, hands.exo[index] * size, hands.tools[index], row, column)
         yield noise.add(frame)
 
 
@@ -241,8 +242,9 @@ def ego_frames(
             still = _still(room, sprites, places, changed[index])
         top, left = cameras.ego[index]
         frame = still[top : top + size, left : left + size].copy()
-        origin = np.array([margin - left, margin - top])
+        column, row = margin - int(left), margin - int(top)
+        origin = np.array([column, row])
         spot = balls[index] * size + origin
         blit(frame, ball, _pixel(spot[1]), _pixel(spot[0]))
-        arms.draw(frame, hands.ego[index] * size, hands.tools[index], *origin[::-1])
+        arms.draw(frame, hands.ego[index] * size, hands.tools[index], row, column)
         yield noise.add(np.maximum((frame * dark) >> 8, NOISE_ROOM).astype(np.uint8))

@@ -99,7 +99,7 @@ def _hand_track(
         if look.hand_of[item] != hand:
             continue
         start, end = script.starts_sec[index], script.ends_sec[index]
-        back = float(smooth(np.array((start - last_end) / RETURN_SEC)))
+        back = float(smooth(np.array([(start - last_end) / RETURN_SEC]))[0])
         origin = last_place + back * (rest - last_place)
         work = size * _motion(steps[item].motion, np.clip(times_sec - start - REACH_SEC, 0.0, end - start - REACH_SEC))
         at_rest = _motion(steps[item].motion, np.zeros(1))[0] * size
