@@ -71,7 +71,9 @@ def new_world(config: PretrainConfig) -> Assembled:
         loaded = read_gazelle(config.gazelle.weights, config.gazelle.backbone)
         gazelle, scene_width = loaded.module, loaded.module.spec.width
         gazelle.backbone.spec.grid(config.gazelle.resolution, config.gazelle.resolution)
-        weights |= {name: file.sha256 for name, file in zip(("gazelle", "gazelle_backbone"), loaded.files, strict=False)}
+        weights |= {
+            name: file.sha256 for name, file in zip(("gazelle", "gazelle_backbone"), loaded.files, strict=False)
+        }
     encoder.module.spec.grid(config.encoder.resolution, config.encoder.resolution)
     sizes = config.predictor
     spec = PredictorSpec(
@@ -93,7 +95,9 @@ def load_stage1(path: Path) -> Stage1:
     """
     if (path / TENSORS_NAME).is_file() and (path / CONFIG_NAME).is_file():
         world = HumanWorldModel.from_pretrained(path)
-        observer = {"observer": hash_tensors(world.observer.state_dict())}
+        observer = {"encoder": hash_tensors(world.observer.encoder.state_dict())}
+        if world.observer.gazelle is not None:
+            observer["gazelle"] = hash_tensors(world.observer.gazelle.state_dict())
         return Stage1(world, observer, predictor_hash(world.predictor), path)
     run = path.parents[1] if path.parent.name == CHECKPOINTS else path
     if not (run / "config.yaml").is_file() or not (run / CHECKPOINTS).is_dir():

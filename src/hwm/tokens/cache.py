@@ -1,9 +1,9 @@
 """Tokens of whole videos on disk: one safetensors file a video and part, read back by steps, memory-mapped.
 
-Parts are the latents (`z`) and, where there is a Gazelle, the scene tokens (`scene`); models with and without gaze share
-the latents. A file's place holds two hashes: of everything that decides the numbers (weights, time grid, crop, precision,
-version of this code) and of the video's bytes. Nothing stale can be read by mistake; a changed video or weight file
-gives new names. Files are written aside and renamed. Tokens are float16: layer-normed values, relative error < 5e-4.
+Parts are the latents (`z`) and, where there is a Gazelle, the scene tokens (`scene`); models with and without gaze
+share the latents. A file's place holds two hashes: of everything that decides the numbers (weights, time grid, crop,
+precision, version of this code) and of the video's bytes. Nothing stale can be read by mistake; a changed video or
+weight file gives new names. Files are written aside and renamed. Tokens are float16: layer-normed, error < 5e-4.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ class TokenCache:
     Args:
         folder: where files are kept; made if missing.
         grid: the time grid and resolutions; its Gazelle resolution says whether there are scene tokens.
-        weights: `encoder` and, with scene tokens, `gazelle` → sha256 of the weight files.
+        weights: `encoder`, and the files of Gazelle where there is one → sha256.
     """
 
     def __init__(self, folder: Path, grid: TimeGrid, weights: Mapping[str, str]) -> None:
@@ -48,7 +48,8 @@ class TokenCache:
         }
         identities = {"z": seen}
         if grid.gazelle_resolution is not None:
-            identities["scene"] = seen | {"gazelle": [weights["gazelle"], grid.gazelle_resolution]}
+            files = {name: digest for name, digest in weights.items() if name != "encoder"}
+            identities["scene"] = seen | {"gazelle": [files, grid.gazelle_resolution]}
         self._identities = {part: json.dumps(identity, sort_keys=True) for part, identity in identities.items()}
         self._folders = {
             part: folder / f"{part}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"

@@ -1,20 +1,22 @@
 """One interface to tokens, live or cached; the stages that read it never know which.
 
-    source.prepare(videos)          → videos that cannot be used, with reasons
-    source.batches(plan)            → for each list of clip requests, a `TokenBatch`
+source.prepare(videos)          → videos that cannot be used, with reasons
+source.batches(plan)            → for each list of clip requests, a `TokenBatch`
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from hwm.config import TokenConfig
 from hwm.data.clips import ClipRequest
 from hwm.data.exclusions import Exclusion
 from hwm.data.transforms import centre_square
 from hwm.data.video import VideoInfo, VideoReader
+from hwm.engine.home import home
 from hwm.errors import CacheError, DataError
 from hwm.models.observer import Observer
 from hwm.models.world_model import TimeGrid
@@ -132,9 +134,7 @@ class CachedSource:
                 fix="set tokens.source=live, or data.augment=null",
             )
         num_padded = min(max(0, -request.first_step), request.num_steps)
-        stored = self._cache.read(
-            request.video.path, max(0, request.first_step), request.num_steps - num_padded
-        )
+        stored = self._cache.read(request.video.path, max(0, request.first_step), request.num_steps - num_padded)
         return StepTokens(*(None if x is None else _left_padded(x, num_padded) for x in stored))
 
 
@@ -172,3 +172,22 @@ def _masked(tokens: StepTokens, valid_BT: Tensor) -> TokenBatch:
     keep = valid_BT[:, :, None, None]
     scene = tokens.scene_SNG
     return TokenBatch(tokens.z_SND * keep, None if scene is None else scene * keep, valid_BT)
+
+
+def open_source(
+    config: TokenConfig, observer: Observer, grid: TimeGrid, weights: Mapping[str, str], device: torch.device,
+    num_workers: int,
+) -> TokenSource:  # fmt: skip
+    """The source that a configuration asks for.
+
+    Args:
+        config: live or cached, and where the cache is.
+        observer: frozen encoder and Gazelle; its Gazelle is used where the grid has a Gazelle resolution.
+        grid: the time grid.
+        weights: name → sha256 of the observer's weight files; decides where cached tokens are found.
+        device: where to encode, and where the tokens come out.
+        num_workers: processes that decode ahead (live).
+    """
+    if config.source == "live":
+        return LiveSource(observer, grid, device, num_workers)
+    return CachedSource(observer, grid, device, TokenCache(config.folder or home() / "tokens", grid, weights))
