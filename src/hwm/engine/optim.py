@@ -78,7 +78,7 @@ def raise_if_not_finite(module: nn.Module, loss: Tensor | float, where: str) -> 
     Raises:
         RunError: names the step, the loss and the worst parameter.
     """
-    value = float(loss)
+    value = float(loss.detach() if isinstance(loss, Tensor) else loss)
     norm = _gradient_norm(module, where)
     if math.isfinite(value) and math.isfinite(norm):
         return

@@ -31,9 +31,7 @@ class MaskedLosses(NamedTuple):
 
 def patch_pixels(video_BRFYX: Float[Tensor, "b r f y x"], tubelet: int, patch: int) -> Float[Tensor, "b l p"]:
     """Pixels of every tubelet (first frame), in token order, each patch normalised to mean 0 and deviation 1."""
-    patches = rearrange(
-        video_BRFYX[:, :, ::tubelet], "b r t (h p) (w q) -> b (t h w) (p q r)", p=patch, q=patch
-    )
+    patches = rearrange(video_BRFYX[:, :, ::tubelet], "b r t (h p) (w q) -> b (t h w) (p q r)", p=patch, q=patch)
     deviation = patches.std(dim=-1, keepdim=True)
     return (patches - patches.mean(dim=-1, keepdim=True)) / (deviation + 0.1)
 

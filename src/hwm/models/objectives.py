@@ -45,9 +45,7 @@ def predictor_losses(
 
     observed = z_BTND.shape[1] - rollout_steps
     known_B1 = known_BT[:, observed - 1 : observed]
-    imagined = predictor.continue_from(
-        prediction.step(observed - 1), cache.first(observed), rollout_steps, known_B1
-    )
+    imagined = predictor.continue_from(prediction.step(observed - 1), cache.first(observed), rollout_steps, known_B1)
     has_past = valid_BT[:, observed - 1 : observed] & valid_BT[:, observed:]
     rollout = masked_l1(imagined.z_BKND, target_BTND[:, observed:], has_past)
 

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from hwm.losses import layer_normed
 from hwm.models.causal_stack import CausalStack, CausalStackSpec, KVCache
 
-
 GATE_RATE = 16.0
 """The gate is this many times its parameter: a scalar that AdamW moves by one learning rate a step would stay shut."""
 

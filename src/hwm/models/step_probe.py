@@ -39,13 +39,9 @@ class StepProbe(nn.Module):
         self.patch_embed = nn.Parameter(torch.empty(1, spec.num_patches, spec.width))
         nn.init.trunc_normal_(self.step_embed, std=0.02)
         nn.init.trunc_normal_(self.patch_embed, std=0.02)
-        self.probe = AttentiveProbe(
-            spec.width, spec.num_heads, spec.depth, spec.num_queries, {TASK: spec.num_classes}
-        )
+        self.probe = AttentiveProbe(spec.width, spec.num_heads, spec.depth, spec.num_queries, {TASK: spec.num_classes})
 
-    def forward(
-        self, features_BTND: Float[Tensor, "b t n d"], valid_BT: Bool[Tensor, "b t"]
-    ) -> Float[Tensor, "b c"]:
+    def forward(self, features_BTND: Float[Tensor, "b t n d"], valid_BT: Bool[Tensor, "b t"]) -> Float[Tensor, "b c"]:
         """Logits [B, C]; steps with `valid_BT` false are not read."""
         tokens_BLD = (features_BTND + self.step_embed + self.patch_embed).flatten(1, 2)
         valid_BL = valid_BT.repeat_interleave(features_BTND.shape[2], dim=1)
