@@ -1,5 +1,7 @@
 """Each name of a source becomes a video or a named exclusion; clips are pure functions of (seed, epoch, index)."""
 
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from hwm.config import AugmentConfig
 from hwm.data.clips import ClipPlan, VideoSet, find_videos
 from hwm.data.exclusions import Exclusion, check_coverage, summarise
+from hwm.data.probing import probe_videos
 from hwm.data.transforms import centre_square
 from hwm.data.video import VideoInfo, VideoReader, num_grid_steps, write_video
 from hwm.errors import DataError
@@ -111,6 +114,27 @@ def test_summarise_sorts_and_coverage_is_held():
     check_coverage("x", 4, 1, 3)
     with pytest.raises(DataError, match=r"lost track"):
         check_coverage("x", 5, 1, 3)
+
+
+def test_a_file_that_never_answers_is_one_exclusion_and_does_not_hold_up_the_others():
+    never = threading.Event()
+
+    def probe(path: Path) -> VideoInfo:
+        if path.name.startswith("hang"):
+            never.wait(30)
+        if path.name.startswith("bad"):
+            raise DataError(f"cannot read video {path}: torn")
+        return VideoInfo(path, 1.0, 8, 8, 10.0, "h264", 0, 1)
+
+    names = [f"good{n}" for n in range(20)] + [f"hang{n}" for n in range(9)] + ["bad", "good"]
+    began = time.monotonic()
+    answers = probe_videos([Path(name) for name in names], timeout_sec=0.3, probe=probe)
+    assert time.monotonic() - began < 5
+    never.set()
+    expected = {"g": None, "h": "no answer within 0.3 s", "b": "torn"}
+    for name, answer in zip(names, answers, strict=True):
+        assert answer == (expected[name[0]] or VideoInfo(Path(name), 1.0, 8, 8, 10.0, "h264", 0, 1))
+    assert probe_videos([]) == []
 
 
 # ------------------------------------------------------------------------------------------------- plans

@@ -7,7 +7,6 @@ In: files, folders and lists of videos. Out: a `VideoSet` (usable videos, everyt
 import csv
 import glob as globbing
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +14,9 @@ import numpy as np
 
 from hwm.config import AugmentConfig
 from hwm.data.exclusions import Exclusion, check_coverage, summarise
+from hwm.data.probing import probe_videos
 from hwm.data.transforms import centre_square, random_box
-from hwm.data.video import CropBox, VideoInfo, num_grid_steps, probe_video
+from hwm.data.video import CropBox, VideoInfo, num_grid_steps
 from hwm.errors import DataError
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"})
@@ -24,8 +24,6 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".m
 
 VALIDATION_CLIPS_PER_VIDEO = 4
 """At most this many clips of a video in `ClipPlan.validation`."""
-
-_PROBE_THREADS = 8  # probing waits for storage, not for the processor
 
 
 class VideoSet(NamedTuple):
@@ -75,14 +73,13 @@ def find_videos(sources: Sequence[str | Path], glob: str, min_duration_sec: floa
             seen.add(real)
             fresh.append(path)
     videos: list[VideoInfo] = []
-    with ThreadPoolExecutor(_PROBE_THREADS) as pool:
-        for path, probed in zip(fresh, pool.map(_probe, fresh), strict=True):
-            if isinstance(probed, Exclusion):
-                excluded.append(probed)
-            elif probed.duration_sec < min_duration_sec:
-                excluded.append(Exclusion(str(path), f"shorter than {min_duration_sec:g} s"))
-            else:
-                videos.append(probed)
+    for path, probed in zip(fresh, probe_videos(fresh), strict=True):
+        if isinstance(probed, str):
+            excluded.append(Exclusion(str(path), probed))
+        elif probed.duration_sec < min_duration_sec:
+            excluded.append(Exclusion(str(path), f"shorter than {min_duration_sec:g} s"))
+        else:
+            videos.append(probed)
     check_coverage("the search for videos", len(named), len(videos), len(excluded))
     if not videos:
         causes = "; ".join(f"{count} × {reason}" for reason, count in summarise(excluded).items())
@@ -155,18 +152,6 @@ class ClipPlan:
 
     def _num_starts(self, video: VideoInfo) -> int:
         return num_grid_steps(video.duration_sec, self.fps) - self.num_steps + 1
-
-
-def _probe(path: Path) -> VideoInfo | Exclusion:
-    try:
-        return probe_video(path)
-    except DataError as error:
-        return Exclusion(str(path), unreadable_reason(path, error))
-
-
-def unreadable_reason(path: Path, error: DataError) -> str:
-    """The reason alone, without the file's name, so that equal reasons can be counted."""
-    return error.problem.removeprefix(f"cannot read video {path}: ")
 
 
 def _paths_of(source: Path, glob: str) -> list[Path]:

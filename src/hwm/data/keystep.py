@@ -9,19 +9,16 @@ kept (the annotators wrote them, upstream scores them) and counted.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hwm.config import AnnotationConfig
-from hwm.data.clips import unreadable_reason
 from hwm.data.exclusions import Exclusion, check_coverage, summarise
+from hwm.data.probing import probe_videos
 from hwm.data.segments import ClassTable, Segment, SegmentTable
 from hwm.data.takes import Take, TakeIndex, read_json
-from hwm.data.video import VideoInfo, probe_video
+from hwm.data.video import VideoInfo
 from hwm.errors import DataError
-
-_PROBE_THREADS = 8  # probing waits for storage, not for the processor
 
 
 class _Row(NamedTuple):
@@ -181,20 +178,13 @@ def _find_videos(parsed: _Parsed, index: TakeIndex) -> dict[str, _FoundVideo]:
         located[key] = _FoundVideo(take, None, found.reason)
         if found.path is not None:
             paths[key] = found.path
-    with ThreadPoolExecutor(_PROBE_THREADS) as pool:
-        for key, probed in zip(paths, pool.map(_probe, paths.values()), strict=True):
-            is_video = isinstance(probed, VideoInfo)
-            located[key] = _FoundVideo(
-                located[key].take, probed if is_video else None, None if is_video else f"unreadable video: {probed}"
-            )
+    for key, probed in zip(paths, probe_videos(list(paths.values())), strict=True):
+        take = located[key].take
+        if isinstance(probed, str):
+            located[key] = _FoundVideo(take, None, f"unreadable video: {probed}")
+        else:
+            located[key] = _FoundVideo(take, probed, None)
     return located
-
-
-def _probe(path: Path) -> VideoInfo | str:
-    try:
-        return probe_video(path)
-    except DataError as error:
-        return unreadable_reason(path, error)
 
 
 def _fault(fields: dict[str, Any]) -> str | None:

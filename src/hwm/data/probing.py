@@ -1,0 +1,72 @@
+"""Probing many videos at once, so that one file that never answers costs one exclusion and not the run.
+
+In: paths. Out: for each, its `VideoInfo` or the reason why it cannot be used. Threads, not processes: probing waits for
+storage, and PyAV gives up the interpreter's lock while it does.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hwm.data.video import VideoInfo, probe_video
+from hwm.errors import DataError
+
+PROBE_TIMEOUT_SEC = 60.0
+"""Far above what a slow network disk needs for one file."""
+
+_NUM_THREADS = 8
+
+_Answers = queue.SimpleQueue[tuple[int, VideoInfo | str | None]]
+
+
+def probe_videos(
+    paths: Sequence[Path],
+    timeout_sec: float = PROBE_TIMEOUT_SEC,
+    probe: Callable[[Path], VideoInfo] = probe_video,
+) -> list[VideoInfo | str]:
+    """Probe each path.
+
+    Args:
+        paths: video files.
+        timeout_sec: seconds one file may take; its thread is then left behind (it cannot be ended from outside).
+        probe: what is done with a path.
+
+    Returns:
+        In the order of `paths`: the `VideoInfo`, or the reason (without the path, so that reasons can be counted).
+    """
+    results: dict[int, VideoInfo | str] = {}
+    waiting = list(range(len(paths)))[::-1]
+    deadlines: dict[int, float] = {}
+    answers: _Answers = queue.SimpleQueue()
+    while waiting or deadlines:
+        while waiting and len(deadlines) < _NUM_THREADS:
+            index = waiting.pop()
+            deadlines[index] = time.monotonic() + timeout_sec
+            # Daemons: one that hangs must not keep the program from ending.
+            threading.Thread(target=_answer, args=(index, paths[index], probe, answers), daemon=True).start()
+        try:
+            index, answer = answers.get(timeout=max(0.0, min(deadlines.values()) - time.monotonic()))
+        except queue.Empty:
+            for late in [index for index, deadline in deadlines.items() if deadline <= time.monotonic()]:
+                del deadlines[late]
+                results[late] = f"no answer within {timeout_sec:g} s"
+            continue
+        if answer is None:
+            raise DataError(
+                f"the probe of {paths[index]} failed in an unexpected way", fix="please report this as a bug"
+            )
+        if deadlines.pop(index, None) is not None:
+            results[index] = answer
+    return [results[index] for index in range(len(paths))]
+
+
+def _answer(index: int, path: Path, probe: Callable[[Path], VideoInfo], answers: _Answers) -> None:
+    answer: VideoInfo | str | None = None
+    try:
+        answer = probe(path)
+    except DataError as error:
+        answer = error.problem.removeprefix(f"cannot read video {path}: ")
+    finally:
+        answers.put((index, answer))
