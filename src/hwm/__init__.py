@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hwm.errors import HwmError as HwmError
-    from hwm.models.world_model import HumanWorldModel as HumanWorldModel
+    from hwm.weights.pretrained import HumanWorldModel as HumanWorldModel
     from hwm.recipes import load_config as load_config
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "HumanWorldModel": "hwm.models.world_model",
+    "HumanWorldModel": "hwm.weights.pretrained",
     "HwmError": "hwm.errors",
     "load_config": "hwm.recipes",
 }

@@ -1,0 +1,220 @@
+"""The command line: one function a verb, and the only place that prints.
+
+    hwm VERB CONFIG [key=value ...]
+
+Configurations are read and checked before a pipeline, and with it torch, is imported. Errors are told in plain words
+(`--debug` shows the traceback): exit code 2 for a wrong command or configuration, 1 for anything else, 143 for a run
+that was asked to stop and saved.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Optional, TypeVar
+
+import typer
+from lightning_utilities.core.rank_zero import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import hwm
+from hwm.config import (
+    AdaptConfig,
+    AdaptGazeConfig,
+    AnticipateConfig,
+    DemoConfig,
+    PretrainConfig,
+    RunConfig,
+    ToyWorldConfig,
+)
+from hwm.engine.requirements import require_inputs
+from hwm.errors import ConfigError, HwmError
+from hwm.recipes import load_config
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="A gaze-conditioned human world model: watch people work, imagine what comes next, name the next step.",
+)
+
+_Run = TypeVar("_Run", bound=RunConfig)
+_ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML recipe, or a shipped one's name.")]
+_Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045 (typer reads the older form)
+    typer.Argument(metavar="KEY=VALUE", help="Settings to change, e.g. optim.lr=1e-4", show_default=False),
+]
+_Folder = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--folder", help="Folder that holds run folders (the setting `folder`).", show_default=False),
+]
+_Resume = Annotated[
+    bool, typer.Option("--resume/--fresh", help="Go on from the newest checkpoint, or clear an earlier run first.")
+]
+
+
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(f"hwm {hwm.__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (may stand anywhere).")] = False,
+) -> None:
+    """Options of all verbs: `--version` ends here, `--debug` is read by `main`."""
+
+
+@app.command(rich_help_panel="Start here")
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="The same at a size for a first look or CI.")] = False,
+    overrides: _Overrides = None,
+    folder: Annotated[Optional[Path], typer.Option("--folder", help="Folder of all it makes.")] = None,  # noqa: UP045
+) -> None:
+    """Both stages on the toy world, with and without gaze, and a report of it all."""
+    config = load_config(DemoConfig, "demo/quick" if quick else "demo/full", _with(overrides, folder=folder))
+    from hwm.pipelines import demo as pipeline
+
+    _tell(pipeline.run(config))
+
+
+@app.command(rich_help_panel="Data")
+def toyworld(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
+    takes: Annotated[int, typer.Option("--takes", min=2, help="Takes in all.")] = ToyWorldConfig().num_takes,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Everything follows from it.")] = ToyWorldConfig().seed,
+    gaze: Annotated[str, typer.Option("--gaze", help="informative or uninformative")] = ToyWorldConfig().gaze,
+) -> None:
+    """Make a toy world: videos, key steps and gaze in the formats of Ego-Exo4D, with a known best score."""
+    if gaze not in ("informative", "uninformative"):
+        raise ConfigError("--gaze is neither of its two values", expected="informative or uninformative", found=gaze)
+    config = ToyWorldConfig(num_takes=takes, seed=seed, gaze=gaze)
+    from hwm.data.toyworld import generate
+    from hwm.engine.progress import Progress
+
+    with Progress("takes drawn", total=config.num_takes) as bar:
+        summary = generate(out, config, lambda done, total: bar.set(done))
+    _tell(
+        {
+            "folder": summary.folder,
+            "takes": summary.num_takes,
+            "key steps": summary.num_segments,
+            "seconds of video": round(summary.num_seconds),
+        }
+    )
+
+
+@app.command(rich_help_panel="Train")
+def pretrain(
+    config: _ConfigArgument, overrides: _Overrides = None, folder: _Folder = None, resume: _Resume = True
+) -> None:
+    """Stage 1: train the world model on videos."""
+    checked = _checked(PretrainConfig, config, _with(overrides, folder=folder))
+    from hwm.pipelines import pretrain as pipeline
+
+    _tell(pipeline.run(checked, resume=resume))
+
+
+@app.command(rich_help_panel="Train")
+def anticipate(
+    config: _ConfigArgument,
+    overrides: _Overrides = None,
+    checkpoint: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--checkpoint", help="Run folder of stage 1, a checkpoint in it, or a saved world model."),
+    ] = None,
+    folder: _Folder = None,
+) -> None:
+    """Stage 2: train and score a probe that names the next key step."""
+    checked = _checked(AnticipateConfig, config, _with(overrides, folder=folder, checkpoint=checkpoint))
+    if checked.checkpoint is None:
+        raise ConfigError("no world model was given", fix=f"hwm anticipate {config} --checkpoint runs/NAME")
+    from hwm.pipelines import anticipate as pipeline
+
+    _tell(pipeline.run(checked))
+
+
+@app.command(rich_help_panel="Train the frozen parts")
+def adapt(
+    config: _ConfigArgument, overrides: _Overrides = None, folder: _Folder = None, resume: _Resume = True
+) -> None:
+    """Adapt an encoder to your videos, or make a small one, by the masked-latent objective."""
+    checked = _checked(AdaptConfig, config, _with(overrides, folder=folder))
+    from hwm.pipelines import adapt as pipeline
+
+    _tell(pipeline.run(checked, resume=resume))
+
+
+@app.command("adapt-gaze", rich_help_panel="Train the frozen parts")
+def adapt_gaze(config: _ConfigArgument, overrides: _Overrides = None, folder: _Folder = None) -> None:
+    """Train a small Gaze-LLE model on the toy world's gaze."""
+    checked = _checked(AdaptGazeConfig, config, _with(overrides, folder=folder))
+    from hwm.pipelines import adapt_gaze as pipeline
+
+    _tell(pipeline.run(checked))
+
+
+def _checked(cls: type[_Run], source: str, overrides: Sequence[str]) -> _Run:
+    """The configuration, after a look whether the files that it names are there."""
+    config = load_config(cls, source, overrides)
+    require_inputs(config)
+    return config
+
+
+def _with(overrides: Sequence[str] | None, **options: Path | None) -> list[str]:
+    """Options that have a setting of their own become overrides; JSON text is YAML that needs no further care."""
+    given = [f"{key}={json.dumps(str(path))}" for key, path in options.items() if path is not None]
+    return [*(overrides or ()), *given]
+
+
+def _tell(result: Any) -> None:
+    """Prints what a pipeline found: folder, numbers, and tables of scores."""
+    if getattr(rank_zero_only, "rank", 0):  # one of several processes is enough
+        return
+    facts: Mapping[str, Any] = result if isinstance(result, Mapping) else result._asdict()
+    console = Console()
+    scores: dict[str, Mapping[str, float]] = {}
+    for name, value in facts.items():
+        if isinstance(value, Mapping) and value and all(isinstance(inner, Mapping) for inner in value.values()):
+            scores |= value
+        elif isinstance(value, Mapping):
+            shown = "  ".join(f"{key} {inner:.4g}" for key, inner in value.items() if isinstance(inner, int | float))
+            console.print(Text(f"{name}: {shown}"), soft_wrap=True)
+        elif isinstance(value, str | int | float | Path):
+            console.print(Text(f"{name}: {value}"), soft_wrap=True)
+    if scores:
+        console.print(_table(scores))
+
+
+def _table(scores: Mapping[str, Mapping[str, float]]) -> Table:
+    metrics = list(dict.fromkeys(metric for row in scores.values() for metric in row))
+    table = Table("", *metrics)
+    for name, row in scores.items():
+        table.add_row(name, *(f"{row[metric]:.3f}" if metric in row else "" for metric in metrics))
+    return table
+
+
+def _printable(text: str) -> str:
+    """Text with control characters spelled out: names of files and takes must not steer the terminal."""
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point `hwm`."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    kept = [argument for argument in given if argument != "--debug"]
+    try:
+        app(args=kept, prog_name="hwm")
+    except HwmError as error:
+        if len(kept) < len(given):
+            raise
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), _printable(str(error))), soft_wrap=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)

@@ -1,0 +1,186 @@
+"""The command line: what it refuses, how it says so, and that it does so before anything heavy is imported."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+
+import hwm
+from hwm.cli import main
+from hwm.config import AnticipateConfig, PretrainConfig
+from hwm.errors import RunError
+
+
+class Result(NamedTuple):
+    folder: Path
+    validation: dict[str, float]
+    scores: dict[str, dict[str, float]]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "videos").mkdir()
+    path = tmp_path / "small.yaml"
+    path.write_text(f"name: small\ndata:\n  train: [{tmp_path}/videos]\n  val: [{tmp_path}/videos]\n")
+    return path
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Takes the place of the pipelines and writes down what they are called with."""
+    seen: list[Any] = []
+    for name in ("pretrain", "anticipate"):
+        fake = ModuleType(f"hwm.pipelines.{name}")
+
+        def run(config: Any, **options: Any) -> Result:
+            seen.append((config, options))
+            return Result(Path("runs/small"), {"skill": 0.25}, {"probe": {"top1": 0.5}, "majority": {"top1": 0.125}})
+
+        fake.run = run  # pyright: ignore[reportAttributeAccessIssue]
+        monkeypatch.setitem(sys.modules, f"hwm.pipelines.{name}", fake)
+        monkeypatch.setattr(f"hwm.pipelines.{name}", fake, raising=False)
+    return seen
+
+
+def ends(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    return int(caught.value.code or 0)
+
+
+def test_settings_reach_the_pipeline_from_recipe_overrides_and_options(
+    recipe: Path, calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = tmp_path / "odd: [name] #1"
+    assert ends("pretrain", str(recipe), "optim.lr=1e-5", "--folder", str(odd), "--fresh", "gaze=none") == 0
+    config, options = calls[0]
+    assert isinstance(config, PretrainConfig)
+    assert (config.optim.lr, config.gaze, config.folder) == (1e-5, "none", odd)
+    assert options == {"resume": False}
+    out = capsys.readouterr().out
+    assert "runs/small" in out
+    assert "skill 0.25" in out
+    assert "0.125" in out
+
+
+def test_a_run_goes_on_by_default(recipe: Path, calls: list[Any]) -> None:
+    assert ends("pretrain", str(recipe)) == 0
+    assert calls[0][1] == {"resume": True}
+
+
+def test_anticipate_needs_a_checkpoint_that_is_there(
+    calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "anticipate.yaml"
+    recipe.write_text(f"name: x\nannotations: {{train: {tmp_path}, val: {tmp_path}, videos: {tmp_path}}}\n")
+    assert ends("anticipate", str(recipe)) == 2
+    assert "--checkpoint" in capsys.readouterr().err
+    assert ends("anticipate", str(recipe), "--checkpoint", str(tmp_path / "none")) == 2
+    assert "a run folder of `hwm pretrain`" in capsys.readouterr().err
+    assert not calls
+    assert ends("anticipate", str(recipe), "--checkpoint", str(tmp_path)) == 0
+    assert isinstance(calls[0][0], AnticipateConfig)
+    assert calls[0][0].checkpoint == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("optim.lrr=1",), ["did you mean 'optim.lr'"]),
+        (("optim.lr=-1",), ["greater than 0"]),
+        (("no_equals",), ["dotted.key=value"]),
+        (
+            ("encoder.weights=weights/vitl.pt",),
+            ["encoder.weights = weights/vitl.pt", "fbaipublicfiles.com/vjepa2/vitl.pt"],
+        ),
+        (
+            ("data.val=[nowhere, nowhere.txt]",),
+            ["data.val = nowhere:", "data.val = nowhere.txt:", "the comment at the top"],
+        ),
+    ],
+)
+def test_configuration_errors_are_code_2_and_name_the_cure(
+    recipe: Path, calls: list[Any], capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: list[str]
+) -> None:
+    assert ends("pretrain", str(recipe), *arguments) == 2
+    error = capsys.readouterr().err
+    assert all(word in error for word in words), error
+    assert "Traceback" not in error
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    "name", ["pretrain/vitl16-256", "anticipate/ego-exo4d-keystep-vitl", "anticipate/ego4d-goalstep-vitl"]
+)
+def test_real_recipes_without_their_data_stop_at_once(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ends(name.split("/")[0], name) == 2
+    assert "are missing" in capsys.readouterr().err
+
+
+def test_other_errors_are_code_1_without_traceback_and_debug_shows_it(
+    recipe: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(config: Any, **options: Any) -> None:
+        raise RunError("take \x1b[31mred\x07 [bold]x[/bold]: step 3", found="NaN")
+
+    monkeypatch.setattr(sys.modules["hwm.pipelines.pretrain"], "run", fail)
+    assert ends("pretrain", str(recipe)) == 1
+    error = capsys.readouterr().err
+    assert error == "error: take \\x1b[31mred\\x07 [bold]x[/bold]: step 3\n  found: NaN\n"
+    with pytest.raises(RunError):
+        main(["pretrain", str(recipe), "--debug"])
+
+
+def test_the_exit_code_of_a_stopped_run_comes_through(
+    recipe: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(config: Any, **options: Any) -> None:
+        raise SystemExit(143)
+
+    monkeypatch.setattr(sys.modules["hwm.pipelines.pretrain"], "run", stop)
+    assert ends("pretrain", str(recipe)) == 143
+
+
+def test_version_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ends("--version") == 0
+    assert capsys.readouterr().out == f"hwm {hwm.__version__}\n"
+    assert ends("pretrian") == 2
+    assert ends("toyworld", "x", "--takes", "1") == 2
+    assert ends("toyworld", "x", "--gaze", "some") == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["pretrain", "--help"],
+        ["--version"],
+        ["pretrain", "pretrain/vitl16-256", "optim.lrr=1"],
+        ["demo", "nope=1"],
+    ],
+    ids=lambda arguments: arguments[-1],
+)
+def test_help_and_refusals_do_not_import_torch(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom hwm.cli import main\n"
+        f"try: main({arguments!r})\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'av', 'scipy', 'matplotlib', 'lightning_fabric'} & sys.modules.keys()\n"
+        "print('heavy:', sorted(heavy))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        env=os.environ | {"COLUMNS": "100"},
+    )
+    assert done.stdout.splitlines()[-1] == "heavy: []", done.stderr
