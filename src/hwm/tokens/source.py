@@ -5,7 +5,7 @@ source.batches(plan)            → for each list of clip requests, a `TokenBatc
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ class TokenBatch(NamedTuple):
     valid_BT: Tensor
 
 
+@runtime_checkable
 class TokenSource(Protocol):
     """Where both stages get their tokens."""
 

@@ -7,7 +7,7 @@ grid, a format version, the sha256 of the tensors). Nothing in it is code. Readi
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -53,7 +53,7 @@ class HumanWorldModel(WorldModel):
         return write_model(Path(folder), KIND, spec, self.state_dict(), torch.float32, notes)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
+    def from_pretrained(cls, folder: str | Path) -> "HumanWorldModel":
         """Read a model that `save_pretrained` wrote; float32, in `eval()`, without gradients.
 
         Raises:
