@@ -13,7 +13,14 @@ NUM_CLIPS, NUM_STEPS, NUM_PATCHES, WIDTH = 2, 5, 9, 12
 @pytest.fixture
 def stack() -> CausalStack:
     torch.manual_seed(0)
-    return CausalStack(CausalStackSpec(in_width=WIDTH, width=24, depth=3, num_heads=2))
+    stack = CausalStack(CausalStackSpec(in_width=WIDTH, width=24, depth=3, num_heads=2))
+    with torch.no_grad():
+        for name, parameter in stack.named_parameters():
+            if name.endswith("attn.qkv.weight"):
+                parameter.mul_(20.0)  # sharp attention, so that a wrong position or mask shows
+            elif name.endswith("weight") and parameter.ndim == 2:
+                parameter.mul_(5.0)
+    return stack
 
 
 @pytest.fixture
@@ -107,6 +114,17 @@ def test_padding_is_never_seen_by_valid_steps(stack: CausalStack, inputs: tuple[
     torch.testing.assert_close(output[1], stack(tokens, condition)[1], atol=1e-6, rtol=0)
     assert not torch.equal(stack(changed, condition)[0, 2:], stack(tokens, condition)[0, 2:])
     assert torch.isfinite(stack(tokens, condition, torch.zeros_like(valid))).all()
+
+
+def test_a_padded_step_sees_itself(stack: CausalStack, inputs: tuple[Tensor, Tensor]) -> None:
+    # It must attend to something: a softmax over nothing is not a number on some devices.
+    tokens, _ = inputs
+    nothing = torch.zeros(NUM_CLIPS, NUM_STEPS, dtype=torch.bool)
+    changed = tokens.clone()
+    changed[:, 1, -1] += 5.0
+    difference = (stack(changed, None, nothing) - stack(tokens, None, nothing)).abs().amax(dim=(0, 3))
+    assert (difference[1] > 0).all()
+    assert (difference[[0, 2, 3, 4]] == 0).all()
 
 
 def test_gradients_reach_every_parameter_through_a_rollout(stack: CausalStack, inputs: tuple[Tensor, Tensor]) -> None:

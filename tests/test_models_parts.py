@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from hwm.errors import ConfigError
+from hwm.losses import layer_normed
 from hwm.models.layers import Attention
 from hwm.models.masked_predictor import MaskedPredictor, MaskedPredictorSpec, anticipate
+from hwm.models.observer import Observer
 from hwm.models.probe import AttentiveProbe
 from hwm.models.rope import RopeTables, axis_positions, rope_table, rotate_tiled, split_ids
 from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
@@ -82,6 +84,17 @@ def test_single_frames_do_not_see_each_other(encoder: VJEPA2Encoder) -> None:
     changed = frames.clone()
     changed[1:] = 9.0
     assert torch.equal(encoder.encode_frames(changed)[0], encoder.encode_frames(frames)[0])
+
+
+def test_a_step_of_two_frames_is_one_tubelet(encoder: VJEPA2Encoder) -> None:
+    frames = torch.randn(3, 2, 3, 8, 12)  # steps, frames, colours, rows, columns
+    with torch.no_grad():
+        expected = layer_normed(encoder(frames.transpose(1, 2)))
+        same_twice = frames[:, :1].repeat(1, 2, 1, 1, 1)
+        observer = Observer(encoder, None)
+        torch.testing.assert_close(observer(frames, None).z_SND, expected)
+        alone = observer(frames[:, :1], None).z_SND
+        torch.testing.assert_close(observer(same_twice, None).z_SND, alone, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 3, 8, 8), (1, 3, 0, 8, 8), (1, 3, 2, 10, 8), (1, 3, 2, 8, 0)])

@@ -72,7 +72,7 @@ class Observer(nn.Module):
         if num_frames == 1:
             z_SND = self.encoder.encode_frames(frames_SFRYX[:, 0])
         elif num_frames == self.encoder.spec.tubelet_size:
-            z_SND = self.encoder(frames_SFRYX)
+            z_SND = self.encoder(frames_SFRYX.transpose(1, 2))
         else:
             raise ValueError(f"a step holds 1 or {self.encoder.spec.tubelet_size} frames, found {num_frames}")
         z_SND = layer_normed(z_SND)
