@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hwm.errors import HwmError as HwmError
-    from hwm.weights.pretrained import HumanWorldModel as HumanWorldModel
     from hwm.recipes import load_config as load_config
+    from hwm.weights.pretrained import HumanWorldModel as HumanWorldModel
 
 __version__ = "0.1.0"
 
