@@ -1,8 +1,7 @@
-"""Weight files: strict to the key, safe to open, and our own format there and back."""
+"""Released weight files: strict to the key, and safe to open."""
 
 import json
 import pickle
-import shutil
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -15,15 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hwm.errors import WeightsError
-from hwm.models.causal_stack import CausalStackSpec
-from hwm.models.dinov2 import DINOv2, DINOv2Spec
-from hwm.models.gazelle import GazeLLE, GazelleSpec
-from hwm.models.masked_predictor import MaskedPredictor, MaskedPredictorSpec
-from hwm.models.probe import AttentiveProbe, ProbeSpec
-from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
+from hwm.models.dinov2 import DINOv2
+from hwm.models.vjepa2 import EncoderSpec
 from hwm.weights import load
 from hwm.weights.files import SafetensorsContent, hash_file, read_pickle
-from hwm.weights.ours import read_model, spec_from_plain, spec_to_plain
 
 GOLDEN = Path(__file__).parent / "golden"
 CHECKPOINT = GOLDEN / "vjepa2_checkpoint.pt"
@@ -270,150 +264,3 @@ def test_missing_files_are_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(WeightsError, match="no weight file"):
         load.load_encoder(tmp_path / "notes.txt")
-
-
-# --- our own format -------------------------------------------------------------------------------------------------
-
-
-def small_models() -> dict[str, tuple[torch.nn.Module, Loader]]:
-    torch.manual_seed(0)
-    gazelle = GazeLLE(DINOv2(DINOv2Spec(16, 1, 2, 4)), GazelleSpec(16, 1, 2, position_grid=(4, 4), inout=True))
-    return {
-        "encoder": (VJEPA2Encoder(EncoderSpec(16, 1, 2, patch_size=4)), load.load_encoder),
-        "masked_predictor": (MaskedPredictor(MaskedPredictorSpec(16, 16, 1, 2)), load.load_masked_predictor),
-        "gazelle": (gazelle, load.load_gazelle),
-        "probe": (AttentiveProbe(16, 2, 2, 2, {"verb": 3, "noun": 4}), load.load_probe),
-    }
-
-
-@pytest.mark.parametrize("kind", ["encoder", "masked_predictor", "gazelle", "probe"])
-@pytest.mark.parametrize("place", ["folder", "model.safetensors", "my.safetensors"])
-def test_our_format_there_and_back(tmp_path: Path, kind: str, place: str) -> None:
-    module, loader = small_models()[kind]
-    saved = load.save_model(module, module.spec, tmp_path / place, notes={"accuracy": 0.5})
-    again = loader(tmp_path / place)
-    assert again.spec == module.spec
-    for key, tensor in module.state_dict().items():
-        assert torch.equal(again.state_dict()[key], tensor)
-    assert not any(p.requires_grad for p in again.parameters())
-    stored = read_model(tmp_path / place, kind)
-    assert stored.file == saved
-    assert stored.notes == {"accuracy": 0.5}
-
-
-def test_half_precision_on_disk_is_single_in_memory(tmp_path: Path) -> None:
-    module, _ = small_models()["encoder"]
-    load.save_model(module, module.spec, tmp_path, torch.float16)
-    again = load.load_encoder(tmp_path)
-    assert again.norm.weight.dtype == torch.float32
-    assert (tmp_path / "model.safetensors").stat().st_size < 0.7 * sum(p.numel() * 4 for p in module.parameters())
-    torch.testing.assert_close(dict(again.named_parameters()), dict(module.named_parameters()), atol=1e-3, rtol=1e-3)
-    with torch.no_grad():
-        module.norm.weight.fill_(1e6)
-    with pytest.raises(WeightsError, match=r"norm\.weight cannot be stored"):
-        load.save_model(module, module.spec, tmp_path, torch.float16)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    module, _ = small_models()["encoder"]
-    load.save_model(module, module.spec, tmp_path / "ours")
-    return tmp_path / "ours"
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"format": "other"}, "wrong format"),
-        ({"version": 2}, "wrong version"),
-        ({"version": True}, "wrong version"),
-        ({"kind": "probe"}, "wrong kind"),
-        ({"surprise": 1}, "not ours"),
-        ({"spec": 3}, "not ours"),
-        ({"tensors_sha256": "0" * 64}, "does not belong"),
-        ({"spec": {"width": 16}}, "does not have these fields"),
-        ({"spec": {"width": "16"}}, "width"),
-        ({"spec": {"width": 24}}, "does not fit the model"),
-        ({"spec": {"depth": 10**9}}, "depth is out of range"),
-        ({"spec": {"depth": 2}}, "blocks.1"),
-        ({"spec": {"num_heads": 3}}, "num_heads"),
-    ],
-)
-def test_a_changed_config_is_refused(folder: Path, change: dict[str, object], message: str) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    if isinstance(change.get("spec"), dict) and message != "does not have these fields":
-        change = {"spec": config["spec"] | change["spec"]}
-    (folder / "config.json").write_text(json.dumps(config | change))
-    with pytest.raises(WeightsError, match=message):
-        load.load_encoder(folder)
-
-
-@pytest.mark.parametrize("key", ["format", "version", "kind", "spec", "tensors_sha256"])
-def test_an_incomplete_config_is_refused(folder: Path, key: str) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    del config[key]
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(WeightsError, match="not ours"):
-        load.load_encoder(folder)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000])
-def test_a_broken_config_is_refused(folder: Path, text: str) -> None:
-    (folder / "config.json").write_text(text)
-    with pytest.raises(WeightsError, match=r"config\.json"):
-        load.load_encoder(folder)
-
-
-def test_changed_tensors_are_noticed(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-3] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(WeightsError, match="does not belong"):
-        load.load_encoder(folder)
-
-
-def test_files_of_two_models_do_not_mix(folder: Path, tmp_path: Path) -> None:
-    module, _ = small_models()["encoder"]
-    with torch.no_grad():
-        module.norm.bias.add_(1.0)
-    load.save_model(module, module.spec, tmp_path / "other")
-    shutil.copy(tmp_path / "other" / "config.json", folder / "config.json")
-    with pytest.raises(WeightsError, match="does not belong"):
-        load.load_encoder(folder)
-
-
-def test_settings_for_released_files_are_refused_for_ours(folder: Path) -> None:
-    for given in ({"key": "encoder"}, {"num_heads": 2}):
-        with pytest.raises(WeightsError, match="needs no such setting"):
-            load.load_encoder(folder, **given)
-
-
-def test_a_spec_that_is_not_the_modules_is_refused(tmp_path: Path) -> None:
-    module, _ = small_models()["encoder"]
-    with pytest.raises(WeightsError, match="not the module's"):
-        load.save_model(module, EncoderSpec(16, 2, 2, patch_size=4), tmp_path)
-
-
-def test_loaded_weights_can_be_trained_further(folder: Path) -> None:
-    module = load.load_encoder(folder).requires_grad_(True)
-    module(torch.randn(1, 3, 2, 8, 8)).mean().backward()
-    assert all(p.grad is not None for p in module.parameters())
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        EncoderSpec(1408, 40, 22, 48 / 11),
-        MaskedPredictorSpec(1024),
-        DINOv2Spec(768, 12, 12),
-        GazelleSpec(inout=True, position_grid=(16, 32)),
-        CausalStackSpec(1024),
-        ProbeSpec(1024, 16, 4, 3, {"verb": 97, "noun": 289, "action": 3568}),
-    ],
-)
-def test_specs_survive_json(spec: object) -> None:
-    again = spec_from_plain(type(spec), json.loads(json.dumps(spec_to_plain(spec))))
-    assert again == spec
-    if isinstance(spec, ProbeSpec):
-        assert list(again.num_classes) == ["verb", "noun", "action"]
