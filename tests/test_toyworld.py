@@ -158,8 +158,10 @@ def test_truth_points_lie_on_the_drawn_objects(world: ToyWorldSummary, view: str
         path = _ego(world, plan) if view == "ego" else _ego(world, plan).with_name("cam01.mp4")
         info = probe_video(path)
         with VideoReader(path) as reader:
-            picture = reader.read([truth.times_sec[3]], [(info.height, info.width)]).views[0][0].astype(float)
-        points = (truth.objects_ego if view == "ego" else truth.objects_exo)[3]
+            # After the first turn the ego camera has panned, and the hands are still at rest.
+            frame = int(np.argmax(truth.turned))
+            picture = reader.read([truth.times_sec[frame]], [(info.height, info.width)]).views[0][0].astype(float)
+        points = (truth.objects_ego if view == "ego" else truth.objects_exo)[frame]
         tint = picture / (1 + picture.sum(axis=-1, keepdims=True))
         rows, columns = np.mgrid[: info.height, : info.width]
         for kind, point in zip(truth.object_kinds, points, strict=True):

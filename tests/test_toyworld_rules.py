@@ -12,7 +12,7 @@ from hwm.data.toyworld.generate import plan_takes
 from hwm.data.toyworld.head import HeadStyle, direction_to, head_sprite
 from hwm.data.toyworld.look import HEAD_CENTRE, sample_look
 from hwm.data.toyworld.rules import RECIPES, Script, sample_script
-from hwm.data.toyworld.scene import Views, cameras_at, ego_frames, exo_frames
+from hwm.data.toyworld.scene import Views, cameras_at, ego_frames, ego_normalised, exo_frames, exo_normalised
 from hwm.data.toyworld.timeline import gaze_at, hands_at, looks_at
 
 FPS, VIDEO_FPS = 4.0, 12
@@ -76,6 +76,34 @@ def test_next_step_shows_in_no_pixel_before_the_turn() -> None:
     hands = [hands_at(take, look, times[:start]) for take in (script, changed)]
     np.testing.assert_array_equal(hands[0].exo, hands[1].exo)
     assert hands[0].tools == hands[1].tools
+
+
+def test_truth_moves_with_the_cameras() -> None:
+    """Two cameras that stand apart: truth says by how many pixels, and the pictures agree exactly."""
+    script, views, times = _scripts(1, seed=9)[0], Views.of(96), np.array([0.3])
+    base = sample_look(script.recipe, 2, np.random.default_rng(1))._replace(noise=0.0, exo_sway=0.0, ego_sway=0.06)
+    films, points = [], []
+    for shift, phase in ((-0.03, 0.0), (0.03, 2.0)):
+        look = base._replace(exo_shift=np.array([shift, shift / 2]), ego_phases=np.full((2, 2), phase))
+        gaze, hands = gaze_at(script, look, times), hands_at(script, look, times)
+        cameras = cameras_at(look, gaze, views, times)
+        exo = next(exo_frames(script, look, gaze, hands, cameras, views, times, np.random.default_rng(0)))
+        ego = next(ego_frames(script, look, hands, cameras, views, times, np.random.default_rng(0)))
+        films.append((exo, ego))
+        points.append(
+            (
+                exo_normalised(look.exo_points[:1], cameras, views) * [views.exo_width, views.height],
+                ego_normalised(look.ego_points[:1], cameras, views) * views.height,
+            )
+        )
+    for view, reach in ((0, 30), (1, 12)):  # the ego picture only where the fisheye's rim does not darken it
+        one, two = films[0][view], films[1][view]
+        column, row = np.round(points[1][view][0] - points[0][view][0]).astype(int)
+        assert (column, row) != (0, 0)
+        y, x = one.shape[0] // 2, one.shape[1] // 2
+        piece = one[y - reach : y + reach, x - reach : x + reach]
+        moved = two[y - reach + row : y + reach + row, x - reach + column : x + reach + column]
+        np.testing.assert_array_equal(piece, moved)
 
 
 def test_objects_change_at_six_tenths_of_their_step() -> None:
