@@ -1,8 +1,13 @@
 """Pins, the wheel's content, and that every documented command exists as written."""
 
+import ast
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +15,7 @@ from pathlib import Path
 import click
 import pytest
 import typer
+from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -17,7 +23,7 @@ from packaging.version import Version
 import hwm
 from hwm import cli
 from hwm.errors import ConfigError
-from hwm.recipes import find_recipe, load_config
+from hwm.recipes import find_recipe, load_config, shipped_recipes
 
 ROOT = Path(hwm.__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -51,9 +57,6 @@ def test_every_dependency_is_pinned_within_its_bounds() -> None:
 
 
 def test_every_third_party_import_is_a_declared_dependency() -> None:
-    import ast
-    import sys
-
     names = {"pillow": "PIL", "ruamel-yaml": "ruamel", "huggingface-hub": "huggingface_hub"}
     declared = {canonicalize_name(r.name) for r in wanted("tensorboard", "wandb")}
     modules = {names.get(name, name.replace("-", "_")) for name in declared} | {"hwm"}
@@ -94,6 +97,31 @@ def test_every_verb_has_its_pipeline(name: str) -> None:
     assert callable(import_module(f"hwm.pipelines.{name}").run)
 
 
+def test_the_wheel_holds_all_that_is_needed_away_from_the_checkout(tmp_path: Path) -> None:
+    wheel = next(iter(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])))
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    names = {path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*")}
+    assert {"hwm/py.typed", "hwm/configs/demo/quick.yaml"} <= names
+    assert {f"hwm/weights/mini/{kind}/model.safetensors" for kind in ("encoder", "gazelle")} <= names
+    assert not [name for name in names if name.startswith(("tests", "hwm/__pycache__"))]
+    code = "import hwm, hwm.recipes as r; print(r.find_recipe('pretrain/toyworld'), len(r.shipped_recipes()))"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout.split() == [
+        str(tmp_path / "site/hwm/configs/pretrain/toyworld.yaml"),
+        str(len(shipped_recipes())),
+    ]
+
+
 def commands() -> Iterator[tuple[str, str]]:
     """Command lines in fenced shell blocks of the pages, and in the first comment of each recipe."""
     for page in PAGES:
@@ -102,7 +130,7 @@ def commands() -> Iterator[tuple[str, str]]:
                 yield page.name, line.strip().removeprefix("$ ")
     for recipe in sorted((ROOT / "configs").rglob("*.yaml")):
         for line in recipe.read_text(encoding="utf-8").splitlines():
-            found = re.match(r"#\s.*?\s{2,}(hwm .*)", line)
+            found = re.match(r"#(?:.*\S)?\s{2,}((?:hwm|make) \S+(?: \S+)*)", line)
             if found:
                 yield f"configs/{recipe.name}", found[1]
 

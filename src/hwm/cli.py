@@ -154,12 +154,14 @@ def adapt(
 
 
 @app.command("adapt-gaze", rich_help_panel="Train the frozen parts")
-def adapt_gaze(config: _ConfigArgument, overrides: _Overrides = None, folder: _Folder = None) -> None:
+def adapt_gaze(
+    config: _ConfigArgument, overrides: _Overrides = None, folder: _Folder = None, resume: _Resume = True
+) -> None:
     """Train a small Gaze-LLE model on the toy world's gaze."""
     checked = _checked(AdaptGazeConfig, config, _with(overrides, folder=folder))
     from hwm.pipelines import adapt_gaze as pipeline
 
-    _tell(pipeline.run(checked))
+    _tell(pipeline.run(checked, resume=resume))
 
 
 def _checked(cls: type[_Run], source: str, overrides: Sequence[str]) -> _Run:
