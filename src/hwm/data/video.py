@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from hwm.data.decoding import TIME_TOLERANCE_SEC, FrameCursor, TimedFrame
@@ -81,6 +82,8 @@ class VideoReader:
     def __init__(self, path: Path, num_threads: int = 1) -> None:
         self.path = Path(path)
         self._cursor = FrameCursor(self.path, num_threads)
+        self._num_threads = num_threads
+        self._to_rgb = VideoReformatter()  # kept: a frame's own one is made anew for each frame, with its tables
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -167,7 +170,7 @@ class VideoReader:
                 found=f"{(frame.height, frame.width)}",
                 fix="encode the video again with one size",
             )
-        pixels = frame.to_ndarray(format="rgb24")
+        pixels = self._to_rgb.reformat(frame, format="rgb24", threads=self._num_threads).to_ndarray()
         return Image.fromarray(np.ascontiguousarray(np.rot90(pixels, self._cursor.quarter_turns)))
 
     def _checked_box(self, box: CropBox | None) -> tuple[float, float, float, float]:

@@ -132,7 +132,8 @@ def run(config: AdaptConfig, resume: bool = True) -> AdaptResult:
                 if stopping and done < num_steps:
                     raise SystemExit(EXIT_STOPPED)
         written = save_model(
-            model.target, model.target.spec, log.folder / "encoder", notes={"run": config.name, "steps": num_steps})
+            model.target, model.target.spec, log.folder / "encoder", notes={"run": config.name, "steps": num_steps}
+        )
         log.record(encoder_sha256=written.sha256)
         return AdaptResult(log.folder, log.folder / "encoder")
 

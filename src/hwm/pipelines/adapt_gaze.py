@@ -1,8 +1,8 @@
 """`hwm adapt-gaze CONFIG`: train a small Gaze-LLE-architecture model on the toy world's gaze.
 
-Frames of both views and the true gaze point → heat maps. Loss: pixel-wise binary cross-entropy against a Gaussian at the
-point, as Gaze-LLE's. In the exo view half of the frames come with the head's box, half without; in the ego view no head
-is visible and none is given. Backbone and decoder are trained together, since no released DINOv2 is this small.
+Frames of both views and the true gaze point → heat maps. Loss: pixel-wise binary cross-entropy against a Gaussian at
+the point, as Gaze-LLE's. In the exo view half of the frames come with the head's box, half without; in the ego view no
+head is visible and none is given. Backbone and decoder are trained together: no released DINOv2 is this small.
 Told on takes of other people: AUC and distance to the true point, beside a centre prior (the mean map of training).
 """
 

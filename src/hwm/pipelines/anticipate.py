@@ -36,6 +36,14 @@ from hwm.tokens.features import FeatureRequest, Features, compute_features
 from hwm.tokens.source import TokenSource, open_source
 
 
+class Sample(NamedTuple):
+    """A segment and what may be seen of it."""
+
+    segment: Segment
+    observation: Observation
+    horizon_sec: float
+
+
 class AnticipateResult(NamedTuple):
     """What stage 2 found; scores are fractions 0..1."""
 
@@ -44,16 +52,9 @@ class AnticipateResult(NamedTuple):
     """`probe`, `majority` and `previous step` → metric → value."""
     logits_SC: Tensor
     labels_S: Tensor
-    segments: tuple[Segment, ...]
+    samples: tuple[Sample, ...]
     classes: ClassTable
-
-
-class Sample(NamedTuple):
-    """A segment and what may be seen of it."""
-
-    segment: Segment
-    observation: Observation
-    horizon_sec: float
+    excluded: tuple[Exclusion, ...]
 
 
 def run(config: AnticipateConfig) -> AnticipateResult:
@@ -118,7 +119,8 @@ def run(config: AnticipateConfig) -> AnticipateResult:
             raise RunError("the world model changed while the probe was trained", fix="please report this as a bug")
 
         # Scores
-        result = _scored(log.folder, logits, train.views[0], val, train_table.classes)
+        excluded = (*val_table.excluded, *left_out)
+        result = _scored(log.folder, logits, train.views[0], val, train_table.classes, excluded)
         _write(log, result, sweep, config)
         for name in ("train", "val"):
             (log.folder / f"features-{name}.npy").unlink()
@@ -257,7 +259,12 @@ def _probe_data(features: Features, samples: Sequence[Sample]) -> ProbeData:
 
 
 def _scored(
-    folder: Path, logits: Tensor, train: Sequence[Sample], val: Sequence[Sample], classes: ClassTable
+    folder: Path,
+    logits: Tensor,
+    train: Sequence[Sample],
+    val: Sequence[Sample],
+    classes: ClassTable,
+    excluded: tuple[Exclusion, ...],
 ) -> AnticipateResult:
     """The probe and the two baselines that see no video, on the same segments."""
     labels = torch.tensor([sample.segment.label for sample in val])
@@ -269,13 +276,13 @@ def _scored(
         "previous step": previous_step_logits(pairs, previous, len(classes)),
     }
     scores = {name: score(guess, labels)._asdict() for name, guess in guesses.items()}
-    return AnticipateResult(folder, scores, logits, labels, tuple(sample.segment for sample in val), classes)
+    return AnticipateResult(folder, scores, logits, labels, tuple(val), classes, excluded)
 
 
 def _write(log: RunLog, result: AnticipateResult, sweep: SweepResult, config: AnticipateConfig) -> None:
     """Per-segment outputs, the probe, and the scores with the protocol they were made under."""
     save_file({"logits": result.logits_SC.contiguous(), "labels": result.labels_S}, log.folder / "outputs.safetensors")
-    rows = [{"row": s.row, "take": s.take, "start_sec": s.start_sec, "label": s.label} for s in result.segments]
+    rows = [{"row": s.row, "take": s.take, "start_sec": s.start_sec, "label": s.label} for s, _, _ in result.samples]
     classes = {"ids": list(result.classes.ids), "names": list(result.classes.names), "sha256": result.classes.sha256}
     (log.folder / "segments.json").write_text(json.dumps({"classes": classes, "segments": rows}, indent=1) + "\n")
     save_file(
