@@ -127,11 +127,11 @@ def ego_room(look: Look, size: int, margin: int) -> np.ndarray:
 
 
 def vignette(size: int) -> np.ndarray:
-    """The dark corners of a fisheye, [size, size, 1] uint16 in 0..256."""
+    """The dark corners of a fisheye, [size, size, 3] uint16 in 0..256."""
     grid = (np.arange(size) + 0.5) / size - 0.5
     radius = np.hypot(*np.meshgrid(grid, grid))
     gain = np.clip((0.575 - radius) / 0.035, 0, 1) * (1.0 - 0.7 * np.clip(radius - 0.25, 0, None) ** 1.5)
-    return np.round(256 * np.maximum(gain, 0.03)).astype(np.uint16)[..., None]
+    return np.repeat(np.round(256 * np.maximum(gain, 0.03)).astype(np.uint16)[..., None], 3, axis=2)
 
 
 def ball_sprite(look: Look, side_px: int) -> Sprite:
