@@ -144,7 +144,7 @@ def test_a_run_goes_on_only_with_the_settings_that_decide_what_is_learned(tmp_pa
 def test_other_settings_are_free_while_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:
     train(tmp_path, 2, resume=False)
     with RunLog.open(configuration(tmp_path, optim=OptimConfig(lr=0.1)), "pretrain", resume=True):
-        pass
+        assert load_config(PretrainConfig, tmp_path / "run/config.yaml").optim.lr == 0.1
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_said_so(tmp_path: Path) -> None:

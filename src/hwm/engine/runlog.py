@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -64,16 +64,15 @@ class RunLog(AbstractContextManager["RunLog"]):
         if not is_writer:
             return cls(folder, {}, (), None)
         lock = _lock(folder)
-        try:
+        with ExitStack() as unless_opened:
+            unless_opened.callback(lock.close)
             going_on = resume and any((folder / "checkpoints").glob("step-*"))
             earlier = _earlier(folder, config) if going_on else {}
             if not going_on:
                 _clear(folder)
             dump_config(config, folder / "config.yaml")
             mirrors = open_mirrors(config.mirrors, folder, config.model_dump(mode="json"))
-        except BaseException:
-            lock.close()
-            raise
+            unless_opened.pop_all()
         facts = earlier | {"verb": verb, "name": config.name, "seed": config.seed} | provenance()
         facts |= {"status": "running", "warnings": earlier.get("warnings", []), "coverage": {}}
         facts["started"] = earlier.get("started", facts["started"])
