@@ -1,6 +1,7 @@
 # make demo    set up .venv, then run the whole system at small size on the toy world
 # make test    the same set-up, then the tests
 # make check   lint, types and tests: what CI runs, without the demo
+# make mini-weights   make the small weights of the package again (about an hour)
 #
 # The set-up needs python3 >= 3.11 and a package index; it is done once and again only when the pins change.
 # `make demo ARGS="--quick"` passes arguments on; `make demo PYTHON=python3.12` picks an interpreter.
@@ -13,7 +14,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 READY  := $(VENV)/.ready
 TOOLS  := $(VENV)/.ready-dev
 
-.PHONY: demo test lint types check format setup setup-dev clean
+.PHONY: mini-weights demo test lint types check format setup setup-dev clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -34,6 +35,9 @@ check: lint types test
 format: $(TOOLS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+mini-weights: $(TOOLS)
+	$(BIN)/python scripts/make_mini_weights.py
 
 setup: $(READY)
 

@@ -1,124 +1,142 @@
-"""What can be read off frozen encoder features of the toy world by a linear map: which object, where, where the head points.
+"""What a linear map can read off frozen encoder features of the toy world: which object, where, where the head points.
 
-    python scripts/linear_probes.py WORLD [ENCODER ...]      (ENCODER: `mini`, a folder, or `random`)
+    python scripts/linear_probes.py WORLD [ENCODER]      ENCODER: `mini` (default) or a folder of ours
 
-Frames of the exo view at the grid's 4 steps a second, each encoded alone; ridge regression on takes that do not share a
-person with the test takes. Three questions, each a share of right answers (chance is the share of the majority class):
+Frames of the exo view, 4 a second, each encoded alone. Ridge regression (one-hot) on the training takes, scored on the
+takes of other people. Shares of right answers, beside the encoder's own random initialisation:
 
-    object    which of 8 kinds stands at a patch             features of that patch
-    slot      on which of 8 places the milk carton/… stands  features of all patches, one regression a kind, averaged
-    gaze      at which of 8 places the person looks          features of all patches
-    hand      which of 8 places the busy hand works at       features of all patches
+    object    which of 8 kinds stands at a patch                 from that patch's feature
+    gaze      at which of the 8 places the person looks           from the average of all patches
+    hand      at which of the 8 places the busy hand works        from the average of all patches
+
+With all patches laid side by side even random features answer the last two almost perfectly (the head is always in the
+same place), so that question would tell nothing; the average has no places, only what the features themselves say.
 """
 
-import argparse
 import json
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from hwm.data.toyworld import load_truth
-from hwm.data.transforms import centre_square, normalise
+from hwm.data.toyworld import load_truth, read_split
+from hwm.data.toyworld.rules import OBJECT_KINDS
+from hwm.data.transforms import centre_square, normalise, point_in_box
 from hwm.data.video import VideoReader, probe_video
+from hwm.engine.runtime import seeded_weights
 from hwm.losses import effective_rank, layer_normed
 from hwm.models.vjepa2 import VJEPA2Encoder
+from hwm.weights.load import load_encoder
 
 FPS = 4.0
+RESOLUTION = 128
+OBJECT_STRIDE = 12
+FRAME_STRIDE = 2
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
-def exo_point_in_square(point: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Points 0..1 of the wide picture → 0..1 of its central square."""
-    out = np.array(point, dtype=float)
-    out[..., 0] = (out[..., 0] * width - (width - height) / 2) / height
-    return out
+class TakeFrames(NamedTuple):
+    """Frames of one take with the answers to the three questions; −1 where there is none."""
+
+    pixels_SYXR: np.ndarray
+    objects_SO2: np.ndarray
+    kinds_O: np.ndarray
+    gaze_S: np.ndarray
+    hand_S: np.ndarray
 
 
-def load_frames(world: Path, takes: list[str], resolution: int) -> list[dict]:
-    """Frames and answers of each take."""
-    loaded = []
-    for take in takes:
-        path = world / "takes" / take / "frame_aligned_videos" / "cam01.mp4"
-        info, truth = probe_video(path), load_truth(world, take)
-        with VideoReader(path) as reader:
-            clips = list(reader.read_grid(FPS, [(resolution, resolution)], centre_square(info)))
-        times = np.concatenate([clip.times_sec for clip in clips])
-        frame = np.clip(np.searchsorted(truth.times_sec, times + 1e-6) - 1, 0, None)
-        slots, kinds = np.array(truth.object_slots), np.array(truth.object_kinds)
-        attended, step = truth.object_index[frame], truth.step_index[frame]
-        loaded.append(
-            {
-                "pixels": np.concatenate([clip.views[0] for clip in clips]),
-                "objects": exo_point_in_square(truth.objects_exo[frame], info.width, info.height),
-                "kinds": kinds,
-                "slots": slots,
-                "gaze": np.where((attended >= 0) & truth.turned[frame], slots[attended], -1),
-                "hand": np.where(step >= 0, slots[step], -1),
-            }
-        )
-    return loaded
+Questions = dict[str, tuple[Tensor, np.ndarray]]
+
+
+def read_take(world: Path, take: str) -> TakeFrames:
+    """Decode a take and look its answers up in the truth."""
+    path = world / "takes" / take / "frame_aligned_videos" / "cam01.mp4"
+    info, truth = probe_video(path), load_truth(world, take)
+    box = centre_square(info)
+    with VideoReader(path) as reader:
+        clips = list(reader.read_grid(FPS, [(RESOLUTION, RESOLUTION)], box))
+    frame = np.searchsorted(truth.times_sec, np.concatenate([clip.times_sec for clip in clips]) + 1e-6) - 1
+    points = truth.objects_exo[frame] * np.array([info.width, info.height])
+    slots = np.array(truth.object_slots)
+    attended, step = truth.object_index[frame], truth.step_index[frame]
+    return TakeFrames(
+        np.concatenate([clip.views[0] for clip in clips]),
+        np.stack(point_in_box(points[..., 0], points[..., 1], box), axis=-1),
+        np.array([OBJECT_KINDS.index(kind) for kind in truth.object_kinds]),
+        np.where((attended >= 0) & truth.turned[frame], slots[attended], -1),
+        np.where(step >= 0, slots[step], -1),
+    )
 
 
 @torch.no_grad()
-def encode(encoder: VJEPA2Encoder, takes: list[dict]) -> list[torch.Tensor]:
-    """Layer-normed features [S, N, D] of each take."""
-    features = []
+def ask(encoder: VJEPA2Encoder, takes: list[TakeFrames]) -> Questions:
+    """Features and answers of each question over all takes."""
+    rows: dict[str, tuple[list[Tensor], list[int]]] = {name: ([], []) for name in ("object", "gaze", "hand")}
     for take in takes:
-        frames = normalise(torch.from_numpy(take["pixels"]))
-        features.append(torch.cat([layer_normed(encoder.encode_frames(part)) for part in frames.split(64)]))
-    return features
+        frames = normalise(torch.from_numpy(take.pixels_SYXR))
+        z_SND = torch.cat([layer_normed(encoder.encode_frames(part)) for part in frames.split(64)])
+        rows_of_grid, cols = encoder.spec.grid(RESOLUTION, RESOLUTION)
+        for s in range(0, len(z_SND), OBJECT_STRIDE):
+            for kind, (x, y) in zip(take.kinds_O, take.objects_SO2[s], strict=True):
+                if 0 <= x < 1 and 0 <= y < 1:
+                    rows["object"][0].append(z_SND[s, int(y * rows_of_grid) * cols + int(x * cols)])
+                    rows["object"][1].append(int(kind))
+        for name, answers in (("gaze", take.gaze_S), ("hand", take.hand_S)):
+            for s in range(0, len(z_SND), FRAME_STRIDE):
+                if answers[s] >= 0:
+                    rows[name][0].append(z_SND[s].mean(0))
+                    rows[name][1].append(int(answers[s]))
+    return {name: (torch.stack(features).double(), np.array(answers)) for name, (features, answers) in rows.items()}
 
 
-def ridge_accuracy(train: tuple[torch.Tensor, np.ndarray], test: tuple[torch.Tensor, np.ndarray]) -> float:
-    """Share of right answers of a one-hot ridge regression; the strength is chosen on the last fifth of `train`."""
-    classes = int(max(train[1].max(), test[1].max())) + 1
-    def fit(x: torch.Tensor, y: np.ndarray, strength: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        mean = x.mean(0)
-        x = x - mean
-        target = torch.eye(classes)[torch.from_numpy(y)]
-        bias = target.mean(0)
-        if x.shape[0] < x.shape[1]:
-            gram = x @ x.T
-            scale = strength * gram.diagonal().mean()
-            weight = x.T @ torch.linalg.solve(gram + scale * torch.eye(len(x)), target - bias)
-        else:
-            gram = x.T @ x
-            scale = strength * gram.diagonal().mean()
-            weight = torch.linalg.solve(gram + scale * torch.eye(x.shape[1]), x.T @ (target - bias))
-        return mean, weight, bias
-    def accuracy(model: tuple[torch.Tensor, torch.Tensor, torch.Tensor], x: torch.Tensor, y: np.ndarray) -> float:
-        mean, weight, bias = model
-        return float((((x - mean) @ weight + bias).argmax(1).numpy() == y).mean())
+def ridge_accuracy(train: tuple[Tensor, np.ndarray], test: tuple[Tensor, np.ndarray]) -> float:
+    """Share of right answers; the strength is chosen on the last fifth of `train`."""
     cut = len(train[1]) * 4 // 5
-    strengths = (1e-3, 1e-2, 1e-1, 1.0)
-    inner = [accuracy(fit(train[0][:cut], train[1][:cut], s), train[0][cut:], train[1][cut:]) for s in strengths]
-    return accuracy(fit(*train, strengths[int(np.argmax(inner))]), *test)
+    first, last = (train[0][:cut], train[1][:cut]), (train[0][cut:], train[1][cut:])
+    best = max(STRENGTHS, key=lambda strength: _accuracy(_fit(*first, strength), *last))
+    return _accuracy(_fit(*train, best), *test)
 
 
-def questions(takes: list[dict], features: list[torch.Tensor], stride: int = 3) -> dict[str, tuple[torch.Tensor, np.ndarray]]:
-    """Features and answers of each question."""
-    kinds = sorted({kind for take in takes for kind in take["kinds"]} | {"mug", "carton", "kettle", "jar", "bread", "pan", "bowl", "bottle"})
-    out: dict[str, list] = {"object": [], "gaze": [], "hand": []}
-    for take, z in zip(takes, features, strict=True):
-        side = round(z.shape[1] ** 0.5)
-        for s in range(0, len(z), stride):
-            for o, (x, y) in enumerate(take["objects"][s]):
-                col, row = int(x * side), int(y * side)
-                if s % (4 * stride) == 0 and 0 <= col < side and 0 <= row < side:
-                    out["object"].append((z[s, row * side + col], kinds.index(take["kinds"][o])))
-            if take["gaze"][s] >= 0:
-                out["gaze"].append((z[s].flatten(), take["gaze"][s]))
-            if take["hand"][s] >= 0:
-                out["hand"].append((z[s].flatten(), take["hand"][s]))
-    return {name: (torch.stack([x for x, _ in rows]), np.array([y for _, y in rows])) for name, rows in out.items()}
+def _fit(x: Tensor, answers: np.ndarray, strength: float) -> tuple[Tensor, Tensor, Tensor]:
+    mean = x.mean(0)
+    target = torch.eye(len(OBJECT_KINDS), dtype=x.dtype)[torch.from_numpy(answers)]
+    gram = (x - mean).T @ (x - mean)
+    penalty = strength * gram.diagonal().mean() * torch.eye(len(gram), dtype=x.dtype)
+    return mean, torch.linalg.solve(gram + penalty, (x - mean).T @ (target - target.mean(0))), target.mean(0)
 
 
-def evaluate(encoder: VJEPA2Encoder, train: list[dict], test: list[dict]) -> dict[str, float]:
-    """Accuracy of each question, and the two collapse monitors."""
-    z_train, z_test = encode(encoder, train), encode(encoder, test)
-    asked, answered = questions(train, z_train), questions(test, z_test)
+def _accuracy(model: tuple[Tensor, Tensor, Tensor], x: Tensor, answers: np.ndarray) -> float:
+    mean, weight, bias = model
+    return float((((x - mean) @ weight + bias).argmax(1).numpy() == answers).mean())
+
+
+def evaluate(encoder: VJEPA2Encoder, train: list[TakeFrames], test: list[TakeFrames]) -> dict[str, float]:
+    """Accuracy of each question, and the two collapse monitors on the test frames."""
+    asked, answered = ask(encoder, train), ask(encoder, test)
     scores = {name: ridge_accuracy(asked[name], answered[name]) for name in asked}
-    flat = torch.cat([z[::10].flatten(0, 1) for z in z_test])
-    scores["deviation"] = float(flat.std(0).mean())
-    scores["effective_rank"] = effective_rank(flat[:4000])
+    features = answered["object"][0]
+    scores |= {"deviation": float(features.std(0).mean()), "effective_rank": effective_rank(features)}
     return {name: round(value, 4) for name, value in scores.items()}
+
+
+def compare(world: Path, encoder: VJEPA2Encoder) -> dict[str, dict[str, float]]:
+    """The encoder, its random initialisation, and the commonest answer."""
+    split = read_split(world)
+    train, test = ([read_take(world, take) for take in split[part]] for part in ("train", "val"))
+    with seeded_weights(0, "encoder"):
+        random = VJEPA2Encoder(encoder.spec).eval()
+    answered = ask(random, test)
+    commonest = {name: round(float(np.bincount(a).max() / len(a)), 4) for name, (_, a) in answered.items()}
+    return {
+        "trained": evaluate(encoder, train, test),
+        "random": evaluate(random, train, test),
+        "commonest answer": commonest,
+    }
+
+
+if __name__ == "__main__":
+    chosen = sys.argv[2] if len(sys.argv) > 2 else "mini"
+    print(json.dumps(compare(Path(sys.argv[1]), load_encoder(chosen)), indent=1))

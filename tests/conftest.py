@@ -2,6 +2,8 @@
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,3 +41,76 @@ def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
     yield
+
+
+@pytest.fixture(scope="session")
+def toy_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight small takes in the real formats, six to train on and two to validate on."""
+    from hwm.config import ToyWorldConfig
+    from hwm.data.toyworld import generate
+
+    folder = tmp_path_factory.mktemp("toy") / "world"
+    generate(folder, ToyWorldConfig(num_takes=8, height=64, fps=8), num_processes=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an `encoder` (4 × 4 patches of 64 px) and a `gazelle` (4 × 4 of 56 px), random, in our format."""
+    import torch
+
+    from hwm.models.dinov2 import DINOv2, DINOv2Spec
+    from hwm.models.gazelle import GazeLLE, GazelleSpec
+    from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
+    from hwm.weights.load import save_model
+
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    encoder = VJEPA2Encoder(EncoderSpec(32, 2, 2))
+    gazelle = GazeLLE(
+        DINOv2(DINOv2Spec(24, 1, 2, position_side=4)), GazelleSpec(16, depth=1, num_heads=2, position_grid=(4, 4))
+    )
+    save_model(encoder, encoder.spec, folder / "encoder")
+    save_model(gazelle, gazelle.spec, folder / "gazelle")
+    return folder
+
+
+@pytest.fixture
+def stage1_settings(toy_world: Path, tiny_weights: Path, tmp_path: Path) -> dict[str, Any]:
+    """A stage-1 configuration that runs in seconds; change it and hand it to `PretrainConfig`."""
+    return {
+        "name": "stage1",
+        "folder": tmp_path / "runs",
+        "encoder": {"weights": str(tiny_weights / "encoder"), "resolution": 64},
+        "gazelle": {"weights": str(tiny_weights / "gazelle"), "resolution": 56},
+        "data": {
+            "train": [str(toy_world / "lists" / "train_cam01.txt")],
+            "val": [str(toy_world / "lists" / "val_cam01.txt")],
+            "num_steps": 5,
+        },
+        "tokens": {"source": "cached", "folder": tmp_path / "tokens"},
+        "predictor": {"width": 24, "depth": 2, "num_heads": 2},
+        "optim": {"lr": 2e-3, "num_steps": 8, "warmup_steps": 2, "batch_size": 4},
+        "log_every": 2,
+        "validate_every": 4,
+        "save_every": 4,
+    }
+
+
+@pytest.fixture
+def stage2_settings(toy_world: Path, tmp_path: Path) -> dict[str, Any]:
+    """A stage-2 configuration that runs in seconds; add `checkpoint`."""
+    return {
+        "name": "stage2",
+        "folder": tmp_path / "runs",
+        "annotations": {
+            "train": toy_world / "annotations" / "keystep_train.json",
+            "val": toy_world / "annotations" / "keystep_val.json",
+            "videos": toy_world,
+            "takes": toy_world / "takes.json",
+            "view": "cam01",
+        },
+        "tokens": {"source": "cached", "folder": tmp_path / "tokens"},
+        "protocol": {"num_steps": 4},
+        "probe": {"num_heads": 2, "num_epochs": 2, "num_views": 1, "lrs": [1e-3], "batch_size": 16},
+    }

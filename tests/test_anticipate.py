@@ -1,0 +1,236 @@
+"""Stage 2 as a run: nothing after the anchor is seen, the world model is stage 1's, every segment is accounted for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hwm.config import AnticipateConfig, PretrainConfig
+from hwm.data.exclusions import Exclusion
+from hwm.data.keystep import read_keystep
+from hwm.data.video import VideoReader, probe_video, write_video
+from hwm.engine import sweep as sweeping
+from hwm.engine.assemble import load_stage1
+from hwm.errors import DataError, RunError
+from hwm.models.world_model import WorldModel
+from hwm.pipelines import anticipate, pretrain
+from hwm.tokens.features import FeatureRequest, compute_features
+from hwm.tokens.source import LiveSource
+
+CPU = torch.device("cpu")
+HORIZON_SEC = 1.0
+
+
+@pytest.fixture
+def stage1(stage1_settings: dict[str, Any]) -> Path:
+    return pretrain.run(PretrainConfig(**stage1_settings)).folder
+
+
+def write_noisy(source: Path, path: Path, from_sec: float, seed: int | None) -> None:
+    """A lossless copy of a video in which everything after a time is noise (`seed` None: an unchanged copy)."""
+    info = probe_video(source)
+    times = [i / info.fps for i in range(round(info.duration_sec * info.fps))]
+    with VideoReader(source) as reader:
+        frames = reader.read(times, [(info.height, info.width)]).views[0].copy()
+    if seed is not None:
+        late = np.array(times) > from_sec
+        frames[late] = np.random.default_rng(seed).integers(0, 255, frames[late].shape, dtype=np.uint8)
+    write_video(path, iter(frames), info.fps, codec="ffv1", pix_fmt="bgr0")
+
+
+def imagined(world: WorldModel, sample: anticipate.Sample, protocol: str, path: Path, tmp_path: Path) -> np.ndarray:
+    """What the probe would read of a sample, from a video file at `path`."""
+    video = sample.segment.video._replace(path=path)
+    request = anticipate.clip_request(sample._replace(segment=sample.segment._replace(video=video)), protocol)
+    source = LiveSource(world.observer, world.grid, CPU, num_workers=0)
+    features = compute_features(
+        world, source, [FeatureRequest(request, sample.observation.num_future)], "context+future", 12,
+        tmp_path / "features.npy", 1, lambda done: None,
+    )  # fmt: skip
+    return np.array(features.tokens_STND)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "sees_the_future"), [("start-minus-tau/v1", False), ("legacy-end-minus-tau", True)]
+)
+def test_pixels_after_the_anchor_change_nothing(
+    stage1: Path, stage2_settings: dict[str, Any], tmp_path: Path, protocol: str, sees_the_future: bool
+) -> None:
+    world = load_stage1(stage1).world
+    with torch.no_grad():  # an open gate and heads, so that everything that is seen matters
+        world.predictor.gate_parameter.fill_(0.1)
+        world.predictor.stack.predictor_proj.weight.normal_(std=0.3)
+    stage2_settings["protocol"] |= {"id": protocol}
+    config = AnticipateConfig(**stage2_settings)
+    table = read_keystep(config.annotations.val, config.annotations, None)
+    samples, _ = anticipate.validation_samples(table, config, world.grid.fps)
+    changed = 0
+    for number, sample in enumerate(samples[:6]):
+        anchor = sample.segment.start_sec - HORIZON_SEC
+        features = []
+        for seed in (None, number):
+            path = tmp_path / "copy.mkv"
+            write_noisy(sample.segment.video.path, path, anchor, seed)
+            features.append(imagined(world, sample, protocol, path, tmp_path))
+        changed += not np.array_equal(*features)
+    assert changed == (6 if sees_the_future else 0)
+
+
+def test_gaze_reaches_stage_2(stage1: Path, stage2_settings: dict[str, Any], tmp_path: Path) -> None:
+    """Other scene tokens at the observed steps give another imagined future: the gaze path is not left out here."""
+    world = load_stage1(stage1).world
+    config = AnticipateConfig(**stage2_settings)
+    table = read_keystep(config.annotations.val, config.annotations, None)
+    sample = anticipate.validation_samples(table, config, world.grid.fps)[0][2]
+    path = sample.segment.video.path
+    before = imagined(world, sample, config.protocol.id, path, tmp_path)
+    with torch.no_grad():
+        world.observer.gazelle.head_token.weight.add_(0)  # the same Gazelle gives the same future …
+        assert np.array_equal(before, imagined(world, sample, config.protocol.id, path, tmp_path))
+        world.observer.gazelle.transformer[0].mlp.fc2.weight.mul_(-3)  # … another one does not
+    after = imagined(world, sample, config.protocol.id, path, tmp_path)
+    context = config.protocol.num_steps
+    assert np.array_equal(before[:, :context], after[:, :context])
+    assert not np.array_equal(before[:, context:], after[:, context:])
+
+
+def test_a_run_scores_every_segment_and_names_stage_1(
+    stage1: Path, stage2_settings: dict[str, Any], stage1_settings: dict[str, Any]
+) -> None:
+    result = anticipate.run(AnticipateConfig(**stage2_settings, checkpoint=stage1))
+    record = json.loads((result.folder / "run.json").read_text())
+    trained = json.loads((stage1 / "run.json").read_text())["predictor_sha256"]
+    assert record["stage1"]["predictor_sha256"] == trained
+    assert record["protocol"] == "start-minus-tau/v1"
+    assert record["samples_that_show_the_action"] == 0
+    coverage = record["coverage"]["val segments"]
+    assert coverage["expected"] == coverage["used"] + len(coverage["items"]) == result.scores["probe"]["num_segments"]
+    assert set(result.scores) == {"probe", "majority", "previous step"}
+    stored = load_file(result.folder / "outputs.safetensors")
+    assert torch.equal(stored["logits"], result.logits_SC)
+    segments = json.loads((result.folder / "segments.json").read_text())
+    assert [row["label"] for row in segments["segments"]] == stored["labels"].tolist()
+    again = anticipate.run(AnticipateConfig(**stage2_settings | {"name": "again"}, checkpoint=stage1))
+    assert torch.equal(again.logits_SC, result.logits_SC)
+
+
+def test_a_world_model_that_changes_while_the_probe_trains_is_found_out(
+    stage1: Path, stage2_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worlds = []
+    load = anticipate.load_stage1
+
+    def remembered(path: Path) -> Any:
+        worlds.append(load(path))
+        return worlds[-1]
+
+    def meddling(*arguments: Any) -> Any:
+        with torch.no_grad():
+            worlds[-1].world.predictor.no_gaze.add_(1e-3)
+        return sweeping.train_sweep(*arguments)
+
+    monkeypatch.setattr(anticipate, "load_stage1", remembered)
+    monkeypatch.setattr(anticipate, "train_sweep", meddling)
+    with pytest.raises(RunError, match="the world model changed"):
+        anticipate.run(AnticipateConfig(**stage2_settings, checkpoint=stage1))
+
+
+def test_any_folder_of_videos_and_a_hand_written_json_will_do(
+    stage1: Path, stage2_settings: dict[str, Any], toy_world: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    takes = sorted((toy_world / "takes").iterdir())[:4]
+    for number, take in enumerate(takes):
+        (folder / f"kitchen{number}.mp4").symlink_to(take / "frame_aligned_videos" / "cam01.mp4")
+    names = {1: "wash", 2: "cut"}
+
+    def written(numbers: range, extra: list[dict[str, Any]]) -> dict[str, Any]:
+        segments = [
+            {
+                "start_time": 2.0 + 3 * i,
+                "end_time": 4.0 + 3 * i,
+                "step_unique_id": 1 + i % 2,
+                "step_name": names[1 + i % 2],
+            }
+            for i in range(4)
+        ]
+        return {
+            "annotations": {f"kitchen{n}": {"take_name": f"kitchen{n}", "segments": segments + extra} for n in numbers}
+        }
+
+    strange = [
+        {"start_time": 5.0, "end_time": 6.0, "step_unique_id": 9, "step_name": "only here"},
+        {"start_time": 5.0, "step_unique_id": 1},
+        {"start_time": 0.5, "end_time": 1.0, "step_unique_id": 1, "step_name": "wash"},
+        {"start_time": 900.0, "end_time": 901.0, "step_unique_id": 1, "step_name": "wash"},
+    ]
+    for name, content in (("train", written(range(3), [])), ("val", written(range(3, 5), strange))):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    stage2_settings["annotations"] = {"train": folder / "train.json", "val": folder / "val.json", "videos": folder}
+    result = anticipate.run(AnticipateConfig(**stage2_settings, checkpoint=stage1))
+    coverage = json.loads((result.folder / "run.json").read_text())["coverage"]["val segments"]
+    assert (coverage["expected"], coverage["used"]) == (16, 4)
+    reasons = coverage["excluded"]
+    assert reasons["class not in training"] == 1
+    assert reasons["no end_time"] == 1
+    assert reasons["starts before the horizon"] == 1
+    assert reasons["starts after the end of the video"] == 1
+    assert sum(reasons.values()) == 12  # eight more: kitchen4 has no video
+
+
+def test_a_segment_that_starts_before_the_horizon_is_left_out_of_training_too(
+    stage1: Path, stage2_settings: dict[str, Any]
+) -> None:
+    config = AnticipateConfig(**stage2_settings | {"protocol": {"num_steps": 4, "train_horizon_sec": (2.9, 3.0)}})
+    table = read_keystep(config.annotations.train, config.annotations, None)
+    views = anticipate.training_views(table, config, 4.0)
+    assert views.excluded
+    assert len(views.views[0]) + len(views.excluded) == len(table.segments)
+    assert all(isinstance(exclusion, Exclusion) for exclusion in views.excluded)
+
+
+def test_takes_in_both_files_are_an_error(stage1: Path, stage2_settings: dict[str, Any]) -> None:
+    stage2_settings["annotations"]["val"] = stage2_settings["annotations"]["train"]
+    with pytest.raises(DataError, match="annotated in both files"):
+        anticipate.run(AnticipateConfig(**stage2_settings, checkpoint=stage1))
+
+
+def test_the_ego_view_runs_too(stage1: Path, stage2_settings: dict[str, Any]) -> None:
+    stage2_settings["annotations"]["view"] = "ego"
+    result = anticipate.run(AnticipateConfig(**stage2_settings, checkpoint=stage1))
+    assert all("_214-1" in sample.segment.video.path.name for sample in result.samples)
+
+
+def test_holding_out_takes_the_sweep_never_mixes_them() -> None:
+    takes = [f"t{i // 3}" for i in range(30)]
+    held = sweeping.split_by_take(takes, 0.2, np.random.default_rng(0))
+    assert held.sum() == 6
+    assert not {t for t, h in zip(takes, held, strict=True) if h} & {
+        t for t, h in zip(takes, held, strict=True) if not h
+    }
+    with pytest.raises(DataError, match="two takes or more"):
+        sweeping.split_by_take(["a", "a"], 0.2, np.random.default_rng(0))
+
+
+def test_a_sweep_equals_its_probes_trained_one_by_one() -> None:
+    from hwm.config import ProbeConfig
+
+    rng = np.random.default_rng(0)
+    data = sweeping.ProbeData(
+        rng.normal(size=(24, 3, 4, 16)).astype(np.float16),
+        np.ones((24, 3), dtype=bool),
+        rng.integers(0, 3, 24),
+        tuple(f"t{i % 6}" for i in range(24)),
+    )
+    settings: dict[str, Any] = {"num_heads": 2, "num_epochs": 3, "batch_size": 8}
+    both = sweeping.train_sweep(data, 3, ProbeConfig(**settings, lrs=(1e-3, 1e-2)), 0, CPU, lambda e, loss: None)
+    for index, lr in enumerate((1e-3, 1e-2)):
+        one = sweeping.train_sweep(data, 3, ProbeConfig(**settings, lrs=(lr,)), 0, CPU, lambda e, loss: None)
+        assert one.scores[0] == both.scores[index]
+    losses = [score.holdout_loss for score in both.scores]
+    assert both.winner == losses.index(min(losses))

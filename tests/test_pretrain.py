@@ -1,0 +1,167 @@
+"""Stage 1 as a run: resume equals straight on, bit for bit; nothing bad reaches the weights; what is left out is told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hwm.config import PretrainConfig
+from hwm.data.batches import StepBatches
+from hwm.data.clips import ClipPlan, find_videos
+from hwm.engine.assemble import load_stage1
+from hwm.engine.checkpoint import CheckpointStore
+from hwm.engine.runlog import RunLog, read_metrics
+from hwm.errors import ConfigError, DataError, RunError
+from hwm.models.predictor import GazePredictor
+from hwm.pipelines import pretrain
+from hwm.weights.pretrained import HumanWorldModel
+
+
+class InterruptedRunError(Exception):
+    """Stands for a machine that goes away."""
+
+
+def test_a_run_leaves_a_model_that_loads_and_a_record(stage1_settings: dict[str, Any], tmp_path: Path) -> None:
+    result = pretrain.run(PretrainConfig(**stage1_settings))
+    record = json.loads((result.folder / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["coverage"]["train videos"] == {"expected": 6, "used": 6, "excluded": {}, "items": []}
+    assert set(record["weights"]) == {"encoder", "gazelle"}
+    stage1 = load_stage1(result.folder)
+    assert stage1.predictor_sha256 == result.predictor_sha256 == record["predictor_sha256"]
+    assert stage1.world.predictor.gate != 0
+    assert (result.folder / "checkpoints" / "latest").resolve().name == "step-000008"
+    assert {"val/l1", "val/copy_l1", "val/skill", "val/skill_2"} <= set().union(*read_metrics(result.folder))
+    # The whole model, saved and read back, imagines the same.
+    stage1.world.save_pretrained(tmp_path / "model")
+    again = HumanWorldModel.from_pretrained(tmp_path / "model")
+    z, scene = torch.randn(1, 3, 16, 32), torch.randn(1, 3, 16, 16)
+    assert torch.equal(again.imagine(z, scene, 2).z_BKND, stage1.world.imagine(z, scene, 2).z_BKND)
+    assert load_stage1(tmp_path / "model").predictor_sha256 == result.predictor_sha256
+
+
+@pytest.mark.parametrize("source", ["cached", "live"])
+def test_resumed_equals_straight(stage1_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    stage1_settings["tokens"]["source"] = source
+    if source == "live":
+        stage1_settings["data"]["augment"] = {}
+        stage1_settings["optim"] |= {"num_steps": 4, "batch_size": 2}
+        stage1_settings |= {"save_every": 2, "validate_every": 4}
+    straight = pretrain.run(PretrainConfig(**stage1_settings | {"name": "straight"}))
+    config = PretrainConfig(**stage1_settings | {"name": "resumed"})
+    stop_after = config.save_every + 1
+    add, steps = RunLog.add, iter(range(1, 100))
+
+    def interrupted(self: RunLog, step: int, values: dict[str, float]) -> None:
+        if next(steps) == stop_after:
+            raise InterruptedRunError
+        add(self, step, values)
+
+    monkeypatch.setattr(RunLog, "add", interrupted)
+    with pytest.raises(InterruptedRunError):
+        pretrain.run(config)
+    monkeypatch.setattr(RunLog, "add", add)
+    resumed = pretrain.run(config)
+    assert json.loads((resumed.folder / "run.json").read_text())["resumed"][0]["step"] == config.save_every
+    assert resumed.predictor_sha256 == straight.predictor_sha256
+    assert read_metrics(resumed.folder) == read_metrics(straight.folder)
+
+
+def test_same_seed_same_numbers_and_another_seed_others(stage1_settings: dict[str, Any]) -> None:
+    stage1_settings["optim"]["num_steps"] = 3
+    runs = [
+        pretrain.run(PretrainConfig(**stage1_settings | {"name": name, "seed": seed}))
+        for name, seed in (("one", 0), ("two", 0), ("three", 1))
+    ]
+    assert runs[0].predictor_sha256 == runs[1].predictor_sha256 != runs[2].predictor_sha256
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
+    stage1_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher_forced, calls = GazePredictor.teacher_forced, iter(range(100))
+
+    def poisoned(self: GazePredictor, z: torch.Tensor, *rest: object) -> object:
+        return teacher_forced(self, z * float("nan") if next(calls) == 6 else z, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(GazePredictor, "teacher_forced", poisoned)
+    config = PretrainConfig(**stage1_settings | {"validate_every": 100})
+    with pytest.raises(RunError, match="step 6: the loss is not finite"):
+        pretrain.run(config)
+    monkeypatch.setattr(GazePredictor, "teacher_forced", teacher_forced)
+    world = load_stage1(config.folder / config.name).world
+    assert all(torch.isfinite(tensor).all() for tensor in world.predictor.state_dict().values())
+
+
+def test_without_gaze_the_same_run_needs_no_gazelle(stage1_settings: dict[str, Any]) -> None:
+    stage1_settings["gazelle"] = {"weights": "nowhere"}
+    result = pretrain.run(PretrainConfig(**stage1_settings | {"gaze": "none"}))
+    assert not load_stage1(result.folder).world.has_gaze
+
+
+def test_a_video_on_both_sides_is_an_error(stage1_settings: dict[str, Any]) -> None:
+    stage1_settings["data"]["val"] = stage1_settings["data"]["train"]
+    with pytest.raises(DataError, match="6 videos are in data"):
+        pretrain.run(PretrainConfig(**stage1_settings))
+
+
+def test_unusable_videos_are_counted_with_their_reason(stage1_settings: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("not a video")
+    stage1_settings["data"]["train"] += [str(tmp_path / "text.mp4"), stage1_settings["data"]["train"][0]]
+    stage1_settings["optim"]["num_steps"] = 1
+    result = pretrain.run(PretrainConfig(**stage1_settings))
+    coverage = json.loads((result.folder / "run.json").read_text())["coverage"]["train videos"]
+    assert (coverage["expected"], coverage["used"]) == (13, 6)
+    assert coverage["excluded"]["named more than once"] == 6
+    assert any("text.mp4" in item["item"] for item in coverage["items"])
+
+
+def test_weights_that_changed_since_stage_1_are_refused(
+    stage1_settings: dict[str, Any], tiny_weights: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    from hwm.models.vjepa2 import VJEPA2Encoder
+    from hwm.weights.load import load_encoder, save_model
+
+    moved = tmp_path / "encoder"
+    shutil.copytree(tiny_weights / "encoder", moved)
+    stage1_settings["encoder"]["weights"] = str(moved)
+    stage1_settings["optim"]["num_steps"] = 1
+    result = pretrain.run(PretrainConfig(**stage1_settings))
+    torch.manual_seed(9)
+    other = VJEPA2Encoder(load_encoder(moved).spec)
+    save_model(other, other.spec, moved)
+    with pytest.raises(RunError, match="have changed since stage 1: encoder"):
+        load_stage1(result.folder)
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is no stage-1 run"):
+        load_stage1(tmp_path / "nothing")
+
+
+def test_a_torn_checkpoint_is_passed_over_and_none_at_all_is_an_error(stage1_settings: dict[str, Any]) -> None:
+    result = pretrain.run(PretrainConfig(**stage1_settings))
+    store = CheckpointStore(result.folder / "checkpoints", 3, is_writer=False)
+    assert store.steps() == [4, 8]
+    (result.folder / "checkpoints" / "step-000008" / "predictor.safetensors").write_bytes(b"torn")
+    assert load_stage1(result.folder).source.name == "step-000004"
+    with pytest.raises(RunError, match="sha256 or size differs"):
+        load_stage1(result.folder / "checkpoints" / "step-000008")
+
+
+def test_batches_share_out_every_sample_once(toy_world: Path) -> None:
+    videos = find_videos([toy_world / "lists" / "train_cam01.txt"], "**/*", 1.0).videos
+    plan = ClipPlan(videos, 4.0, 5, None, seed=3)
+    whole = StepBatches(plan, 4, 0, 6)
+    parts = [StepBatches(plan, 4, 0, 6, rank, 2) for rank in range(2)]
+    for step in range(6):
+        assert sorted(whole[step], key=str) == sorted(parts[0][step] + parts[1][step], key=str)
+    assert StepBatches(plan, 4, 2, 6)[0] == whole[2]
+    drawn = [request.video.path for step in range(6) for request in whole[step]]
+    assert all(drawn.count(video.path) == 4 for video in videos)  # 24 samples are 4 epochs of 6 videos
+    with pytest.raises(ConfigError, match="does not divide"):
+        StepBatches(plan, 3, 0, 6, 0, 2)

@@ -1,0 +1,153 @@
+"""Tokens are the same live and cached, depend on nothing later, and a damaged or foreign cache is never read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hwm.data.clips import ClipRequest
+from hwm.data.transforms import centre_square
+from hwm.data.video import VideoReader, probe_video, write_video
+from hwm.errors import CacheError, DataError
+from hwm.models.observer import Observer, resample_scene
+from hwm.models.world_model import TimeGrid
+from hwm.tokens.cache import TokenCache
+from hwm.tokens.source import CachedSource, LiveSource, TokenBatch
+from hwm.weights.load import load_encoder, load_gazelle
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def observer(tiny_weights: Path) -> Observer:
+    return Observer(load_encoder(tiny_weights / "encoder"), load_gazelle(tiny_weights / "gazelle"))
+
+
+def first_video(world: Path) -> Path:
+    return Path((world / "lists" / "train_cam01.txt").read_text().split()[0])
+
+
+def request(world: Path, first_step: int, num_steps: int = 5) -> ClipRequest:
+    path = first_video(world)
+    info = probe_video(path if path.is_absolute() else world / "lists" / path)
+    return ClipRequest(info, first_step, num_steps, centre_square(info))
+
+
+def grid(step: str = "frame") -> TimeGrid:
+    return TimeGrid(4.0, step, 64, 56)  # type: ignore[arg-type]
+
+
+def cached(observer: Observer, folder: Path, step: str = "frame", **weights: str) -> CachedSource:
+    named = {"encoder": "e", "gazelle": "g"} | weights
+    return CachedSource(observer, grid(step), CPU, TokenCache(folder, grid(step), named))
+
+
+def only(source: LiveSource | CachedSource, clip: ClipRequest) -> TokenBatch:
+    return next(iter(source.batches([[clip]])))
+
+
+@pytest.mark.parametrize("step", ["frame", "tubelet"])
+@pytest.mark.parametrize("first_step", [-2, 0, 7])
+def test_cached_tokens_are_the_live_ones(
+    observer: Observer, toy_world: Path, tmp_path: Path, step: str, first_step: int
+) -> None:
+    clip = request(toy_world, first_step)
+    live = only(LiveSource(observer, grid(step), CPU, num_workers=0), clip)
+    source = cached(observer, tmp_path, step)
+    assert source.prepare([clip.video], lambda done: None) == ()
+    stored = only(source, clip)
+    assert torch.equal(live.valid_BT, stored.valid_BT)
+    assert live.valid_BT.sum() == 5 - max(0, -first_step)
+    for one, other in ((live.z_BTND, stored.z_BTND), (live.scene_BTNG, stored.scene_BTNG)):
+        torch.testing.assert_close(one, other, atol=4e-3, rtol=1e-3)  # float16 on disk
+    assert not stored.z_BTND[~stored.valid_BT].any()
+
+
+def test_a_step_does_not_see_later_frames(observer: Observer, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 255, (24, 64, 64, 3), dtype=np.uint8)
+    changed = frames.copy()
+    changed[13:] = rng.integers(0, 255, changed[13:].shape, dtype=np.uint8)
+    tokens = []
+    for name, pixels in (("a", frames), ("b", changed)):
+        path = tmp_path / f"{name}.mkv"
+        write_video(path, iter(pixels), 12, codec="ffv1", pix_fmt="bgr0")
+        info = probe_video(path)
+        clip = ClipRequest(info, 0, 8, centre_square(info))
+        tokens.append(only(LiveSource(observer, grid("tubelet"), CPU, 0), clip))
+    # Frame 13 starts at 13/12 s, so the steps up to 1 s (index 4) must not have changed.
+    assert torch.equal(tokens[0].z_BTND[:, :5], tokens[1].z_BTND[:, :5])
+    assert torch.equal(tokens[0].scene_BTNG[:, :5], tokens[1].scene_BTNG[:, :5])
+    assert not torch.equal(tokens[0].z_BTND[:, 5:], tokens[1].z_BTND[:, 5:])
+
+
+def test_models_without_gaze_share_the_latents(observer: Observer, toy_world: Path, tmp_path: Path) -> None:
+    clip = request(toy_world, 0)
+    cached(observer, tmp_path).prepare([clip.video], lambda done: None)
+    blind_grid = TimeGrid(4.0, "frame", 64, None)
+    blind = TokenCache(tmp_path, blind_grid, {"encoder": "e"})
+    assert blind.holds(clip.video.path)
+    assert not TokenCache(tmp_path, blind_grid, {"encoder": "other"}).holds(clip.video.path)
+    assert not TokenCache(tmp_path, grid(), {"encoder": "e", "gazelle": "other"}).holds(clip.video.path)
+
+
+def test_a_damaged_token_file_is_refused(observer: Observer, toy_world: Path, tmp_path: Path) -> None:
+    clip = request(toy_world, 0)
+    source = cached(observer, tmp_path)
+    source.prepare([clip.video], lambda done: None)
+    for file in tmp_path.rglob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(CacheError, match="cannot read token file"):
+        only(source, clip)
+
+
+def test_steps_outside_the_video_are_refused(observer: Observer, toy_world: Path, tmp_path: Path) -> None:
+    clip = request(toy_world, 10_000)
+    source = cached(observer, tmp_path)
+    source.prepare([clip.video], lambda done: None)
+    with pytest.raises(CacheError, match="were asked for"):
+        only(source, clip)
+    with pytest.raises(DataError, match="has no frame at"):
+        only(LiveSource(observer, grid(), CPU, 0), clip)
+
+
+def test_random_crops_are_refused_by_the_cache(observer: Observer, toy_world: Path, tmp_path: Path) -> None:
+    clip = request(toy_world, 0)
+    with pytest.raises(CacheError, match="random crop"):
+        only(cached(observer, tmp_path), clip._replace(box=clip.box._replace(left=0.0)))
+
+
+def test_a_video_that_breaks_off_is_one_exclusion(observer: Observer, toy_world: Path, tmp_path: Path) -> None:
+    clip = request(toy_world, 0)
+    whole = clip.video.path.read_bytes()
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(whole[: len(whole) // 2])
+    excluded = cached(observer, tmp_path / "t").prepare(
+        [clip.video._replace(path=broken), clip.video], lambda done: None
+    )
+    assert [Path(exclusion.item).name for exclusion in excluded] == ["broken.mp4"]
+    assert excluded[0].reason.startswith("cannot be decoded whole")
+
+
+def test_workers_and_the_main_process_decode_alike(observer: Observer, toy_world: Path) -> None:
+    clips = [[request(toy_world, 3), request(toy_world, 9)], [request(toy_world, 1)]]
+    alone, helped = (list(LiveSource(observer, grid(), CPU, n).batches(clips)) for n in (0, 1))
+    assert all(torch.equal(a.z_BTND, b.z_BTND) for a, b in zip(alone, helped, strict=True))
+
+
+def test_scene_tokens_land_in_the_cell_of_their_place() -> None:
+    scene = torch.zeros(1, 1, 8, 8)
+    scene[0, 0, 2:4, 6:8] = 1.0
+    averaged = resample_scene(scene, (4, 4)).reshape(4, 4)
+    assert averaged[1, 3] == 1.0
+    assert averaged.sum() == 1.0
+    stretched = resample_scene(torch.eye(6)[None, None], (4, 4)).reshape(4, 4)
+    assert torch.all(stretched.argmax(dim=1) == torch.arange(4))
+
+
+def test_the_reader_gives_both_views_of_one_crop(toy_world: Path) -> None:
+    clip = request(toy_world, 0)
+    with VideoReader(clip.video.path) as reader:
+        views = reader.read([1.0], [(64, 64), (56, 56)], clip.box).views
+    assert [view.shape for view in views] == [(1, 64, 64, 3), (1, 56, 56, 3)]
