@@ -23,7 +23,7 @@ from hwm.data.keystep import read_keystep
 from hwm.data.protocol import START_MINUS_TAU, Observation, draw_horizon, guard, observe_before
 from hwm.data.segments import ClassTable, Segment, SegmentTable
 from hwm.data.transforms import centre_square
-from hwm.data.video import VideoInfo
+from hwm.data.video import VideoInfo, num_grid_steps
 from hwm.engine.assemble import Stage1, load_stage1, predictor_hash
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
@@ -192,9 +192,12 @@ def clip_request(sample: Sample, protocol: str) -> ClipRequest:
 
 def _observe(segment: Segment, horizon_sec: float, config: AnticipateConfig, fps: float) -> Observation | Exclusion:
     protocol = config.protocol
-    return observe_before(
+    observed = observe_before(
         segment.start_sec, segment.end_sec, horizon_sec, fps, protocol.num_steps, protocol.id, segment.row
     )
+    if isinstance(observed, Observation) and observed.last_step >= num_grid_steps(segment.video.duration_sec, fps):
+        return Exclusion(segment.row, "the anchor lies after the end of the video")  # legacy: a step may end later
+    return observed
 
 
 def _read_tables(config: AnticipateConfig, source: TokenSource, log: RunLog) -> tuple[SegmentTable, SegmentTable]:

@@ -161,12 +161,12 @@ def load_videos(
 
 
 def _prepared(part: str, found: VideoSet, log: RunLog, sources: Sequence[TokenSource]) -> tuple[VideoInfo, ...]:
-    excluded: list[Exclusion] = list(found.excluded)
+    unusable: dict[str, Exclusion] = {}
     for source in sources:
         with Progress(f"{part} videos", total=len(found.videos)) as bar:
-            excluded += source.prepare(found.videos, bar.set)
-    unusable = {exclusion.item for exclusion in excluded}
+            unusable |= {exclusion.item: exclusion for exclusion in source.prepare(found.videos, bar.set)}
     videos = tuple(video for video in found.videos if str(video.path) not in unusable)
+    excluded = [*found.excluded, *unusable.values()]
     log.record_coverage(f"{part} videos", expected=found.expected, used=len(videos), excluded=excluded)
     if not videos:
         raise DataError(f"no {part} video can be decoded", found="; ".join(e.reason for e in excluded[:3]))
