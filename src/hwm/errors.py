@@ -1,11 +1,11 @@
 """Every error a user can meet, as one tree; each says what was expected, what was found and what to do.
 
-    HwmError
-    ├── ConfigError     a recipe, an override or a flag is wrong
-    ├── WeightsError    a weight file is missing, damaged, or does not fit the model
-    ├── DataError       a video, an annotation or a gaze file is missing, damaged, or contradicts another
-    ├── CacheError      a stored token file is damaged or belongs to something else
-    └── RunError        a run cannot go on: non-finite loss, a checkpoint that is missing or torn, a locked folder
+HwmError
+├── ConfigError     a recipe, an override or a flag is wrong
+├── WeightsError    a weight file is missing, damaged, or does not fit the model
+├── DataError       a video, an annotation or a gaze file is missing, damaged, or contradicts another
+├── CacheError      a stored token file is damaged or belongs to something else
+└── RunError        a run cannot go on: non-finite loss, a checkpoint that is missing or torn, a locked folder
 """
 
 
@@ -24,7 +24,9 @@ class HwmError(Exception):
     ) -> None:
         self.problem, self.expected, self.found, self.fix = problem, expected, found, fix
         parts = [problem]
-        parts += [f"  {name}: {text}" for name, text in (("expected", expected), ("found", found), ("fix", fix)) if text]
+        parts += [
+            f"  {name}: {text}" for name, text in (("expected", expected), ("found", found), ("fix", fix)) if text
+        ]
         super().__init__("\n".join(parts))
 
 
