@@ -31,9 +31,9 @@ def main() -> None:
     recipe = {"world": WORLD.model_dump(), "made by": "make mini-weights"}
     encoder = load_encoder(made.encoder)
     probes = compare(gaze_config.world, encoder)
-    save_model(encoder, encoder.spec, mini / "encoder", torch.float16, recipe | {"linear probes": probes})
+    save_model(encoder, mini / "encoder", torch.float16, recipe | {"linear probes": probes})
     gazelle = load_gazelle(gaze.gazelle)
-    save_model(gazelle, gazelle.spec, mini / "gazelle", torch.float16, recipe | {"gaze": gaze.scores})
+    save_model(gazelle, mini / "gazelle", torch.float16, recipe | {"gaze": gaze.scores})
     print(json.dumps({"linear probes": probes, "gaze": gaze.scores}, indent=1))
 
 

@@ -70,8 +70,8 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     gazelle = GazeLLE(
         DINOv2(DINOv2Spec(24, 1, 2, position_side=4)), GazelleSpec(16, depth=1, num_heads=2, position_grid=(4, 4))
     )
-    save_model(encoder, encoder.spec, folder / "encoder")
-    save_model(gazelle, gazelle.spec, folder / "gazelle")
+    save_model(encoder, folder / "encoder")
+    save_model(gazelle, folder / "gazelle")
     return folder
 
 

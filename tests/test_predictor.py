@@ -1,4 +1,4 @@
-"""Promises of the gaze-conditioned predictor: causal, alive, cached roll-out equal to recomputation, gate shut at first."""
+"""Promises of the gaze-conditioned predictor: causal, alive, cached roll-out as recomputed, gate shut at first."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,8 @@ def test_gaze_changes_the_imagined_future_and_has_a_gradient(predictor: GazePred
     other = predictor.rollout(z, scene.detach().flip(0), 3).z_BKND
     assert (with_gaze - other).abs().max() > 1e-3
     with_gaze.square()[..., 0].sum().backward()
-    assert scene.grad is not None and scene.grad.abs().sum() > 0
+    assert scene.grad is not None
+    assert scene.grad.abs().sum() > 0
     assert predictor.scene_proj.weight.grad.abs().sum() > 0
     assert predictor.gate_parameter.grad.abs() > 0
 

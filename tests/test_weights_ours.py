@@ -36,7 +36,7 @@ def small_models() -> dict[str, tuple[torch.nn.Module, Loader]]:
 @pytest.mark.parametrize("place", ["folder", "model.safetensors", "my.safetensors"])
 def test_our_format_there_and_back(tmp_path: Path, kind: str, place: str) -> None:
     module, loader = small_models()[kind]
-    saved = load.save_model(module, module.spec, tmp_path / place, notes={"accuracy": 0.5})
+    saved = load.save_model(module, tmp_path / place, notes={"accuracy": 0.5})
     again = loader(tmp_path / place)
     assert again.spec == module.spec
     for key, tensor in module.state_dict().items():
@@ -49,7 +49,7 @@ def test_our_format_there_and_back(tmp_path: Path, kind: str, place: str) -> Non
 
 def test_half_precision_on_disk_is_single_in_memory(tmp_path: Path) -> None:
     module, _ = small_models()["encoder"]
-    load.save_model(module, module.spec, tmp_path, torch.float16)
+    load.save_model(module, tmp_path, torch.float16)
     again = load.load_encoder(tmp_path)
     assert again.norm.weight.dtype == torch.float32
     assert (tmp_path / "model.safetensors").stat().st_size < 0.7 * sum(p.numel() * 4 for p in module.parameters())
@@ -57,13 +57,13 @@ def test_half_precision_on_disk_is_single_in_memory(tmp_path: Path) -> None:
     with torch.no_grad():
         module.norm.weight.fill_(1e6)
     with pytest.raises(WeightsError, match=r"norm\.weight cannot be stored"):
-        load.save_model(module, module.spec, tmp_path, torch.float16)
+        load.save_model(module, tmp_path, torch.float16)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     module, _ = small_models()["encoder"]
-    load.save_model(module, module.spec, tmp_path / "ours")
+    load.save_model(module, tmp_path / "ours")
     return tmp_path / "ours"
 
 
@@ -123,7 +123,7 @@ def test_files_of_two_models_do_not_mix(folder: Path, tmp_path: Path) -> None:
     module, _ = small_models()["encoder"]
     with torch.no_grad():
         module.norm.bias.add_(1.0)
-    load.save_model(module, module.spec, tmp_path / "other")
+    load.save_model(module, tmp_path / "other")
     shutil.copy(tmp_path / "other" / "config.json", folder / "config.json")
     with pytest.raises(WeightsError, match="does not belong"):
         load.load_encoder(folder)
@@ -133,12 +133,6 @@ def test_settings_for_released_files_are_refused_for_ours(folder: Path) -> None:
     for given in ({"key": "encoder"}, {"num_heads": 2}):
         with pytest.raises(WeightsError, match="needs no such setting"):
             load.load_encoder(folder, **given)
-
-
-def test_a_spec_that_is_not_the_modules_is_refused(tmp_path: Path) -> None:
-    module, _ = small_models()["encoder"]
-    with pytest.raises(WeightsError, match="not the module's"):
-        load.save_model(module, EncoderSpec(16, 2, 2, patch_size=4), tmp_path)
 
 
 def test_loaded_weights_can_be_trained_further(folder: Path) -> None:

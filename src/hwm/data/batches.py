@@ -1,4 +1,4 @@
-"""Which clips make up the batch of each optimiser step: a pure function of (plan, step), so a resumed run goes on exactly.
+"""Which clips make up the batch of each optimiser step: a function of (plan, step), so a resumed run goes on exactly.
 
 Samples are numbered through all epochs: number n is the clip at place n mod V of epoch n // V. Step s takes the numbers
 s·B … s·B + B − 1, and process r of W every W-th of them. No sample is dropped at the end of an epoch.

@@ -5,6 +5,7 @@ given to `VideoReader.read` with all sizes, so a point of the scene has the same
 """
 
 import math
+from typing import overload
 
 import numpy as np
 import torch
@@ -78,8 +79,14 @@ def normalise(frames: Tensor) -> Tensor:
     return ((frames.to(torch.float32) - mean) / std).movedim(-1, -3).contiguous()
 
 
-def point_in_box(x: float, y: float, box: CropBox) -> tuple[float, float]:
-    """Place of a point (source pixels) in a crop: (u, v), 0..1 from left to right and top to bottom; outside beyond."""
+@overload
+def point_in_box(x: float, y: float, box: CropBox) -> tuple[float, float]: ...
+@overload
+def point_in_box(x: np.ndarray, y: np.ndarray, box: CropBox) -> tuple[np.ndarray, np.ndarray]: ...
+def point_in_box(
+    x: float | np.ndarray, y: float | np.ndarray, box: CropBox
+) -> tuple[float | np.ndarray, float | np.ndarray]:
+    """Place of points (source pixels) in a crop: (u, v), 0..1 from left to right and top to bottom; outside beyond."""
     return (x - box.left) / box.width, (y - box.top) / box.height
 
 

@@ -12,7 +12,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from hwm.config import EncoderConfig, PretrainConfig
-from hwm.engine.checkpoint import CheckpointStore, Rejected, verify
+from hwm.engine.checkpoint import CHECKPOINTS, CheckpointStore, Rejected, verify
 from hwm.engine.runtime import seeded_weights
 from hwm.errors import RunError
 from hwm.models.observer import Observer
@@ -25,7 +25,6 @@ from hwm.weights.load import LoadedWeights, read_encoder, read_gazelle
 from hwm.weights.ours import CONFIG_NAME, TENSORS_NAME
 from hwm.weights.pretrained import HumanWorldModel
 
-CHECKPOINTS = "checkpoints"
 PREDICTOR = "predictor"
 
 
@@ -103,7 +102,7 @@ def load_stage1(path: Path) -> Stage1:
     if not (run / "config.yaml").is_file() or not (run / CHECKPOINTS).is_dir():
         raise RunError(
             f"{path} is no stage-1 run",
-            expected=f"a run folder (config.yaml and {CHECKPOINTS}/), one of its checkpoints, or a saved model's folder",
+            expected=f"a run folder (config.yaml, {CHECKPOINTS}/), one of its checkpoints, or a saved model's folder",
             found="nothing" if not path.exists() else ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "empty",
             fix="train one first: hwm pretrain CONFIG",
         )

@@ -32,6 +32,9 @@ from torch import Tensor, nn
 from hwm.engine.disk import Disk
 from hwm.errors import RunError
 
+CHECKPOINTS = "checkpoints"
+"""Folder of a run's checkpoints inside its run folder."""
+
 _FORMAT = 1
 _NAME = re.compile(r"step-(\d{6,})")
 _RESERVED = ("optimizer", "rng")

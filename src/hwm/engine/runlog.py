@@ -26,7 +26,7 @@ from torch import nn
 
 from hwm.config import RunConfig
 from hwm.data.exclusions import Exclusion, check_coverage, summarise
-from hwm.engine.checkpoint import CheckpointStore
+from hwm.engine.checkpoint import CHECKPOINTS, CheckpointStore
 from hwm.engine.disk import Disk
 from hwm.engine.mirrors import Mirror, open_mirrors
 from hwm.engine.provenance import now, provenance
@@ -66,7 +66,7 @@ class RunLog(AbstractContextManager["RunLog"]):
         lock = _lock(folder)
         with ExitStack() as unless_opened:
             unless_opened.callback(lock.close)
-            going_on = resume and any((folder / "checkpoints").glob("step-*"))
+            going_on = resume and any((folder / CHECKPOINTS).glob("step-*"))
             earlier = _earlier(folder, config) if going_on else {}
             if not going_on:
                 _clear(folder)
@@ -263,8 +263,8 @@ def _clear(folder: Path) -> None:
     """Removes an earlier run's record; other files in the folder are left alone."""
     for name in ("run.json", "metrics.jsonl", "config.yaml"):
         (folder / name).unlink(missing_ok=True)
-    if (folder / "checkpoints").exists():
-        shutil.rmtree(folder / "checkpoints")
+    if (folder / CHECKPOINTS).exists():
+        shutil.rmtree(folder / CHECKPOINTS)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

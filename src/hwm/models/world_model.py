@@ -56,7 +56,8 @@ class WorldModel(nn.Module):
         batch, steps = frames_BTFRYX.shape[:2]
         gaze = None if gaze_frames_BTRYX is None else gaze_frames_BTRYX.flatten(0, 1)
         seen = self.observer(frames_BTFRYX.flatten(0, 1), gaze)
-        return Observed(*(None if part is None else part.unflatten(0, (batch, steps)) for part in seen))
+        gazed = (None if part is None else part.unflatten(0, (batch, steps)) for part in seen[1:])
+        return Observed(seen.z_SND.unflatten(0, (batch, steps)), *gazed)
 
     @torch.inference_mode()
     def imagine(

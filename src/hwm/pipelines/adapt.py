@@ -131,9 +131,7 @@ def run(config: AdaptConfig, resume: bool = True) -> AdaptResult:
                     log.save(store, done, {"masked": model}, optimizer)
                 if stopping and done < num_steps:
                     raise SystemExit(EXIT_STOPPED)
-        written = save_model(
-            model.target, model.target.spec, log.folder / "encoder", notes={"run": config.name, "steps": num_steps}
-        )
+        written = save_model(model.target, log.folder / "encoder", notes={"run": config.name, "steps": num_steps})
         log.record(encoder_sha256=written.sha256)
         return AdaptResult(log.folder, log.folder / "encoder")
 

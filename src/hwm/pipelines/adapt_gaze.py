@@ -107,7 +107,7 @@ def run(config: AdaptGazeConfig, resume: bool = True) -> AdaptGazeResult:
             scores[view] = evaluate(model, read_frames(config, world["val"], view), train[view], config, fabric.device)
             log.write(num_steps, {f"{view}/{name}": value for name, value in scores[view].items()})
         log.record(scores=scores)
-        save_model(model, model.spec, log.folder / "gazelle", notes={"run": config.name, "scores": scores})
+        save_model(model, log.folder / "gazelle", notes={"run": config.name, "scores": scores})
         return AdaptGazeResult(log.folder, log.folder / "gazelle", scores)
 
 

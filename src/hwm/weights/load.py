@@ -213,7 +213,6 @@ def read_probe(path: str | Path, num_heads: int = tables.PROBE_HEADS) -> LoadedW
 
 def save_model(
     module: VJEPA2Encoder | MaskedPredictor | GazeLLE | AttentiveProbe,
-    spec: EncoderSpec | MaskedPredictorSpec | GazelleSpec | ProbeSpec,
     path: str | Path,
     dtype: torch.dtype = torch.float32,
     notes: Mapping[str, Any] | None = None,
@@ -221,17 +220,14 @@ def save_model(
     """Write a model in our own format; the `load_…` function of its kind reads it back.
 
     Args:
-        module: the model.
-        spec: its sizes, as it was built with them (of Gaze-LLE the decoder's; the backbone's go along).
+        module: the model; its `spec` (of Gaze-LLE the backbone's too) is written along.
         path: folder, or file that ends in `.safetensors`.
         dtype: `torch.float16` halves the file; loading always gives float32.
         notes: remarks kept in `config.json`.
 
     Raises:
-        WeightsError: a value is not finite or does not fit into `dtype`; the spec is not the module's.
+        WeightsError: a value is not finite or does not fit into `dtype`.
     """
-    if spec != module.spec:
-        raise WeightsError("the spec is not the module's", expected=repr(module.spec), found=repr(spec))
     if isinstance(module, GazeLLE):
         kind = "gazelle"
         plain = {"backbone": spec_to_plain(module.backbone.spec), "decoder": spec_to_plain(module.spec)}
