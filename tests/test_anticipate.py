@@ -48,7 +48,7 @@ def imagined(world: WorldModel, sample: anticipate.Sample, protocol: str, path: 
     request = anticipate.clip_request(sample._replace(segment=sample.segment._replace(video=video)), protocol)
     source = LiveSource(world.observer, world.grid, CPU, num_workers=0)
     features = compute_features(
-        world, source, [FeatureRequest(request, sample.observation.num_future)], "context+future", 12,
+        world, source, [FeatureRequest(request, sample.observation.num_future)], "context+future", False, 12,
         tmp_path / "features.npy", 1, lambda done: None,
     )  # fmt: skip
     return np.array(features.tokens_STND)

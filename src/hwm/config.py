@@ -234,6 +234,8 @@ class ProbeConfig(Part):
 
     inputs: Literal["context", "future", "context+future"] = "context+future"
     """What the probe reads: observed latents, imagined latents, or both."""
+    gaze_point: bool = False
+    """Adds one token a step: its latents pooled where Gazelle's heat map says people look."""
     num_queries: int = Field(default=1, ge=1)
     """Learned queries of the pooler."""
     depth: int = Field(default=1, ge=1)

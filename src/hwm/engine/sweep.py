@@ -97,8 +97,10 @@ def train_sweep(
     """
     held_S = split_by_take(data.takes_S, config.holdout_fraction, rng_for(seed, "holdout"))
     train, holdout = np.flatnonzero(~held_S), np.flatnonzero(held_S)
-    slots, patches, width = data.tokens_RTND.shape[1:]
-    spec = StepProbeSpec(width, slots, patches, num_classes, config.num_heads, config.depth, config.num_queries)
+    slots, tokens, width = data.tokens_RTND.shape[1:]
+    spec = StepProbeSpec(
+        width, slots, tokens, num_classes, config.num_heads, config.depth, config.num_queries, config.gaze_point
+    )
     settings = [(lr, decay) for lr in config.lrs for decay in config.weight_decays]
     probes = []
     for _ in settings:

@@ -47,7 +47,7 @@ class DemoFindings(NamedTuple):
     """All that the page tells."""
 
     arms: Sequence[Arm]
-    """The arm with gaze, the same without, and the encoder alone."""
+    """Gaze in the world model and the probe; in the world model; nowhere; nowhere and no world model."""
     baselines: Mapping[str, Mapping[str, float]]
     best: BestScores
     takes_S: Sequence[str]
@@ -77,9 +77,7 @@ def write_report(path: Path, findings: DemoFindings, pictures: Sequence[Picture]
 
 
 def _headline(report: Report, findings: DemoFindings) -> None:
-    with_gaze, without = findings.arms[:2]
-    rng = np.random.default_rng(RESAMPLING_SEED)
-    gain = mean_interval(with_gaze.hits_S.astype(float) - without.hits_S.astype(float), findings.takes_S, rng)
+    gaze_point, with_gaze, without = findings.arms[:3]
     majority = findings.baselines["majority"]["top1"]
     report.section(
         "At a glance",
@@ -88,13 +86,22 @@ def _headline(report: Report, findings: DemoFindings) -> None:
     report.verdicts(
         [
             Verdict(
-                "Top-1 with gaze",
-                f"{100 * with_gaze.scores['top1']:.1f}%",
+                "Top-1, gaze in world model and probe",
+                f"{100 * gaze_point.scores['top1']:.1f}%",
                 f"{100 * majority:.1f}% by always naming the commonest step",
                 detail=f"Best possible: {100 * findings.best.with_gaze:.1f}% knowing where the person looks, "
                 f"{100 * findings.best.without_gaze:.1f}% knowing the steps so far alone.",
             ),
-            difference_verdict("Gaze in the world model against none", gain, "Same seed, clips and segments."),
+            difference_verdict(
+                "Gaze in the world model against none",
+                _gain(with_gaze, without, findings.takes_S),
+                "Same seed, clips and segments.",
+            ),
+            difference_verdict(
+                "Latents at the gaze point in the probe against none",
+                _gain(gaze_point, with_gaze, findings.takes_S),
+                "Same world model.",
+            ),
             Verdict(
                 "World model against copying the last step",
                 f"{100 * with_gaze.validation['skill']:.1f}%",
@@ -180,6 +187,12 @@ def _world_model(report: Report, findings: DemoFindings) -> None:
         )
     )
     report.figure(gate_over_training("gate", [_line(arm, "train/gate") for arm in trained[:1]]))
+
+
+def _gain(arm: Arm, other: Arm, takes: Sequence[str]) -> Interval:
+    """Paired difference of Top-1, with its interval over takes."""
+    difference = arm.hits_S.astype(float) - other.hits_S.astype(float)
+    return mean_interval(difference, takes, np.random.default_rng(RESAMPLING_SEED))
 
 
 def _line(arm: Arm, metric: str) -> Line:

@@ -19,11 +19,21 @@ from hwm.models.vjepa2 import VJEPA2Encoder
 
 
 class Observed(NamedTuple):
-    """Tokens of S steps: latents, scene tokens (None where there is no Gazelle), and Gazelle's heat maps."""
+    """Tokens of S steps: latents, and where there is a Gazelle its scene tokens, gaze weights and heat maps."""
 
     z_SND: Tensor
     scene_SNG: Tensor | None
+    gaze_SN: Tensor | None
     heatmaps_SYX: Tensor | None
+
+
+def gaze_weights(heatmaps_SYX: Float[Tensor, "s y x"], grid: tuple[int, int]) -> Float[Tensor, "s n"]:
+    """How much each patch is looked at, summing to 1 over a step.
+
+    The map's mean over a patch, squared: a faint background over many patches must not outweigh the attended place.
+    """
+    weights = F.adaptive_avg_pool2d(heatmaps_SYX[:, None], grid).flatten(1).square()
+    return weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)
 
 
 def resample_scene(scene_SGHW: Float[Tensor, "s g h w"], grid: tuple[int, int]) -> Float[Tensor, "s n g"]:
@@ -63,7 +73,7 @@ class Observer(nn.Module):
             gaze_frames_SRYX: normalised Gazelle view of the frame at the step's own time, or None.
 
         Returns:
-            Layer-normed latents, layer-normed scene tokens on the same patch grid, heat maps [S, 64, 64].
+            Layer-normed latents; layer-normed scene tokens and gaze weights on the same patch grid; heat maps.
 
         Raises:
             ValueError: a Gazelle view without a Gazelle, or F that is neither 1 nor the tubelet size.
@@ -77,7 +87,7 @@ class Observer(nn.Module):
             raise ValueError(f"a step holds 1 or {self.encoder.spec.tubelet_size} frames, found {num_frames}")
         z_SND = layer_normed(z_SND)
         if gaze_frames_SRYX is None:
-            return Observed(z_SND, None, None)
+            return Observed(z_SND, None, None, None)
         if self.gazelle is None:
             raise ValueError("gaze frames were given, but this observer has no Gazelle")
         rows, cols = self.encoder.spec.grid(*frames_SFRYX.shape[-2:])
@@ -85,4 +95,5 @@ class Observer(nn.Module):
         patch = self.gazelle.backbone.spec.patch_size
         height, width = (side // patch for side in gaze_frames_SRYX.shape[-2:])
         scene_SGHW = gaze.scene_tokens_PNG.transpose(1, 2).unflatten(2, (height, width))
-        return Observed(z_SND, layer_normed(resample_scene(scene_SGHW, (rows, cols))), gaze.heatmaps_PYX)
+        scene_SNG = layer_normed(resample_scene(scene_SGHW, (rows, cols)))
+        return Observed(z_SND, scene_SNG, gaze_weights(gaze.heatmaps_PYX, (rows, cols)), gaze.heatmaps_PYX)

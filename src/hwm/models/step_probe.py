@@ -1,8 +1,12 @@
-"""The stage-2 probe: an attentive probe that knows which step and which patch a token comes from.
+"""The stage-2 probe: an attentive probe that knows which step and which patch a token comes from, and where people look.
 
 Latents of single frames carry no time, and an attentive pooler has no positions, so "the head points left" and "the
 cup stands left" could not be told from their mirror images. A learned vector a step and a learned vector a patch are
 therefore added before pooling (upstream's clip encoder mixes positions into its tokens; frames encoded alone do not).
+
+With a gaze point, each step brings one more token (its latents pooled where people look). A pooler that starts by
+looking at hundreds of tokens alike finds these few too slowly, so they also reach the logits through a linear map of
+their own, which starts at zero: the probe without gaze is the same probe.
 """
 
 from dataclasses import dataclass
@@ -11,22 +15,29 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from hwm.losses import layer_normed
 from hwm.models.probe import AttentiveProbe
 
 TASK = "step"
+EMBED_STD = 0.5
+"""Of the same order as the layer-normed latents that the vectors are added to, or attention would not notice them."""
 
 
 @dataclass(frozen=True)
 class StepProbeSpec:
-    """Sizes of a stage-2 probe: latents D on `num_steps` × `num_patches` tokens, C classes."""
+    """Sizes of a stage-2 probe: latents D on `num_steps` × `num_tokens` tokens, C classes.
+
+    `num_tokens` counts the patches of a step and, with `gaze_point`, the one token after them.
+    """
 
     width: int
     num_steps: int
-    num_patches: int
+    num_tokens: int
     num_classes: int
     num_heads: int
     depth: int = 1
     num_queries: int = 1
+    gaze_point: bool = False
 
 
 class StepProbe(nn.Module):
@@ -36,13 +47,19 @@ class StepProbe(nn.Module):
         super().__init__()
         self.spec = spec
         self.step_embed = nn.Parameter(torch.empty(spec.num_steps, 1, spec.width))
-        self.patch_embed = nn.Parameter(torch.empty(1, spec.num_patches, spec.width))
-        nn.init.trunc_normal_(self.step_embed, std=0.02)
-        nn.init.trunc_normal_(self.patch_embed, std=0.02)
+        self.token_embed = nn.Parameter(torch.empty(1, spec.num_tokens, spec.width))
+        nn.init.trunc_normal_(self.step_embed, std=EMBED_STD)
+        nn.init.trunc_normal_(self.token_embed, std=EMBED_STD)
         self.probe = AttentiveProbe(spec.width, spec.num_heads, spec.depth, spec.num_queries, {TASK: spec.num_classes})
+        if spec.gaze_point:
+            self.gaze_head = nn.Linear(spec.num_steps * spec.width, spec.num_classes, bias=False)
+            nn.init.zeros_(self.gaze_head.weight)
 
     def forward(self, features_BTND: Float[Tensor, "b t n d"], valid_BT: Bool[Tensor, "b t"]) -> Float[Tensor, "b c"]:
         """Logits [B, C]; steps with `valid_BT` false are not read."""
-        tokens_BLD = (features_BTND + self.step_embed + self.patch_embed).flatten(1, 2)
-        valid_BL = valid_BT.repeat_interleave(features_BTND.shape[2], dim=1)
-        return self.probe(tokens_BLD, valid_BL)[TASK]
+        tokens_BLD = (features_BTND + self.step_embed + self.token_embed).flatten(1, 2)
+        logits_BC = self.probe(tokens_BLD, valid_BT.repeat_interleave(features_BTND.shape[2], dim=1))[TASK]
+        if self.spec.gaze_point:
+            points_BTD = layer_normed(features_BTND[:, :, -1]) * valid_BT[:, :, None]
+            logits_BC = logits_BC + self.gaze_head(points_BTD.flatten(1))
+        return logits_BC

@@ -248,7 +248,15 @@ def _features(
     ]
     with Progress(f"{name} features", total=len(requests)) as bar:
         return compute_features(
-            stage1.world, source, requests, config.probe.inputs, max_future, path, config.probe.batch_size, bar.set
+            stage1.world,
+            source,
+            requests,
+            config.probe.inputs,
+            config.probe.gaze_point,
+            max_future,
+            path,
+            config.probe.batch_size,
+            bar.set,
         )
 
 

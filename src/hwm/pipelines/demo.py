@@ -1,7 +1,7 @@
 """`hwm demo`: the whole of the mission at small size, from nothing to a report.
 
-A toy world is drawn → stage 1 with gaze and without (same seed, same clips) → stage 2 on both, and on the encoder alone
-→ one `report.html` with the known ceilings. The same pipelines as any other run: this file only calls them and tells.
+A toy world is drawn → stage 1 with gaze and without (same seed, same clips) → stage 2 on both, once more with the gaze
+point in the probe, and on the encoder alone → one `report.html` with the known ceilings. The same pipelines as any other run: this file only calls them and tells.
 """
 
 import time
@@ -21,7 +21,10 @@ from hwm.pipelines.anticipate import AnticipateResult
 from hwm.pipelines.examples import annotated_examples
 from hwm.pipelines.pretrain import PretrainResult
 
-WITH_GAZE, WITHOUT_GAZE, ENCODER_ONLY = "with gaze", "without gaze", "encoder only"
+GAZE_POINT = "gaze in world model and probe"
+WITH_GAZE = "gaze in world model"
+WITHOUT_GAZE = "no gaze"
+ENCODER_ONLY = "encoder only, no gaze"
 
 
 class DemoResult(NamedTuple):
@@ -51,16 +54,16 @@ def run(config: DemoConfig) -> DemoResult:
         WITHOUT_GAZE: pretrain.run(_stage1(config, "stage1-no-gaze", "none"), resume=False),
     }
     inputs = config.anticipate.probe.inputs
+    gaze, no_gaze = stage1[WITH_GAZE], stage1[WITHOUT_GAZE]
     stage2 = {
-        WITH_GAZE: anticipate.run(_stage2(config, "stage2-gaze", stage1[WITH_GAZE], inputs)),
-        WITHOUT_GAZE: anticipate.run(_stage2(config, "stage2-no-gaze", stage1[WITHOUT_GAZE], inputs)),
-        ENCODER_ONLY: anticipate.run(_stage2(config, "stage2-encoder", stage1[WITHOUT_GAZE], "context")),
+        GAZE_POINT: anticipate.run(_stage2(config, "stage2-gaze-point", gaze, inputs, gaze_point=True)),
+        WITH_GAZE: anticipate.run(_stage2(config, "stage2-gaze", gaze, inputs, gaze_point=False)),
+        WITHOUT_GAZE: anticipate.run(_stage2(config, "stage2-no-gaze", no_gaze, inputs, gaze_point=False)),
+        ENCODER_ONLY: anticipate.run(_stage2(config, "stage2-encoder", no_gaze, "context", gaze_point=False)),
     }
 
     best = best_scores(world, config.anticipate.protocol.horizon_sec)
-    pictures, clip = annotated_examples(
-        stage1[WITH_GAZE].folder, stage2[WITH_GAZE], stage2[WITHOUT_GAZE], config.num_examples
-    )
+    pictures, clip = annotated_examples(gaze.folder, stage2[GAZE_POINT], stage2[WITHOUT_GAZE], config.num_examples)
     findings = _findings(config, stage1, stage2, best, round(time.monotonic() - started, 1))
     report = write_report(folder / "report.html", findings, pictures, clip)
     shown = ("top1", "top5", "mean_average_precision", "class_mean_recall_at_1")
@@ -102,7 +105,9 @@ def _stage1(config: DemoConfig, name: str, gaze: Literal["none", "estimated"]) -
     )
 
 
-def _stage2(config: DemoConfig, name: str, stage1: PretrainResult, inputs: str) -> AnticipateConfig:
+def _stage2(
+    config: DemoConfig, name: str, stage1: PretrainResult, inputs: str, *, gaze_point: bool
+) -> AnticipateConfig:
     world = config.folder / "world"
     annotations = config.anticipate.annotations.model_copy(
         update={
@@ -119,7 +124,7 @@ def _stage2(config: DemoConfig, name: str, stage1: PretrainResult, inputs: str) 
             "folder": config.folder,
             "checkpoint": stage1.folder,
             "annotations": annotations,
-            "probe": config.anticipate.probe.model_copy(update={"inputs": inputs}),
+            "probe": config.anticipate.probe.model_copy(update={"inputs": inputs, "gaze_point": gaze_point}),
             "tokens": _tokens(config),
         }
     )

@@ -71,11 +71,11 @@ def annotated_examples(
         outcome = f"with gaze {_word(forecast[0][0] == truth)}, without {_word(without_right[index])}"
         caption = f"{segment.take}, {observation.last_time_sec:.2f} s: {outcome}"
         pictures.append(
-            Picture(f"example-{number}", annotate(watched.frames[last], shown, heat, short_side=384), caption)
+            Picture(f"example-{number}", annotate(watched.frames[last], shown, heat, short_side=512), caption)
         )
         if number <= CLIP_SEGMENTS:
             told = [Forecast(forecast, truth, seconds) for seconds in watched.seconds_to_start]
-            films.append(annotate_clip(watched.frames, told, watched.heat, short_side=384))
+            films.append(annotate_clip(watched.frames, told, watched.heat, short_side=512))
     film = np.concatenate(films)
     caption = (
         "From the first observed frame to the start of the step. The forecast is the one made at the last observed "

@@ -216,7 +216,7 @@ def validate(
     horizon = config.data.num_steps - observed
     sums = {name: torch.zeros(horizon + 1, dtype=torch.float64) for name in ("error", "copy")}
     for batch, target in _with_targets(source, targets, chunks):
-        z, scene, valid = batch
+        z, scene, _, valid = batch
         forced, _ = predictor.teacher_forced(z, scene, valid, valid)
         past = (x[:, :observed] if x is not None else None for x in (z, scene, valid, valid))
         z_past, scene_past, known, valid_past = past

@@ -1,7 +1,7 @@
 """Tokens of whole videos on disk: one safetensors file a video and part, read back by steps, memory-mapped.
 
-Parts are the latents (`z`) and, where there is a Gazelle, the scene tokens (`scene`); models with and without gaze
-share the latents. A file's place holds two hashes: of everything that decides the numbers (weights, time grid, crop,
+Parts are the latents (`z`) and, where there is a Gazelle, its scene tokens and gaze weights (`scene`); models with and
+without gaze share the latents. A file's place holds two hashes: of everything that decides the numbers (weights, time grid, crop,
 precision, version of this code) and of the video's bytes. Nothing stale can be read by mistake; a changed video or
 weight file gives new names. Files are written aside and renamed. Tokens are float16: layer-normed, error < 5e-4.
 """
@@ -22,7 +22,7 @@ from hwm.errors import CacheError
 from hwm.models.world_model import TimeGrid
 from hwm.tokens.observe import StepTokens
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the code that computes tokens changes their numbers."""
 
 STORED_DTYPE = torch.float16
@@ -63,14 +63,17 @@ class TokenCache:
 
     def write(self, video: Path, tokens: StepTokens) -> None:
         """Store the tokens of all steps of a video; parts that are there already are left alone."""
-        for part, tensor in (("z", tokens.z_SND), ("scene", tokens.scene_SNG)):
-            path = self._path(part, video) if tensor is not None else None
-            if path is None or tensor is None or path.exists():
+        files = {"z": {"z": tokens.z_SND}}
+        if tokens.scene_SNG is not None and tokens.gaze_SN is not None:
+            files["scene"] = {"scene": tokens.scene_SNG, "gaze": tokens.gaze_SN}
+        for part, tensors in files.items():
+            path = self._path(part, video)
+            if path.exists():
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             aside = path.with_name(f".{path.stem}.{os.getpid()}.partial")
             try:
-                stored = {part: tensor.to(STORED_DTYPE).cpu().contiguous()}
+                stored = {name: tensor.to(STORED_DTYPE).cpu().contiguous() for name, tensor in tensors.items()}
                 save_file(stored, str(aside), metadata={"identity": self._identities[part], "video": video.name})
                 aside.replace(path)
             finally:
@@ -83,10 +86,13 @@ class TokenCache:
             CacheError: a file is damaged, is not this cache's, or the steps lie outside the video.
         """
         steps = slice(first_step, first_step + num_steps)
-        scene = self._read_part("scene", video, steps) if "scene" in self._folders else None
-        return StepTokens(self._read_part("z", video, steps), scene)
+        z = self._read_part("z", video, steps)["z"]
+        if "scene" not in self._folders:
+            return StepTokens(z, None, None)
+        scene = self._read_part("scene", video, steps)
+        return StepTokens(z, scene["scene"], scene["gaze"])
 
-    def _read_part(self, part: str, video: Path, steps: slice) -> Tensor:
+    def _read_part(self, part: str, video: Path, steps: slice) -> dict[str, Tensor]:
         path = self._path(part, video)
         try:
             with safe_open(str(path), framework="pt") as file:
@@ -99,7 +105,8 @@ class TokenCache:
                         f"steps {steps.start}..{steps.stop - 1} of {video} were asked for",
                         expected=f"steps within 0..{total - 1}",
                     )
-                return stored[steps].float()
+                names = file.keys()
+                return {name: file.get_slice(name)[steps].float() for name in names}
         except (SafetensorError, OSError) as error:
             raise CacheError(f"cannot read token file {path}: {error}", fix=f"rm {path}, and run again") from error
 

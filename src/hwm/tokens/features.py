@@ -13,9 +13,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from hwm.data.clips import ClipRequest
+from hwm.errors import ConfigError
 from hwm.models.world_model import WorldModel
 from hwm.tokens.source import TokenBatch, TokenSource
 
@@ -46,6 +48,7 @@ def compute_features(
     source: TokenSource,
     requests: Sequence[FeatureRequest],
     inputs: Inputs,
+    gaze_point: bool,
     max_future: int,
     path: Path,
     batch_size: int,
@@ -61,6 +64,8 @@ def compute_features(
         source: tokens on the model's device.
         requests: the samples; all clips have the same number of steps, `num_future` ≤ `max_future`.
         inputs: which latents to keep.
+        gaze_point: append one token a step, the latents pooled by the gaze weights of that step (imagined steps: by
+            those of the last observed step); the patch axis is then N + 1 long.
         max_future: future slots.
         path: file to write.
         batch_size: samples a batch.
@@ -76,7 +81,7 @@ def compute_features(
     for group, batch in zip(
         batches, source.batches([[requests[i].clip for i in group] for group in batches]), strict=True
     ):
-        parts, valid = _read_out(world, batch, inputs, requests[group[0]].num_future, max_future)
+        parts, valid = _read_out(world, batch, inputs, gaze_point, requests[group[0]].num_future, max_future)
         if tokens is None:
             shape = (len(requests), slots, *parts.shape[2:])
             tokens = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
@@ -102,19 +107,42 @@ def _equal_runs(order: list[int], requests: Sequence[FeatureRequest], batch_size
 
 
 def _read_out(
-    world: WorldModel, batch: TokenBatch, inputs: Inputs, num_future: int, max_future: int
+    world: WorldModel, batch: TokenBatch, inputs: Inputs, gaze_point: bool, num_future: int, max_future: int
 ) -> tuple[Tensor, Tensor]:
     """Slots [B, T, N, D] and their validity [B, T] of one batch."""
     parts, valid = [], []
+    gaze = _gaze_of(batch) if gaze_point else None
     if inputs != "future":
-        parts.append(batch.z_BTND)
+        parts.append(with_gaze_point(batch.z_BTND, gaze))
         valid.append(batch.valid_BT)
     if inputs != "context":
         imagined = world.imagine(
             batch.z_BTND, batch.scene_BTNG, num_future, known_BT=batch.valid_BT, valid_BT=batch.valid_BT
         ).z_BKND
+        imagined = with_gaze_point(imagined, None if gaze is None else gaze[:, -1:])
         missing = max_future - num_future
         parts.append(torch.nn.functional.pad(imagined, (0, 0, 0, 0, missing, 0)))
         present = torch.arange(max_future, device=imagined.device) >= missing
         valid.append(present.expand(imagined.shape[0], -1))
     return torch.cat(parts, dim=1), torch.cat(valid, dim=1)
+
+
+def with_gaze_point(
+    z_BTND: Float[Tensor, "b t n d"], gaze_BTN: Float[Tensor, "b #t n"] | None
+) -> Float[Tensor, "b t n_out d"]:
+    """The latents with one more token a step: their mean weighted by where people look; unchanged without weights."""
+    if gaze_BTN is None:
+        return z_BTND
+    point_BT1D = (z_BTND * gaze_BTN[..., None]).sum(dim=2, keepdim=True)
+    return torch.cat([z_BTND, point_BT1D], dim=2)
+
+
+def _gaze_of(batch: TokenBatch) -> Tensor:
+    if batch.gaze_BTN is None:
+        raise ConfigError(
+            "probe.gaze_point needs a world model that looks at gaze",
+            expected="a stage-1 run with gaze=estimated",
+            found="one with gaze=none",
+            fix="probe.gaze_point=false, or another --checkpoint",
+        )
+    return batch.gaze_BTN

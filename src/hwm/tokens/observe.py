@@ -5,6 +5,7 @@ half a step before it. Both views (encoder, Gazelle) come from one crop box. Ste
 false in `valid`.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,8 @@ class StepTokens(NamedTuple):
 
     z_SND: Tensor
     scene_SNG: Tensor | None
+    gaze_SN: Tensor | None
+    """How much each patch is looked at; see `hwm.models.observer.gaze_weights`."""
 
 
 def step_offsets(grid: TimeGrid) -> tuple[float, ...]:
@@ -74,12 +77,17 @@ def read_pixels(request: ClipRequest, grid: TimeGrid) -> tuple[StepPixels, Tenso
 
 def encode_pixels(observer: Observer, pixels: StepPixels, device: torch.device) -> StepTokens:
     """Run the frozen observer over S steps in chunks; memory does not grow with S beyond the tokens themselves."""
-    latents, scenes = [], []
+    parts: list[StepTokens] = []
     for first in range(0, pixels.frames_SFYXR.shape[0], STEPS_PER_CHUNK):
         chunk = slice(first, first + STEPS_PER_CHUNK)
         frames = normalise(pixels.frames_SFYXR[chunk].to(device))
         gaze = None if pixels.gaze_frames_SYXR is None else normalise(pixels.gaze_frames_SYXR[chunk].to(device))
         observed = observer(frames, gaze)
-        latents.append(observed.z_SND)
-        scenes.append(observed.scene_SNG)
-    return StepTokens(torch.cat(latents), None if scenes[0] is None else torch.cat(scenes))
+        parts.append(StepTokens(observed.z_SND, observed.scene_SNG, observed.gaze_SN))
+    return join_steps(parts)
+
+
+def join_steps(parts: Sequence[StepTokens]) -> StepTokens:
+    """Chunks of steps one after another; all have a Gazelle or none has."""
+    columns = (list(column) for column in zip(*parts, strict=True))
+    return StepTokens(*(None if column[0] is None else torch.cat(column) for column in columns))

@@ -25,6 +25,7 @@ from hwm.tokens.observe import (
     StepPixels,
     StepTokens,
     encode_pixels,
+    join_steps,
     read_pixels,
     split_views,
     step_offsets,
@@ -39,6 +40,7 @@ class TokenBatch(NamedTuple):
 
     z_BTND: Tensor
     scene_BTNG: Tensor | None
+    gaze_BTN: Tensor | None
     valid_BT: Tensor
 
 
@@ -112,10 +114,10 @@ class CachedSource:
         """
         for requests in plan:
             clips = [self._read(request) for request in requests]
-            scene = None if clips[0].scene_SNG is None else torch.stack([c.scene_SNG for c in clips])  # type: ignore[misc]
+            columns = (list(column) for column in zip(*clips, strict=True))
             valid = torch.stack([_valid_steps(request) for request in requests]).to(self._device)
-            tokens = StepTokens(torch.stack([c.z_SND for c in clips]), scene)
-            yield _masked(StepTokens(*(None if x is None else x.to(self._device) for x in tokens)), valid)
+            stacked = (None if column[0] is None else torch.stack(column).to(self._device) for column in columns)
+            yield _masked(StepTokens(*stacked), valid)
 
     def _encode(self, video: VideoInfo) -> StepTokens:
         offsets = step_offsets(self._grid)
@@ -124,8 +126,7 @@ class CachedSource:
             box = centre_square(video)
             for clip in reader.read_grid(self._grid.fps, view_sizes(self._grid), box, offsets):
                 parts.append(encode_pixels(self._observer, split_views(clip.views, len(offsets)), self._device))
-        scenes = [part.scene_SNG for part in parts if part.scene_SNG is not None]
-        return StepTokens(torch.cat([part.z_SND for part in parts]), torch.cat(scenes) if scenes else None)
+        return join_steps(parts)
 
     def _read(self, request: ClipRequest) -> StepTokens:
         if request.box != centre_square(request.video):
@@ -170,9 +171,14 @@ def _unflatten(tokens: Tensor | None, batch: int, steps: int) -> Tensor | None:
 
 def _masked(tokens: StepTokens, valid_BT: Tensor) -> TokenBatch:
     """Zeros on padding, so that live and cached tokens agree there too."""
-    keep = valid_BT[:, :, None, None]
-    scene = tokens.scene_SNG
-    return TokenBatch(tokens.z_SND * keep, None if scene is None else scene * keep, valid_BT)
+    z, scene, gaze = tokens
+    keep = valid_BT[:, :, None]
+    return TokenBatch(
+        z * keep[..., None],
+        None if scene is None else scene * keep[..., None],
+        None if gaze is None else gaze * keep,
+        valid_BT,
+    )
 
 
 def open_source(
