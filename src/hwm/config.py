@@ -319,7 +319,7 @@ class AdaptConfig(RunConfig):
     variance_weight: float = Field(default=0.0, ge=0)
     """Weight of the hinge that keeps each feature's deviation above 1 (VICReg)."""
     pixel_weight: float = Field(default=0.0, ge=0)
-    """Weight of an auxiliary loss on the pixels of hidden patches; anchors very small encoders."""
+    """Weight of an auxiliary loss on the pixels of every patch; anchors very small encoders."""
     optim: OptimConfig = OptimConfig()
     log_every: int = Field(default=50, ge=1)
     """Optimiser steps between lines of `metrics.jsonl`."""

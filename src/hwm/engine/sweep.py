@@ -1,4 +1,4 @@
-"""Many probes (learning rate × weight decay) trained in one pass over stored features; the winner never sees validation.
+"""Many probes (learning rate × weight decay) trained in one pass over stored features; none ever sees validation.
 
 Features of the training segments are split by take: most train the probes, a held-out part chooses the winner (lowest
 cross-entropy at the end). Each probe has its own AdamW and schedule; all start from the same weights and see the same

@@ -79,6 +79,7 @@ def write_report(path: Path, findings: DemoFindings, pictures: Sequence[Picture]
 def _headline(report: Report, findings: DemoFindings) -> None:
     gaze_point, with_gaze, without = findings.arms[:3]
     majority = findings.baselines["majority"]["top1"]
+    farthest = f"skill_{max(_horizons(with_gaze))}"
     report.section(
         "At a glance",
         "A world model watches a person work and imagines the time up to the next step; a small probe names that step.",
@@ -104,9 +105,9 @@ def _headline(report: Report, findings: DemoFindings) -> None:
             ),
             Verdict(
                 "World model against copying the last step",
-                f"{100 * with_gaze.validation['skill']:.1f}%",
-                "of the copy's error removed one step ahead, on takes of other people",
-                detail=f"Without gaze: {100 * without.validation['skill']:.1f}%.",
+                f"{100 * with_gaze.validation[farthest]:.1f}%",
+                f"of the copy's error removed {farthest.removeprefix('skill_')} steps ahead, on takes of other people",
+                detail=f"Without gaze: {100 * without.validation[farthest]:.1f}%.",
             ),
         ]
     )
@@ -171,7 +172,7 @@ def _anticipation(report: Report, findings: DemoFindings) -> None:
 def _world_model(report: Report, findings: DemoFindings) -> None:
     report.section("Stage 1: the world model", "Skill is 1 − error / error of copying the last step, on other people.")
     trained = [arm for arm in findings.arms if arm.stage1]
-    horizons = sorted(int(name.removeprefix("skill_")) for name in trained[0].validation if name.startswith("skill_"))
+    horizons = _horizons(trained[0])
     columns = [Column("Model"), Column("1 step, true past", "share", best="highest")]
     columns += [Column(f"rolled out {k}", "share", best="highest") for k in horizons]
     rows = [
@@ -187,6 +188,11 @@ def _world_model(report: Report, findings: DemoFindings) -> None:
         )
     )
     report.figure(gate_over_training("gate", [_line(arm, "train/gate") for arm in trained[:1]]))
+
+
+def _horizons(arm: Arm) -> list[int]:
+    """Steps ahead that stage 1 was validated at."""
+    return sorted(int(name.removeprefix("skill_")) for name in arm.validation if name.startswith("skill_"))
 
 
 def _gain(arm: Arm, other: Arm, takes: Sequence[str]) -> Interval:

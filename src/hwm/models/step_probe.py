@@ -1,4 +1,4 @@
-"""The stage-2 probe: an attentive probe that knows which step and which patch a token comes from, and where people look.
+"""The stage-2 probe: an attentive probe that knows the step and the patch of each token, and where people look.
 
 Latents of single frames carry no time, and an attentive pooler has no positions, so "the head points left" and "the
 cup stands left" could not be told from their mirror images. A learned vector a step and a learned vector a patch are

@@ -1,7 +1,8 @@
 """`hwm demo`: the whole of the mission at small size, from nothing to a report.
 
 A toy world is drawn → stage 1 with gaze and without (same seed, same clips) → stage 2 on both, once more with the gaze
-point in the probe, and on the encoder alone → one `report.html` with the known ceilings. The same pipelines as any other run: this file only calls them and tells.
+point in the probe, and on the encoder alone → one `report.html` with the known ceilings. The same pipelines as any
+other run: this file only calls them and tells.
 """
 
 import time
@@ -32,7 +33,7 @@ class DemoResult(NamedTuple):
 
     report: Path
     skill: dict[str, float]
-    """Stage 1: share of the copy's error that the roll-out removes at its last step, by arm."""
+    """Stage 1, by arm: share of the copy's error that the roll-out removes at its last step."""
     scores: dict[str, dict[str, float]]
     """Stage 2, and the baselines and ceilings beside it."""
     seconds: float
@@ -73,7 +74,8 @@ def run(config: DemoConfig) -> DemoResult:
         "best possible, gaze known": {"top1": best.with_gaze},
         "best possible, history alone": {"top1": best.without_gaze},
     }
-    skill = {name: result.validation["skill"] for name, result in stage1.items()}
+    farthest = f"skill_{config.pretrain.data.num_steps // 2}"
+    skill = {name: result.validation[farthest] for name, result in stage1.items()}
     return DemoResult(report, skill, table | ceilings, findings.seconds)
 
 

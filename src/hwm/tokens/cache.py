@@ -1,9 +1,10 @@
 """Tokens of whole videos on disk: one safetensors file a video and part, read back by steps, memory-mapped.
 
 Parts are the latents (`z`) and, where there is a Gazelle, its scene tokens and gaze weights (`scene`); models with and
-without gaze share the latents. A file's place holds two hashes: of everything that decides the numbers (weights, time grid, crop,
-precision, version of this code) and of the video's bytes. Nothing stale can be read by mistake; a changed video or
-weight file gives new names. Files are written aside and renamed. Tokens are float16: layer-normed, error < 5e-4.
+without gaze share the latents. A file's place holds two hashes: of everything that decides the numbers (weights, time
+grid, crop, precision, version of this code) and of the video's bytes. Nothing stale can be read by mistake; a changed
+video or weight file gives new names. Files are written aside and renamed. Tokens are float16: layer-normed, relative
+error below 5e-4.
 """
 
 import hashlib

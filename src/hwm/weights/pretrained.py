@@ -27,7 +27,7 @@ KIND = "world_model"
 class HumanWorldModel(WorldModel):
     """Observe a clip, imagine what comes next; `WorldModel` with a place on disk.
 
-    world = HumanWorldModel.from_pretrained("runs/toyworld/model")
+    world = HumanWorldModel.from_pretrained("models/mine")
     seen = world.observe(frames_BTFRYX, gaze_frames_BTRYX)
     future = world.imagine(seen.z_SND, seen.scene_SNG, num_steps=4)
     """

@@ -1,0 +1,69 @@
+"""The gaze point: latents pooled where people look, as one more token a step."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hwm.config import AnticipateConfig, PretrainConfig
+from hwm.errors import ConfigError
+from hwm.models.observer import gaze_weights
+from hwm.models.step_probe import StepProbe, StepProbeSpec
+from hwm.pipelines import anticipate, pretrain
+from hwm.tokens.features import with_gaze_point
+
+
+def test_weights_lie_where_the_map_is_hot_and_sum_to_one() -> None:
+    heat = torch.full((2, 64, 64), 0.01)
+    heat[0, 8:16, 40:48] = 0.9
+    weights = gaze_weights(heat, (8, 8))
+    torch.testing.assert_close(weights.sum(1), torch.ones(2))
+    assert weights[0].argmax() == 1 * 8 + 5
+    assert weights[0].max() > 0.99
+    torch.testing.assert_close(weights[1], torch.full((64,), 1 / 64))
+
+
+def test_the_token_is_the_latent_of_the_attended_patch() -> None:
+    z = torch.randn(2, 3, 4, 5)
+    gaze = torch.zeros(2, 3, 4)
+    gaze[..., 2] = 1.0
+    pooled = with_gaze_point(z, gaze)
+    assert pooled.shape == (2, 3, 5, 5)
+    assert torch.equal(pooled[:, :, :4], z)
+    assert torch.equal(pooled[:, :, 4], z[:, :, 2])
+    assert torch.equal(with_gaze_point(z, gaze[:, -1:]), pooled)  # imagined steps: the last observed gaze
+    assert with_gaze_point(z, None) is z
+
+
+def test_a_new_probe_with_gaze_point_starts_as_the_attentive_probe_and_then_reads_it() -> None:
+    torch.manual_seed(0)
+    probe = StepProbe(StepProbeSpec(8, 3, 5, 4, num_heads=2, gaze_point=True))
+    features, valid = torch.randn(6, 3, 5, 8), torch.ones(6, 3, dtype=torch.bool)
+    probe(features, valid).square().sum().backward()
+    assert probe.gaze_head.weight.grad is not None
+    assert probe.gaze_head.weight.grad.abs().sum() > 0
+    assert not probe.gaze_head.weight.any()
+    with torch.no_grad():
+        probe.gaze_head.weight.normal_()
+        valid[:, 0] = False
+        before = probe(features, valid)
+        features[:, 0] = 100.0
+        torch.testing.assert_close(probe(features, valid), before)  # a padded step is not read
+        features[:, 1, -1] = torch.randn(6, 8)
+        assert not torch.allclose(probe(features, valid), before)
+
+
+def test_stage_2_with_gaze_point_runs_and_needs_a_model_with_gaze(
+    stage1_settings: dict[str, Any], stage2_settings: dict[str, Any]
+) -> None:
+    stage1_settings["optim"]["num_steps"] = 1
+    seeing = pretrain.run(PretrainConfig(**stage1_settings)).folder
+    blind = pretrain.run(PretrainConfig(**stage1_settings | {"name": "blind", "gaze": "none"})).folder
+    stage2_settings["probe"]["gaze_point"] = True
+    result = anticipate.run(AnticipateConfig(**stage2_settings, checkpoint=seeing))
+    assert Path(result.folder / "probe.safetensors").is_file()
+    assert json.loads((result.folder / "run.json").read_text())["status"] == "finished"
+    with pytest.raises(ConfigError, match="needs a world model that looks at gaze"):
+        anticipate.run(AnticipateConfig(**stage2_settings | {"name": "other"}, checkpoint=blind))
