@@ -86,7 +86,9 @@ def run(config: AdaptConfig, resume: bool = True) -> AdaptResult:
     device = fabric.device
     with RunLog.open(config, "adapt", resume=resume, is_writer=fabric.is_global_zero) as log, StopFlag() as stop:
         # Encoder
-        model = Masked(_first_encoder(config, log), config).to(device)
+        encoder = _first_encoder(config, log)
+        with seeded_weights(config.seed, "masked"):
+            model = Masked(encoder, config).to(device)
         grid = model.encoder.spec.grid(config.resolution, config.resolution)
 
         # Data

@@ -68,7 +68,7 @@ def run(config: DemoConfig) -> DemoResult:
     findings = _findings(config, stage1, stage2, best, round(time.monotonic() - started, 1))
     report = write_report(folder / "report.html", findings, pictures, clip)
     shown = ("top1", "top5", "mean_average_precision", "class_mean_recall_at_1")
-    rows = {arm.name: arm.scores for arm in findings.arms} | findings.baselines
+    rows = {arm.name: arm.scores for arm in findings.arms} | dict(findings.baselines)
     table = {name: {metric: row[metric] for metric in shown} for name, row in rows.items()}
     ceilings = {
         "best possible, gaze known": {"top1": best.with_gaze},

@@ -106,7 +106,7 @@ def _watch(world: WorldModel, sample: Sample) -> Watched:
     side = round(centre_square(segment.video).height)
     sizes = [(side, side)]
     if world.grid.gazelle_resolution is not None:
-        sizes.append((world.grid.gazelle_resolution,) * 2)
+        sizes.append((world.grid.gazelle_resolution, world.grid.gazelle_resolution))
     with VideoReader(segment.video.path) as reader:
         views = reader.read(times, sizes, centre_square(segment.video)).views
     heat = None

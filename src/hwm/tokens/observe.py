@@ -5,7 +5,7 @@ half a step before it. Both views (encoder, Gazelle) come from one crop box. Ste
 false in `valid`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -89,5 +89,15 @@ def encode_pixels(observer: Observer, pixels: StepPixels, device: torch.device) 
 
 def join_steps(parts: Sequence[StepTokens]) -> StepTokens:
     """Chunks of steps one after another; all have a Gazelle or none has."""
-    columns = (list(column) for column in zip(*parts, strict=True))
-    return StepTokens(*(None if column[0] is None else torch.cat(column) for column in columns))
+    return StepTokens(
+        torch.cat([part.z_SND for part in parts]),
+        joined([part.scene_SNG for part in parts], torch.cat),
+        joined([part.gaze_SN for part in parts], torch.cat),
+    )
+
+
+def joined(parts: Sequence[Tensor | None], join: Callable[[list[Tensor]], Tensor]) -> Tensor | None:
+    """Optional tensors joined: None where none is there; all or none must be."""
+    given = [part for part in parts if part is not None]
+    assert len(given) in (0, len(parts)), "some clips have gaze and some have not"
+    return join(given) if given else None

@@ -26,6 +26,7 @@ from hwm.tokens.observe import (
     StepTokens,
     encode_pixels,
     join_steps,
+    joined,
     read_pixels,
     split_views,
     step_offsets,
@@ -83,9 +84,11 @@ class LiveSource:
         )
         for pixels, valid_BT in loader:
             batch, steps = valid_BT.shape
-            flat = StepPixels(*(None if view is None else view.flatten(0, 1) for view in pixels))
-            tokens = encode_pixels(self._observer, flat, self._device)
-            yield _masked(StepTokens(*(_unflatten(x, batch, steps) for x in tokens)), valid_BT.to(self._device))
+            flat = StepPixels(
+                pixels.frames_SFYXR.flatten(0, 1), _each(pixels.gaze_frames_SYXR, lambda view: view.flatten(0, 1))
+            )
+            tokens = _into_clips(encode_pixels(self._observer, flat, self._device), batch, steps)
+            yield _masked(tokens, valid_BT.to(self._device))
 
 
 class CachedSource:
@@ -114,10 +117,13 @@ class CachedSource:
         """
         for requests in plan:
             clips = [self._read(request) for request in requests]
-            columns = (list(column) for column in zip(*clips, strict=True))
             valid = torch.stack([_valid_steps(request) for request in requests]).to(self._device)
-            stacked = (None if column[0] is None else torch.stack(column).to(self._device) for column in columns)
-            yield _masked(StepTokens(*stacked), valid)
+            stacked = StepTokens(
+                torch.stack([clip.z_SND for clip in clips]).to(self._device),
+                _each(joined([clip.scene_SNG for clip in clips], torch.stack), lambda x: x.to(self._device)),
+                _each(joined([clip.gaze_SN for clip in clips], torch.stack), lambda x: x.to(self._device)),
+            )
+            yield _masked(stacked, valid)
 
     def _encode(self, video: VideoInfo) -> StepTokens:
         offsets = step_offsets(self._grid)
@@ -137,7 +143,12 @@ class CachedSource:
             )
         num_padded = min(max(0, -request.first_step), request.num_steps)
         stored = self._cache.read(request.video.path, max(0, request.first_step), request.num_steps - num_padded)
-        return StepTokens(*(None if x is None else _left_padded(x, num_padded) for x in stored))
+        z, scene, gaze = stored
+        return StepTokens(
+            _left_padded(z, num_padded),
+            _each(scene, lambda x: _left_padded(x, num_padded)),
+            _each(gaze, lambda x: _left_padded(x, num_padded)),
+        )
 
 
 class _PixelBatches(Dataset[tuple[StepPixels, Tensor]]):
@@ -165,8 +176,19 @@ def _left_padded(tokens: Tensor, num_padded: int) -> Tensor:
     return torch.cat([tokens.new_zeros(num_padded, *tokens.shape[1:]), tokens]) if num_padded else tokens
 
 
-def _unflatten(tokens: Tensor | None, batch: int, steps: int) -> Tensor | None:
-    return None if tokens is None else tokens.unflatten(0, (batch, steps))
+def _into_clips(tokens: StepTokens, batch: int, steps: int) -> StepTokens:
+    """Steps of several clips in a row [B·T, …] → [B, T, …]."""
+    z, scene, gaze = tokens
+    return StepTokens(
+        z.unflatten(0, (batch, steps)),
+        _each(scene, lambda x: x.unflatten(0, (batch, steps))),
+        _each(gaze, lambda x: x.unflatten(0, (batch, steps))),
+    )
+
+
+def _each(tokens: Tensor | None, change: Callable[[Tensor], Tensor]) -> Tensor | None:
+    """A change to tokens that may not be there."""
+    return None if tokens is None else change(tokens)
 
 
 def _masked(tokens: StepTokens, valid_BT: Tensor) -> TokenBatch:
