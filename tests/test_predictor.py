@@ -86,6 +86,26 @@ def test_the_gate_opens_and_the_scene_projection_learns_in_two_steps() -> None:
     assert not torch.equal(before, model.scene_proj.weight)
 
 
+def test_a_few_updates_beat_the_copy_where_things_keep_moving() -> None:
+    """The change since the last step is given, so drifts are learnt at once, not after attention has found the past."""
+    torch.manual_seed(0)
+    model = GazePredictor(PredictorSpec(D, None, width=24, depth=1, num_heads=2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    start, drift = (torch.randn(32, 1, N, D) for _ in range(2))
+    z = layer_normed(start + 0.2 * torch.arange(T)[None, :, None, None] * drift)
+    valid = torch.ones(16, T, dtype=torch.bool)
+    for _ in range(40):
+        losses = predictor_losses(
+            model, z[:16], z[:16], None, valid, valid, rollout_steps=2, rollout_weight=1.0, scene_weight=0.0
+        )
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+    other = z[16:]
+    error = (model.teacher_forced(other, None)[0].z_BTND[:, 1:-1] - other[:, 2:]).abs().mean()
+    assert error < 0.8 * (other[:, 1:-1] - other[:, 2:]).abs().mean()
+
+
 def test_models_with_and_without_gaze_start_from_the_same_weights() -> None:
     states = []
     for width in (G, None):

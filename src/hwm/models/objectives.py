@@ -39,13 +39,13 @@ def predictor_losses(
         rollout_weight: weight of the rolled-out L1.
         scene_weight: weight of the L1 on scene tokens.
     """
-    prediction, cache = predictor.teacher_forced(z_BTND, scene_BTNG, known_BT, valid_BT)
+    prediction, past = predictor.teacher_forced(z_BTND, scene_BTNG, known_BT, valid_BT)
     counts = valid_BT[:, 1:] & valid_BT[:, :-1]
     teacher_forced = masked_l1(prediction.z_BTND[:, :-1], target_BTND[:, 1:], counts)
 
     observed = z_BTND.shape[1] - rollout_steps
     known_B1 = known_BT[:, observed - 1 : observed]
-    imagined = predictor.continue_from(prediction.step(observed - 1), cache.first(observed), rollout_steps, known_B1)
+    imagined = predictor.continue_from(prediction.step(observed - 1), past.first(observed), rollout_steps, known_B1)
     has_past = valid_BT[:, observed - 1 : observed] & valid_BT[:, observed:]
     rollout = masked_l1(imagined.z_BKND, target_BTND[:, observed:], has_past)
 

@@ -1,12 +1,14 @@
 """The gaze-conditioned causal predictor: latents and gaze up to step t → the latents of step t + 1.
 
-    x_t = W_z z_t + g · (W_s s_t   where gaze is known,   n   where it is not)
+    x_t = W_z z_t + W_m (z_t − z_{t−1}) + g · (W_s s_t   where gaze is known,   n   where it is not)
     ẑ_{t+1} = LN(z_t + W_o h_t)          ŝ_{t+1} = LN(s_t + W_g h_t)
 
 `h_t` comes from a block-causal transformer (`causal_stack`), `g` is a gate that starts at zero and `n` a learned
 "no gaze" vector. Step 0 of training therefore equals the no-gaze model. W_o and W_g start at zero, so an untrained
 predictor copies the last step, and all it learns is change: in a video of 4 steps a second most patches do not move.
 Layer-normed latents in and out, as in V-JEPA 2-AC (whose stack this is; the residual around it is ours).
+The change since the step before is given (0 at the first step), because attention needs hundreds of updates to find
+the same patch one step earlier, and until it has, nothing beats the copy.
 Gaze is causal: step t is conditioned on s_t, never on s_{t+1}.
 """
 
@@ -16,6 +18,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from hwm.losses import layer_normed
 from hwm.models.causal_stack import CausalStack, CausalStackSpec, KVCache
@@ -48,6 +51,21 @@ class Prediction(NamedTuple):
         return Prediction(self.z_BTND[:, where], None if self.scene_BTNG is None else self.scene_BTNG[:, where])
 
 
+class Past(NamedTuple):
+    """What a roll-out goes on from: the given latents, and the keys and values of all given steps."""
+
+    z_BTND: Tensor
+    cache: KVCache
+
+    def first(self, num_steps: int) -> "Past":
+        """The past as it was after the first `num_steps` steps: exact, because no step depends on a later one.
+
+        Raises:
+            ValueError: it does not hold so many steps, or none are asked for.
+        """
+        return Past(self.z_BTND[:, :num_steps], self.cache.first(num_steps))
+
+
 class Rollout(NamedTuple):
     """K imagined steps after the last given one."""
 
@@ -64,6 +82,8 @@ class GazePredictor(nn.Module):
         self.stack = CausalStack(
             CausalStackSpec(spec.latent_width, spec.width, spec.depth, spec.num_heads, spec.mlp_ratio)
         )
+        self.motion_proj = nn.Linear(spec.latent_width, spec.width, bias=False)
+        nn.init.normal_(self.motion_proj.weight, std=spec.latent_width**-0.5)
         self.no_gaze = nn.Parameter(torch.randn(spec.width))
         self.gate_parameter = nn.Parameter(torch.zeros(()))
         nn.init.zeros_(self.stack.predictor_proj.weight)
@@ -86,7 +106,7 @@ class GazePredictor(nn.Module):
         scene_BTNG: Float[Tensor, "b t n g"] | None,
         known_BT: Bool[Tensor, "b t"] | None = None,
         valid_BT: Bool[Tensor, "b t"] | None = None,
-    ) -> tuple[Prediction, KVCache]:
+    ) -> tuple[Prediction, Past]:
         """Predict step t + 1 from the true steps ≤ t, for every t at once.
 
         Args:
@@ -96,10 +116,11 @@ class GazePredictor(nn.Module):
             valid_BT: false for padding before the start of the video, which no step attends to.
 
         Returns:
-            The predictions, and the keys and values of all given steps (`cache.first(k)` continues from step k).
+            The predictions, and what a roll-out goes on from (`past.first(k)` goes on from step k).
         """
-        hidden, cache = self.stack.encode(z_BTND, self._condition(z_BTND, scene_BTNG, known_BT), None, valid_BT)
-        return self._predict(hidden, z_BTND, scene_BTNG, known_BT), cache
+        added = self._condition(z_BTND, scene_BTNG, known_BT) + self.motion_proj(_motion(z_BTND, valid_BT))
+        hidden, cache = self.stack.encode(z_BTND, added, None, valid_BT)
+        return self._predict(hidden, z_BTND, scene_BTNG, known_BT), Past(z_BTND, cache)
 
     def rollout(
         self,
@@ -110,26 +131,28 @@ class GazePredictor(nn.Module):
         valid_BT: Bool[Tensor, "b t"] | None = None,
     ) -> Rollout:
         """Imagine `num_steps` ≥ 1 steps after the last given one, feeding each imagined step back (K = num_steps)."""
-        prediction, cache = self.teacher_forced(z_BTND, scene_BTNG, known_BT, valid_BT)
+        prediction, past = self.teacher_forced(z_BTND, scene_BTNG, known_BT, valid_BT)
         known_B1 = None if known_BT is None else known_BT[:, -1:]
-        return self.continue_from(prediction.step(-1), cache, num_steps, known_B1)
+        return self.continue_from(prediction.step(-1), past, num_steps, known_B1)
 
     def continue_from(
-        self, last: Prediction, cache: KVCache, num_steps: int, known_B1: Bool[Tensor, "b 1"] | None = None
+        self, last: Prediction, past: Past, num_steps: int, known_B1: Bool[Tensor, "b 1"] | None = None
     ) -> Rollout:
-        """Roll on from a prediction of one step and the keys and values of everything before it (see `rollout`)."""
+        """Roll on from a prediction of one step and the past that it was made from (see `rollout`)."""
         imagined = [last]
+        before_B1ND, cache = past.z_BTND[:, -1:], past.cache
         for _ in range(num_steps - 1):
             z_B1ND, scene_B1NG = imagined[-1]
-            condition = self._condition(z_B1ND, scene_B1NG, known_B1)
-            hidden, cache = self.stack.encode(z_B1ND, condition, cache)
+            added = self._condition(z_B1ND, scene_B1NG, known_B1) + self.motion_proj(z_B1ND - before_B1ND)
+            hidden, cache = self.stack.encode(z_B1ND, added, cache)
             imagined.append(self._predict(hidden, z_B1ND, scene_B1NG, known_B1))
+            before_B1ND = z_B1ND
         scenes = [step.scene_BTNG for step in imagined if step.scene_BTNG is not None]
         z_BKND = torch.cat([step.z_BTND for step in imagined], dim=1)
         return Rollout(z_BKND, torch.cat(scenes, dim=1) if scenes else None)
 
     def _condition(self, z_BTND: Tensor, scene_BTNG: Tensor | None, known_BT: Tensor | None) -> Tensor:
-        """The gated condition [B,T,N,E] that is added to the embedded latents."""
+        """The gated condition [B,T,N,E] that gaze adds to the embedded latents."""
         if scene_BTNG is None:
             return (self.gate * self.no_gaze).expand(*z_BTND.shape[:3], -1)
         projected = self.scene_proj(scene_BTNG)
@@ -145,3 +168,12 @@ class GazePredictor(nn.Module):
             return Prediction(z_next, None)
         known = 1.0 if known_BT is None else known_BT[:, :, None, None].to(scene_BTNG.dtype)
         return Prediction(z_next, layer_normed(known * scene_BTNG + self.scene_out(hidden_BTNE)))
+
+
+def _motion(z_BTND: Tensor, valid_BT: Tensor | None) -> Tensor:
+    """What changed since the step before, [B,T,N,D]; 0 at the first step and right after padding."""
+    change_BTND = pad(z_BTND[:, 1:] - z_BTND[:, :-1], (0, 0, 0, 0, 1, 0))
+    if valid_BT is None:
+        return change_BTND
+    after_padding_BT = pad(~valid_BT[:, :-1], (1, 0), value=True)
+    return change_BTND.masked_fill(after_padding_BT[:, :, None, None], 0.0)
