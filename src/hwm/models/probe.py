@@ -14,7 +14,6 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from hwm.models.layers import (
     INIT_STD,
@@ -61,11 +60,21 @@ class CrossAttention(nn.Module):
         x_BLD: Float[Tensor, "b l d"],
         attn_mask: Bool[Tensor, "b 1 1 l"] | None = None,
     ) -> Float[Tensor, "b q d"]:
-        """What each query reads from `x_BLD`."""
-        query = rearrange(self.q(queries_BQD), "b q (m a) -> b m q a", m=self.num_heads)
-        key_value = rearrange(self.kv(x_BLD), "b l (two m a) -> two b m l a", two=2, m=self.num_heads)
-        mixed = scaled_dot_product_attention(query, *key_value.unbind(0), attn_mask=attn_mask)
-        return rearrange(mixed, "b m q a -> b q (m a)")
+        """What each query reads from `x_BLD`.
+
+        Keys and values of all tokens are never made: a query's score of a token is (W_kᵀ q) · x, and the mean of the
+        values is W_v times the mean of the tokens. The bias of the keys adds the same to all scores of a query, which
+        a softmax does not see. With few queries this costs M·Q/D of what projecting every token would.
+        """
+        query_BQMA = rearrange(self.q(queries_BQD), "b q (m a) -> b q m a", m=self.num_heads)
+        key_MAD, value_MAD = rearrange(self.kv.weight, "(two m a) d -> two m a d", two=2, m=self.num_heads)
+        asked_BQMD = torch.einsum("bqma,mad->bqmd", query_BQMA, key_MAD) * query_BQMA.shape[-1] ** -0.5
+        scores = asked_BQMD.flatten(1, 2) @ x_BLD.transpose(1, 2)
+        if attn_mask is not None:
+            scores = scores.masked_fill(~attn_mask[:, 0], -torch.inf)
+        read_BQMD = (scores.softmax(dim=-1) @ x_BLD).unflatten(1, query_BQMA.shape[1:3])
+        values_BQD = torch.einsum("bqmd,mad->bqma", read_BQMD, value_MAD).flatten(2)
+        return values_BQD + self.kv.bias[self.kv.bias.shape[0] // 2 :]
 
 
 class CrossAttentionBlock(nn.Module):
