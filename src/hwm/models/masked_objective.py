@@ -30,10 +30,13 @@ class MaskedLosses(NamedTuple):
 
 
 def patch_pixels(video_BRFYX: Float[Tensor, "b r f y x"], tubelet: int, patch: int) -> Float[Tensor, "b l p"]:
-    """Pixels of every tubelet (first frame), in token order, each patch normalised to mean 0 and deviation 1."""
-    patches = rearrange(video_BRFYX[:, :, ::tubelet], "b r t (h p) (w q) -> b (t h w) (p q r)", p=patch, q=patch)
-    deviation = patches.std(dim=-1, keepdim=True)
-    return (patches - patches.mean(dim=-1, keepdim=True)) / (deviation + 0.1)
+    """Pixels of every tubelet, in token order, each tubelet normalised as a whole to mean 0 and deviation 1.
+
+    All its frames, so that the difference between them (what moves) is part of what must be told.
+    """
+    tubelets = rearrange(video_BRFYX, "b r (t u) (h p) (w q) -> b (t h w) (u p q r)", u=tubelet, p=patch, q=patch)
+    deviation = tubelets.std(dim=-1, keepdim=True)
+    return (tubelets - tubelets.mean(dim=-1, keepdim=True)) / (deviation + 0.1)
 
 
 def masked_losses(

@@ -54,7 +54,7 @@ class Masked(nn.Module):
         self.predictor = MaskedPredictor(
             MaskedPredictorSpec(spec.width, sizes.width, sizes.depth, sizes.num_heads, mlp_ratio=sizes.mlp_ratio)
         )
-        self.pixel_head = nn.Linear(spec.width, 3 * spec.patch_size**2)
+        self.pixel_head = nn.Linear(spec.width, 3 * spec.tubelet_size * spec.patch_size**2)
         self.target = copy.deepcopy(encoder).requires_grad_(False)
 
     def losses(self, video_BRFYX: Tensor, keep_BL: Tensor, config: AdaptConfig) -> MaskedLosses:
