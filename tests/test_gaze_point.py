@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from hwm.config import AnticipateConfig, PretrainConfig
+from hwm.engine.assemble import load_stage1, probe_seer
 from hwm.errors import ConfigError
 from hwm.models.observer import gaze_weights
 from hwm.models.step_probe import StepProbe, StepProbeSpec
 from hwm.pipelines import anticipate, pretrain
-from hwm.tokens.features import with_gaze_point
+from hwm.tokens.features import FeatureRequest, compute_features, with_gaze_point
+from hwm.tokens.source import LiveSource
 
 
 def test_weights_lie_where_the_map_is_hot_and_sum_to_one() -> None:
@@ -65,5 +67,42 @@ def test_stage_2_with_gaze_point_runs_and_needs_a_model_with_gaze(
     result = anticipate.run(AnticipateConfig(**stage2_settings, checkpoint=seeing))
     assert Path(result.folder / "probe.safetensors").is_file()
     assert json.loads((result.folder / "run.json").read_text())["status"] == "finished"
-    with pytest.raises(ConfigError, match="needs a world model that looks at gaze"):
+    with pytest.raises(ConfigError, match="needs a Gazelle"):
         anticipate.run(AnticipateConfig(**stage2_settings | {"name": "other"}, checkpoint=blind))
+    with pytest.raises(ConfigError, match="has a Gazelle of its own"):
+        anticipate.run(AnticipateConfig(**stage2_settings, gazelle=stage1_settings["gazelle"], checkpoint=seeing))
+
+
+def test_gaze_for_the_probe_alone_leaves_the_world_model_blind(
+    stage1_settings: dict[str, Any], stage2_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Same imagined future as without gaze, plus the token pooled where the Gazelle of the probe says."""
+    stage1_settings["optim"]["num_steps"] = 3
+    blind = pretrain.run(PretrainConfig(**stage1_settings | {"gaze": "none"})).folder
+    stage2_settings["probe"]["gaze_point"] = True
+    config = AnticipateConfig(**stage2_settings, gazelle=stage1_settings["gazelle"], checkpoint=blind)
+    result = anticipate.run(config)
+    record = json.loads((result.folder / "run.json").read_text())
+    assert set(record["weights"]) == {"encoder", "gazelle"}
+    stage1 = load_stage1(blind)
+    assert not stage1.world.has_gaze
+    requests = [
+        FeatureRequest(anticipate.clip_request(sample, config.protocol.id), sample.observation.num_future)
+        for sample in result.samples[:3]
+    ]
+    read = []
+    for gaze_point in (True, False):
+        seer = probe_seer(stage1, gaze_point, config.gazelle)
+        source = LiveSource(seer.observer, seer.grid, torch.device("cpu"), num_workers=0)
+        path = tmp_path / f"{gaze_point}.npy"
+        features = compute_features(
+            stage1.world, source, requests, "context+future", gaze_point, 8, path, 4, lambda done: None
+        )
+        read.append(torch.from_numpy(features.tokens_STND.copy()))
+    assert torch.equal(read[0][:, :, :-1], read[1])
+    assert not torch.allclose(read[0][:, 0, -1], read[1][:, 0].mean(1), atol=1e-2)
+
+
+def test_a_gazelle_that_nothing_reads_is_refused(stage2_settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"only used by probe\.gaze_point"):
+        AnticipateConfig(**stage2_settings, gazelle={"weights": "mini"})

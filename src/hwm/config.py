@@ -266,7 +266,15 @@ class AnticipateConfig(RunConfig):
     annotations: AnnotationConfig
     protocol: ProtocolConfig = ProtocolConfig()
     probe: ProbeConfig = ProbeConfig()
+    gazelle: GazelleConfig | None = None
+    """Gazelle of `probe.gaze_point` where the world model takes no gaze; null uses the world model's own."""
     tokens: TokenConfig = TokenConfig()
+
+    @model_validator(mode="after")
+    def _gazelle_is_used(self) -> "AnticipateConfig":
+        if self.gazelle is not None and not self.probe.gaze_point:
+            raise ValueError("gazelle is only used by probe.gaze_point, which is false")
+        return self
 
 
 class ToyWorldConfig(Part):

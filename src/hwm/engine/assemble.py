@@ -5,16 +5,18 @@ can prove that it runs stage 1's weights.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from hwm.config import EncoderConfig, PretrainConfig
+from hwm.config import EncoderConfig, GazelleConfig, PretrainConfig
 from hwm.engine.checkpoint import CHECKPOINTS, CheckpointStore, Rejected, verify
 from hwm.engine.runtime import seeded_weights
-from hwm.errors import RunError
+from hwm.errors import ConfigError, RunError
+from hwm.models.gazelle import GazeLLE
 from hwm.models.observer import Observer
 from hwm.models.predictor import GazePredictor, PredictorSpec
 from hwm.models.vjepa2 import VJEPA2Encoder
@@ -67,12 +69,9 @@ def new_world(config: PretrainConfig) -> Assembled:
     weights = {"encoder": encoder.sha256}
     gazelle, scene_width = None, None
     if config.gaze != "none":
-        loaded = read_gazelle(config.gazelle.weights, config.gazelle.backbone)
-        gazelle, scene_width = loaded.module, loaded.module.spec.width
-        gazelle.backbone.spec.grid(config.gazelle.resolution, config.gazelle.resolution)
-        weights |= {
-            name: file.sha256 for name, file in zip(("gazelle", "gazelle_backbone"), loaded.files, strict=False)
-        }
+        gazelle, files = _load_gazelle(config.gazelle)
+        scene_width = gazelle.spec.width
+        weights |= files
     encoder.module.spec.grid(config.encoder.resolution, config.encoder.resolution)
     sizes = config.predictor
     spec = PredictorSpec(
@@ -119,6 +118,54 @@ def load_stage1(path: Path) -> Stage1:
             fix="put the files of stage 1 back, or train again",
         )
     return Stage1(world.requires_grad_(False).eval(), weights, predictor_hash(world.predictor), folder)
+
+
+class Seer(NamedTuple):
+    """What turns the frames of stage 2 into tokens."""
+
+    observer: Observer
+    grid: TimeGrid
+    weights: dict[str, str]
+    """sha256 of its weight files, by name."""
+
+
+def probe_seer(stage1: Stage1, gaze_point: bool, config: GazelleConfig | None) -> Seer:
+    """The world model's own observer, or for a gaze point beside a world model without gaze, one with a Gazelle.
+
+    Args:
+        stage1: the world model; its predictor never sees what this Gazelle says.
+        gaze_point: whether the probe pools latents where people look.
+        config: the Gazelle to use where the world model has none.
+
+    Raises:
+        ConfigError: a gaze point without any Gazelle, or with two.
+        WeightsError: a weight file is missing, damaged, or does not fit.
+    """
+    world = stage1.world
+    if not gaze_point or (world.has_gaze and config is None):
+        return Seer(world.observer, world.grid, stage1.weights)
+    if config is None:
+        raise ConfigError(
+            "probe.gaze_point needs a Gazelle, and this world model takes no gaze",
+            expected="a stage-1 run with gaze=estimated, or the setting `gazelle`",
+            fix="name one: gazelle.weights=…, or probe.gaze_point=false",
+        )
+    if world.has_gaze:
+        raise ConfigError(
+            "the world model has a Gazelle of its own, and the setting `gazelle` names another",
+            fix="leave `gazelle` out",
+        )
+    gazelle, files = _load_gazelle(config)
+    grid = replace(world.grid, gazelle_resolution=config.resolution)
+    return Seer(Observer(world.observer.encoder, gazelle), grid, stage1.weights | files)
+
+
+def _load_gazelle(config: GazelleConfig) -> tuple[GazeLLE, dict[str, str]]:
+    """A frozen Gazelle and the sha256 of its files, by name."""
+    loaded = read_gazelle(config.weights, config.backbone)
+    loaded.module.backbone.spec.grid(config.resolution, config.resolution)
+    names = ("gazelle", "gazelle_backbone")
+    return loaded.module, {name: file.sha256 for name, file in zip(names, loaded.files, strict=False)}
 
 
 def predictor_hash(predictor: GazePredictor) -> str:

@@ -83,6 +83,8 @@ def _needed(config: RunConfig) -> Iterator[Needed]:
             yield Needed("world", config.world, "a toy world; make it: hwm toyworld " + str(config.world))
         case AnticipateConfig():
             yield from _annotations(config.annotations)
+            if config.gazelle is not None:
+                yield from _gazelle(config.gazelle)
             if config.checkpoint is not None:
                 yield Needed("checkpoint", config.checkpoint, "a run folder of `hwm pretrain`, or a saved world model")
 

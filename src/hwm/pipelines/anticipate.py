@@ -24,7 +24,7 @@ from hwm.data.protocol import START_MINUS_TAU, Observation, draw_horizon, guard,
 from hwm.data.segments import ClassTable, Segment, SegmentTable
 from hwm.data.transforms import centre_square
 from hwm.data.video import VideoInfo, num_grid_steps
-from hwm.engine.assemble import Stage1, load_stage1, predictor_hash
+from hwm.engine.assemble import Stage1, load_stage1, predictor_hash, probe_seer
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import start
@@ -70,13 +70,19 @@ def run(config: AnticipateConfig) -> AnticipateResult:
         # Frozen world model
         stage1 = load_stage1(config.checkpoint)
         world = stage1.world.to(fabric.device)
+        seer = probe_seer(stage1, config.probe.gaze_point, config.gazelle)
         log.record(
-            weights=stage1.weights,
+            weights=seer.weights,
             stage1={"source": str(stage1.source), "predictor_sha256": stage1.predictor_sha256},
             protocol=config.protocol.id,
         )
         source = open_source(
-            config.tokens, world.observer, world.grid, stage1.weights, fabric.device, config.runtime.num_workers
+            config.tokens,
+            seer.observer.to(fabric.device),
+            seer.grid,
+            seer.weights,
+            fabric.device,
+            config.runtime.num_workers,
         )
 
         # Segments and what may be seen of them

@@ -17,7 +17,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hwm.data.clips import ClipRequest
-from hwm.errors import ConfigError
 from hwm.models.world_model import WorldModel
 from hwm.tokens.source import TokenBatch, TokenSource
 
@@ -111,13 +110,15 @@ def _read_out(
 ) -> tuple[Tensor, Tensor]:
     """Slots [B, T, N, D] and their validity [B, T] of one batch."""
     parts, valid = [], []
-    gaze = _gaze_of(batch) if gaze_point else None
+    assert not gaze_point or batch.gaze_BTN is not None, "a gaze point was asked of tokens without gaze"
+    gaze = batch.gaze_BTN if gaze_point else None
+    scene_BTNG = batch.scene_BTNG if world.has_gaze else None  # gaze may be there for the probe alone
     if inputs != "future":
         parts.append(with_gaze_point(batch.z_BTND, gaze))
         valid.append(batch.valid_BT)
     if inputs != "context":
         imagined = world.imagine(
-            batch.z_BTND, batch.scene_BTNG, num_future, known_BT=batch.valid_BT, valid_BT=batch.valid_BT
+            batch.z_BTND, scene_BTNG, num_future, known_BT=batch.valid_BT, valid_BT=batch.valid_BT
         ).z_BKND
         imagined = with_gaze_point(imagined, None if gaze is None else gaze[:, -1:])
         missing = max_future - num_future
@@ -135,14 +136,3 @@ def with_gaze_point(
         return z_BTND
     point_BT1D = (z_BTND * gaze_BTN[..., None]).sum(dim=2, keepdim=True)
     return torch.cat([z_BTND, point_BT1D], dim=2)
-
-
-def _gaze_of(batch: TokenBatch) -> Tensor:
-    if batch.gaze_BTN is None:
-        raise ConfigError(
-            "probe.gaze_point needs a world model that looks at gaze",
-            expected="a stage-1 run with gaze=estimated",
-            found="one with gaze=none",
-            fix="probe.gaze_point=false, or another --checkpoint",
-        )
-    return batch.gaze_BTN
