@@ -34,6 +34,17 @@ class Arm(NamedTuple):
     """Step name → recall and number of segments."""
 
 
+class Arms(NamedTuple):
+    """Where gaze is: both, one or neither of probe and world model, matched in seed, clips and segments."""
+
+    both: Arm
+    probe: Arm
+    world_model: Arm
+    nowhere: Arm
+    encoder: Arm
+    """No gaze and no world model: the probe reads what was observed."""
+
+
 class BestScores(NamedTuple):
     """The best possible Top-1 on these segments: expected over all draws, and on what happened to be drawn."""
 
@@ -46,8 +57,7 @@ class BestScores(NamedTuple):
 class DemoFindings(NamedTuple):
     """All that the page tells."""
 
-    arms: Sequence[Arm]
-    """Gaze in the world model and the probe; in the world model; nowhere; nowhere and no world model."""
+    arms: Arms
     baselines: Mapping[str, Mapping[str, float]]
     best: BestScores
     takes_S: Sequence[str]
@@ -77,9 +87,9 @@ def write_report(path: Path, findings: DemoFindings, pictures: Sequence[Picture]
 
 
 def _headline(report: Report, findings: DemoFindings) -> None:
-    gaze_point, with_gaze, without = findings.arms[:3]
+    arms = findings.arms
     majority = findings.baselines["majority"]["top1"]
-    farthest = f"skill_{max(_horizons(with_gaze))}"
+    farthest = f"skill_{max(_horizons(arms.world_model))}"
     report.section(
         "At a glance",
         "A world model watches a person work and imagines the time up to the next step; a small probe names that step.",
@@ -88,26 +98,26 @@ def _headline(report: Report, findings: DemoFindings) -> None:
         [
             Verdict(
                 "Top-1, gaze in world model and probe",
-                f"{100 * gaze_point.scores['top1']:.1f}%",
+                f"{100 * arms.both.scores['top1']:.1f}%",
                 f"{100 * majority:.1f}% by always naming the commonest step",
                 detail=f"Best possible: {100 * findings.best.with_gaze:.1f}% knowing where the person looks, "
                 f"{100 * findings.best.without_gaze:.1f}% knowing the steps so far alone.",
             ),
             difference_verdict(
-                "Gaze in the world model against none",
-                _gain(with_gaze, without, findings.takes_S),
-                "Same seed, clips and segments.",
+                "Gaze in the world model as well, against the probe alone",
+                _gain(arms.both, arms.probe, findings.takes_S),
+                "What conditioning the world model adds: same seed, clips and segments.",
             ),
             difference_verdict(
-                "Latents at the gaze point in the probe against none",
-                _gain(gaze_point, with_gaze, findings.takes_S),
-                "Same world model.",
+                "Gaze in the probe against none",
+                _gain(arms.probe, arms.nowhere, findings.takes_S),
+                "Latents pooled where the person looks; same world model, which sees no gaze.",
             ),
             Verdict(
                 "World model against copying the last step",
-                f"{100 * with_gaze.validation[farthest]:.1f}%",
+                f"{100 * arms.world_model.validation[farthest]:.1f}%",
                 f"of the copy's error removed {farthest.removeprefix('skill_')} steps ahead, on takes of other people",
-                detail=f"Without gaze: {100 * without.validation[farthest]:.1f}%.",
+                detail=f"Without gaze: {100 * arms.nowhere.validation[farthest]:.1f}%.",
             ),
         ]
     )
@@ -161,9 +171,9 @@ def _anticipation(report: Report, findings: DemoFindings) -> None:
         Ceiling("best possible, history alone", findings.best.without_gaze),
     ]
     report.figure(accuracy_bars("top1", bars, ceilings))
-    names = list(findings.arms[0].class_recall)
+    names = list(findings.arms.both.class_recall)
     classes = [
-        ClassScore(name, findings.arms[0].class_recall[name][1], [arm.class_recall[name][0] for arm in findings.arms])
+        ClassScore(name, findings.arms.both.class_recall[name][1], [arm.class_recall[name][0] for arm in findings.arms])
         for name in names
     ]
     report.figure(draw_classes("recall-by-step", [arm.name for arm in findings.arms], classes))

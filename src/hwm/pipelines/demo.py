@@ -1,30 +1,31 @@
 """`hwm demo`: the whole of the mission at small size, from nothing to a report.
 
-A toy world is drawn → stage 1 with gaze and without (same seed, same clips) → stage 2 on both, once more with the gaze
-point in the probe, and on the encoder alone → one `report.html` with the known ceilings. The same pipelines as any
-other run: this file only calls them and tells.
+A toy world is drawn → stage 1 with gaze and without (same seed, same clips) → stage 2 on both, each with the gaze point
+in its probe and without, and on the encoder alone → one `report.html` with the known ceilings. The same pipelines as
+any other run: this file only calls them and tells.
 """
 
 import time
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from hwm.config import AnticipateConfig, DemoConfig, PretrainConfig, TokenConfig
+from hwm.config import AnticipateConfig, DemoConfig, GazelleConfig, PretrainConfig, TokenConfig
 from hwm.data.toyworld import ToyWorldSummary, generate
 from hwm.engine.progress import Progress
 from hwm.engine.provenance import provenance
 from hwm.engine.runlog import read_metrics
 from hwm.errors import ConfigError
-from hwm.evaluation.demo_report import Arm, BestScores, DemoFindings, write_report
+from hwm.evaluation.demo_report import Arm, Arms, BestScores, DemoFindings, write_report
 from hwm.evaluation.metrics import per_class_recall, top_k_hits
 from hwm.pipelines import anticipate, pretrain
 from hwm.pipelines.anticipate import AnticipateResult
 from hwm.pipelines.examples import annotated_examples
 from hwm.pipelines.pretrain import PretrainResult
 
-GAZE_POINT = "gaze in world model and probe"
-WITH_GAZE = "gaze in world model"
-WITHOUT_GAZE = "no gaze"
+BOTH = "gaze in world model and probe"
+PROBE = "gaze in probe"
+WORLD_MODEL = "gaze in world model"
+NOWHERE = "no gaze"
 ENCODER_ONLY = "encoder only, no gaze"
 
 
@@ -51,20 +52,24 @@ def run(config: DemoConfig) -> DemoResult:
         world = generate(folder / "world", config.world, lambda done, total: bar.set(done))
 
     stage1 = {
-        WITH_GAZE: pretrain.run(_stage1(config, "stage1-gaze", "estimated"), resume=False),
-        WITHOUT_GAZE: pretrain.run(_stage1(config, "stage1-no-gaze", "none"), resume=False),
+        WORLD_MODEL: pretrain.run(_stage1(config, "stage1-gaze", "estimated"), resume=False),
+        NOWHERE: pretrain.run(_stage1(config, "stage1-no-gaze", "none"), resume=False),
     }
-    inputs = config.anticipate.probe.inputs
-    gaze, no_gaze = stage1[WITH_GAZE], stage1[WITHOUT_GAZE]
+    gaze, no_gaze = stage1[WORLD_MODEL], stage1[NOWHERE]
+    inputs, own = config.anticipate.probe.inputs, config.pretrain.gazelle
     stage2 = {
-        GAZE_POINT: anticipate.run(_stage2(config, "stage2-gaze-point", gaze, inputs, gaze_point=True)),
-        WITH_GAZE: anticipate.run(_stage2(config, "stage2-gaze", gaze, inputs, gaze_point=False)),
-        WITHOUT_GAZE: anticipate.run(_stage2(config, "stage2-no-gaze", no_gaze, inputs, gaze_point=False)),
-        ENCODER_ONLY: anticipate.run(_stage2(config, "stage2-encoder", no_gaze, "context", gaze_point=False)),
+        name: anticipate.run(settings)
+        for name, settings in {
+            BOTH: _stage2(config, "stage2-gaze-both", gaze, inputs, gaze_point=True),
+            PROBE: _stage2(config, "stage2-gaze-probe", no_gaze, inputs, gaze_point=True, gazelle=own),
+            WORLD_MODEL: _stage2(config, "stage2-gaze-world-model", gaze, inputs, gaze_point=False),
+            NOWHERE: _stage2(config, "stage2-no-gaze", no_gaze, inputs, gaze_point=False),
+            ENCODER_ONLY: _stage2(config, "stage2-encoder", no_gaze, "context", gaze_point=False),
+        }.items()
     }
 
     best = best_scores(world, config.anticipate.protocol.horizon_sec)
-    pictures, clip = annotated_examples(gaze.folder, stage2[GAZE_POINT], stage2[WITHOUT_GAZE], config.num_examples)
+    pictures, clip = annotated_examples(gaze.folder, stage2[BOTH], stage2[NOWHERE], config.num_examples)
     findings = _findings(config, stage1, stage2, best, round(time.monotonic() - started, 1))
     report = write_report(folder / "report.html", findings, pictures, clip)
     shown = ("top1", "top5", "mean_average_precision", "class_mean_recall_at_1")
@@ -108,8 +113,9 @@ def _stage1(config: DemoConfig, name: str, gaze: Literal["none", "estimated"]) -
 
 
 def _stage2(
-    config: DemoConfig, name: str, stage1: PretrainResult, inputs: str, *, gaze_point: bool
-) -> AnticipateConfig:
+    config: DemoConfig, name: str, stage1: PretrainResult, inputs: str, *, gaze_point: bool,
+    gazelle: GazelleConfig | None = None,
+) -> AnticipateConfig:  # fmt: skip
     world = config.folder / "world"
     annotations = config.anticipate.annotations.model_copy(
         update={
@@ -127,6 +133,7 @@ def _stage2(
             "checkpoint": stage1.folder,
             "annotations": annotations,
             "probe": config.anticipate.probe.model_copy(update={"inputs": inputs, "gaze_point": gaze_point}),
+            "gazelle": gazelle,
             "tokens": _tokens(config),
         }
     )
@@ -143,10 +150,10 @@ def _findings(
     best: BestScores,
     seconds: float,
 ) -> DemoFindings:
-    scored = stage2[WITH_GAZE]
+    scored = stage2[BOTH]
     facts = provenance()
     return DemoFindings(
-        arms=[_arm(name, stage1.get(name), result) for name, result in stage2.items()],
+        arms=Arms(*(_arm(name, stage1.get(name), result) for name, result in stage2.items())),  # in their order
         baselines={name: scored.scores[name] for name in ("majority", "previous step")},
         best=best,
         takes_S=[sample.segment.take for sample in scored.samples],
