@@ -1,4 +1,4 @@
-"""What a linear map can read off frozen encoder features of the toy world: which object, where, where the head points.
+"""What a linear map can read off frozen encoder features of the toy world: which object, which in use, where to look.
 
     python scripts/linear_probes.py WORLD [ENCODER]      ENCODER: `mini` (default) or a folder of ours
 
@@ -6,10 +6,10 @@ Frames of the exo view, 4 a second, each encoded alone. Ridge regression (one-ho
 takes of other people. Shares of right answers, beside the encoder's own random initialisation:
 
     object    which of 8 kinds stands at a patch                 from that patch's feature
+    used      which of 8 kinds the person works on                from the feature of the patch where it is by then
     gaze      at which of the 8 places the person looks           from the average of all patches
-    hand      at which of the 8 places the busy hand works        from the average of all patches
 
-With all patches laid side by side even random features answer the last two almost perfectly (the head is always in the
+With all patches laid side by side even random features answer the last one almost perfectly (the head is always in the
 same place), so that question would tell nothing; the average has no places, only what the features themselves say.
 """
 
@@ -45,7 +45,8 @@ class TakeFrames(NamedTuple):
     objects_SO2: np.ndarray
     kinds_O: np.ndarray
     gaze_S: np.ndarray
-    hand_S: np.ndarray
+    used_S: np.ndarray
+    """Which of the objects is in use."""
 
 
 Questions = dict[str, tuple[Tensor, np.ndarray]]
@@ -67,28 +68,27 @@ def read_take(world: Path, take: str) -> TakeFrames:
         np.stack(point_in_box(points[..., 0], points[..., 1], box), axis=-1),
         np.array([OBJECT_KINDS.index(kind) for kind in truth.object_kinds]),
         np.where((attended >= 0) & truth.turned[frame], slots[attended], -1),
-        np.where(step >= 0, slots[step], -1),
+        step,
     )
 
 
 @torch.no_grad()
 def ask(encoder: VJEPA2Encoder, takes: list[TakeFrames]) -> Questions:
     """Features and answers of each question over all takes."""
-    rows: dict[str, tuple[list[Tensor], list[int]]] = {name: ([], []) for name in ("object", "gaze", "hand")}
+    rows: dict[str, tuple[list[Tensor], list[int]]] = {name: ([], []) for name in ("object", "used", "gaze")}
     for take in takes:
         frames = normalise(torch.from_numpy(take.pixels_SYXR))
         z_SND = torch.cat([layer_normed(encoder.encode_frames(part)) for part in frames.split(64)])
         rows_of_grid, cols = encoder.spec.grid(RESOLUTION, RESOLUTION)
-        for s in range(0, len(z_SND), OBJECT_STRIDE):
-            for kind, (x, y) in zip(take.kinds_O, take.objects_SO2[s], strict=True):
-                if 0 <= x < 1 and 0 <= y < 1:
-                    rows["object"][0].append(z_SND[s, int(y * rows_of_grid) * cols + int(x * cols)])
-                    rows["object"][1].append(int(kind))
-        for name, answers in (("gaze", take.gaze_S), ("hand", take.hand_S)):
-            for s in range(0, len(z_SND), FRAME_STRIDE):
-                if answers[s] >= 0:
-                    rows[name][0].append(z_SND[s].mean(0))
-                    rows[name][1].append(int(answers[s]))
+        for s in range(0, len(z_SND), FRAME_STRIDE):
+            if take.gaze_S[s] >= 0:
+                rows["gaze"][0].append(z_SND[s].mean(0))
+                rows["gaze"][1].append(int(take.gaze_S[s]))
+            for item, (kind, (x, y)) in enumerate(zip(take.kinds_O, take.objects_SO2[s], strict=True)):
+                names = ["object"] * (s % OBJECT_STRIDE == 0) + ["used"] * (item == take.used_S[s])
+                for name in names if 0 <= x < 1 and 0 <= y < 1 else ():
+                    rows[name][0].append(z_SND[s, int(y * rows_of_grid) * cols + int(x * cols)])
+                    rows[name][1].append(int(kind))
     return {name: (torch.stack(features).double(), np.array(answers)) for name, (features, answers) in rows.items()}
 
 

@@ -34,7 +34,7 @@ from hwm.data.toyworld.rules import RECIPES, sample_script
 from hwm.data.toyworld.take import stream_rng, write_take
 from hwm.errors import DataError
 
-VERSION = 1
+VERSION = 2
 """Changes whenever the same config would give other bytes."""
 GRID_FPS = 4.0
 """Steps a second of the observer for whom the ceilings are computed."""

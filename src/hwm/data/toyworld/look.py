@@ -18,6 +18,8 @@ HEAD_RADIUS = 0.13
 """Exo units: 37 px across in 144, 33 px across where the central square is 128."""
 EXO_TALL = 0.2
 """Height of an object in the exo view."""
+EXO_SPOT, EGO_SPOT = (0.5, 0.79), (0.5, 0.87)
+"""Where an object in use stands, right in front of the person: its foot, exo and ego units."""
 
 Colour = tuple[int, int, int]
 

@@ -15,7 +15,7 @@ from hwm.data.toyworld.objects import object_sprite
 from hwm.data.toyworld.raster import NOISE_ROOM, Colour, Limb, Sprite, blit, limb_sprite
 from hwm.data.toyworld.room import ball_sprite, ego_room, exo_room, lamp_shade, vignette
 from hwm.data.toyworld.rules import Script
-from hwm.data.toyworld.timeline import GazeState, HandState, looks_at, waves
+from hwm.data.toyworld.timeline import GazeState, HandState, looks_at, objects_at, waves
 
 EXO_MARGIN = 0.04
 """Room around the exo view for camera jitter, units of the frame height."""
@@ -85,14 +85,28 @@ def _object_sprites(look: Look, tall: np.ndarray, height: int) -> list[tuple[Spr
     ]
 
 
-def _still(
-    room: np.ndarray, sprites: list[tuple[Sprite, Sprite]], places: np.ndarray, changed: np.ndarray
-) -> np.ndarray:
-    """Room with its objects in their present looks; the farther ones first."""
-    canvas = room.copy()
-    for item in np.argsort(places[:, 1], kind="stable"):
-        blit(canvas, sprites[item][int(changed[item])], _pixel(places[item, 1]), _pixel(places[item, 0]))
-    return canvas
+class _Table:
+    """Draws room and objects; as long as nothing on the table moves or changes its look, the picture is used again."""
+
+    def __init__(
+        self, room: np.ndarray, sprites: list[tuple[Sprite, Sprite]], feet: np.ndarray, size: int, shift: np.ndarray
+    ) -> None:
+        """Take where each object's foot is at each time, [S, objects, 2] in units of `size`, from `shift` pixels on."""
+        self.room, self.sprites = room, sprites
+        self.places = np.floor(feet * size + shift + 0.5).astype(np.int64)
+        self.shown: tuple[bytes, bytes] | None = None
+        self.canvas = room
+
+    def draw(self, index: int, changed: np.ndarray) -> np.ndarray:
+        """The table at time number `index`, with objects in their present looks; the farther ones first."""
+        places = self.places[index]
+        shown = places.tobytes(), changed.tobytes()
+        if shown != self.shown:
+            self.shown, self.canvas = shown, self.room.copy()
+            for item in np.argsort(places[:, 1], kind="stable"):
+                column, row = places[item].tolist()
+                blit(self.canvas, self.sprites[item][int(changed[item])], row, column)
+        return self.canvas
 
 
 class _Arms:
@@ -177,7 +191,7 @@ def exo_frames(
     room = exo_room(look, views.height, views.exo_width, margin)
     sprites = _object_sprites(look, np.full(len(look.kinds), EXO_TALL), size)
     shift = np.array([(views.exo_width - size) // 2 + margin, margin])
-    places = look.exo_base * size + shift
+    table = _Table(room, sprites, look.exo_base + objects_at(script, look, times_sec).exo, size, shift)
     changed = looks_at(script, len(look.kinds), times_sec)
     style = HeadStyle(HEAD_RADIUS * size, look.skin, look.hair, look.hair_style, look.light)
     heads: dict[tuple[int, int], Sprite] = {}
@@ -186,10 +200,8 @@ def exo_frames(
     arms = _Arms(look, np.array([[0.352, 0.402], [0.648, 0.402]]) * size, side, size)
     noise = _Noise(look, views.height, views.exo_width, rng)
     balls, angles = ball_places(look, times_sec), lamp_angles(look, times_sec)
-    still = room
     for index in range(len(times_sec)):
-        if index == 0 or (changed[index] != changed[index - 1]).any():
-            still = _still(room, sprites, places, changed[index])
+        still = table.draw(index, changed[index])
         top, left = cameras.exo[index]
         frame = still[top : top + views.height, left : left + views.exo_width].copy()
         origin = shift - np.array([left, top])
@@ -228,7 +240,7 @@ def ego_frames(
     size, margin = views.height, round(EGO_MARGIN * views.height)
     room = ego_room(look, size, margin)
     sprites = _object_sprites(look, look.ego_tall, size)
-    places = look.ego_base * size + margin
+    table = _Table(room, sprites, look.ego_base + objects_at(script, look, times_sec).ego, size, np.array(margin))
     changed = looks_at(script, len(look.kinds), times_sec)
     ball = ball_sprite(look, round(0.06 * size))
     # Seen by the person, the right hand (0) is on the right.
@@ -236,10 +248,8 @@ def ego_frames(
     noise, dark = _Noise(look, size, size, rng), vignette(size)
     balls = ball_places(look, times_sec)
     balls = np.stack([0.5 - 0.8 * (balls[:, 0] - 0.5), 0.28 - (balls[:, 1] - 0.968)], axis=-1)
-    still = room
     for index in range(len(times_sec)):
-        if index == 0 or (changed[index] != changed[index - 1]).any():
-            still = _still(room, sprites, places, changed[index])
+        still = table.draw(index, changed[index])
         top, left = cameras.ego[index]
         frame = still[top : top + size, left : left + size].copy()
         column, row = margin - int(left), margin - int(top)

@@ -21,7 +21,7 @@ from hwm.data.toyworld.scene import (
     exo_frames,
     exo_normalised,
 )
-from hwm.data.toyworld.timeline import gaze_at, hands_at, looks_at, step_at
+from hwm.data.toyworld.timeline import gaze_at, hands_at, looks_at, objects_at, step_at
 
 _SIDE_EVERY = 3
 """The grey side camera keeps every third pixel of the ego view."""
@@ -52,25 +52,23 @@ def truth_of(plan: TakePlan, look: Look, views: Views, fps: int) -> Truth:
     times = np.arange(round(script.duration_sec * fps)) / fps
     gaze, hands = gaze_at(script, look, times), hands_at(script, look, times)
     cameras = cameras_at(look, gaze, views, times)
-    still = np.ones((len(times), 1))
-
-    def exo(point: np.ndarray) -> np.ndarray:
-        return exo_normalised(point * still, cameras, views)
-
-    centre = np.array(HEAD_CENTRE)
-    middles_ego = [ego_normalised(point * still, cameras, views) for point in look.ego_points[:-1]]
+    shifts = objects_at(script, look, times)
+    objects_exo = np.moveaxis(look.exo_points[:-1] + shifts.exo, 1, 0)
+    objects_ego = np.moveaxis(look.ego_points[:-1] + shifts.ego, 1, 0)
+    centre = np.broadcast_to(HEAD_CENTRE, (len(times), 2))
+    corners = [exo_normalised(centre + side * HEAD_RADIUS, cameras, views) for side in (-1, 1)]
     return Truth(
         times_sec=times,
         gaze_exo=exo_normalised(gaze.exo, cameras, views),
         gaze_ego=ego_normalised(gaze.ego, cameras, views),
-        head_box=np.concatenate([exo(centre - HEAD_RADIUS), exo(centre + HEAD_RADIUS)], axis=-1),
+        head_box=np.concatenate(corners, axis=-1),
         object_index=gaze.object_index,
         turned=gaze.turned,
         step_index=step_at(script, times),
         hands_exo=np.stack([exo_normalised(hands.exo[:, hand], cameras, views) for hand in (0, 1)], axis=1),
         object_changed=looks_at(script, len(look.kinds), times),
-        objects_exo=np.stack([exo(point) for point in look.exo_points[:-1]], axis=1),
-        objects_ego=np.stack(middles_ego, axis=1),
+        objects_exo=np.stack([exo_normalised(points, cameras, views) for points in objects_exo], axis=1),
+        objects_ego=np.stack([ego_normalised(points, cameras, views) for points in objects_ego], axis=1),
         object_kinds=look.kinds,
         object_slots=look.slots,
     )

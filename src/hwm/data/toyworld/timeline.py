@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hwm.data.toyworld.look import Look
+from hwm.data.toyworld.look import EGO_SPOT, EXO_SPOT, Look
 from hwm.data.toyworld.rules import CHANGE_AT, RECIPES, TURN_SEC, Script
 
 REACH_SEC = 0.3
 """Time a hand takes from where it is to the object."""
+CARRY_SEC = 0.3
+"""Time the object then takes to the working place, and back at the end of the step."""
 RETURN_SEC = 0.35
 """Time a hand takes back to its resting place."""
 EGO_PAN = 0.35
@@ -36,6 +38,15 @@ class GazeState(NamedTuple):
     """[S, 2] float64: attended point, exo units, without jitter: the head does not tremble."""
     pan: np.ndarray
     """[S, 2] float64: displacement of the ego camera, ego units."""
+
+
+class ObjectState(NamedTuple):
+    """How far each object is from its place: 0 but for the one in use."""
+
+    exo: np.ndarray
+    """[S, objects, 2] float64, exo units."""
+    ego: np.ndarray
+    """[S, objects, 2] float64, ego units."""
 
 
 class HandState(NamedTuple):
@@ -61,6 +72,22 @@ def waves(times_sec: np.ndarray, phases: np.ndarray, rates_hz: tuple[float, ...]
     return np.sin(angles).mean(axis=-1)
 
 
+def objects_at(script: Script, look: Look, times_sec: np.ndarray) -> ObjectState:
+    """Where the objects are: each step brings its own to the working place and puts it back."""
+    carried = np.zeros((len(times_sec), len(look.kinds)))
+    for item, start, end in zip(script.steps, script.starts_sec, script.ends_sec, strict=True):
+        there = smooth((times_sec - start - REACH_SEC) / CARRY_SEC)
+        carried[:, item] += there - smooth((times_sec - end + CARRY_SEC) / CARRY_SEC)
+    exo, ego = (np.array(spot) - base for spot, base in ((EXO_SPOT, look.exo_base), (EGO_SPOT, look.ego_base)))
+    return ObjectState(carried[..., None] * exo, carried[..., None] * ego)
+
+
+def _attended(points: np.ndarray, shifts: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """The point [S, 2] of one object a time (-1: the neutral place), wherever the object is by then."""
+    shifts = np.concatenate([shifts, np.zeros_like(shifts[:, :1])], axis=1)
+    return points[index] + shifts[np.arange(len(index)), index]
+
+
 def gaze_at(script: Script, look: Look, times_sec: np.ndarray) -> GazeState:
     """Gaze target and point at each time."""
     turns = script.turns_sec
@@ -70,8 +97,10 @@ def gaze_at(script: Script, look: Look, times_sec: np.ndarray) -> GazeState:
     now, before = objects[count], objects[np.maximum(count - 1, 0)]
     begun = np.concatenate([[-np.inf], turns])[count]
     progress = smooth((times_sec - begun) / TURN_SEC)[:, None]
-    head = look.exo_points[before] + progress * (look.exo_points[now] - look.exo_points[before])
-    ego = look.ego_points[before] + progress * (look.ego_points[now] - look.ego_points[before])
+    shifts = objects_at(script, look, times_sec)
+    views = ((look.exo_points, shifts.exo), (look.ego_points, shifts.ego))
+    old, new = ([_attended(points, shift, index) for points, shift in views] for index in (before, now))
+    head, ego = (start + progress * (goal - start) for start, goal in zip(old, new, strict=True))
     jitter = look.gaze_jitter * waves(times_sec, look.gaze_phases, (0.7, 1.9, 3.1))
     pan = EGO_PAN * (ego - look.ego_points[-1]) + look.ego_sway * waves(times_sec, look.ego_phases, (0.3, 0.8))
     turned = (now >= 0) & (times_sec - begun >= TURN_SEC)
@@ -89,9 +118,10 @@ def _motion(kind: str, seconds: np.ndarray) -> np.ndarray:
 
 
 def _hand_track(
-    script: Script, look: Look, hand: int, rest: np.ndarray, grips: np.ndarray, size: float, times_sec: np.ndarray
-) -> np.ndarray:
-    """One hand in one view, [S, 2]: rest, reach from wherever it is, work, return."""
+    script: Script, look: Look, hand: int, rest: np.ndarray, grips: np.ndarray, shifts: np.ndarray, size: float,
+    times_sec: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """One hand in one view, [S, 2]: rest, reach from wherever it is, fetch, work, put back, return."""
     steps = RECIPES[script.recipe].steps
     position = np.broadcast_to(rest, (len(times_sec), 2)).copy()
     origin, last_end, last_place = rest, -np.inf, rest
@@ -101,11 +131,13 @@ def _hand_track(
         start, end = script.starts_sec[index], script.ends_sec[index]
         back = float(smooth(np.array([(start - last_end) / RETURN_SEC]))[0])
         origin = last_place + back * (rest - last_place)
-        work = size * _motion(steps[item].motion, np.clip(times_sec - start - REACH_SEC, 0.0, end - start - REACH_SEC))
+        at_work = end - start - REACH_SEC - 2 * CARRY_SEC
+        worked = np.clip(times_sec - start - REACH_SEC - CARRY_SEC, 0.0, at_work)
+        work = size * _motion(steps[item].motion, worked)
         at_rest = _motion(steps[item].motion, np.zeros(1))[0] * size
         reach = smooth((times_sec - start) / REACH_SEC)[:, None]
-        place = grips[item] + work - at_rest
-        last_place = grips[item] + size * _motion(steps[item].motion, np.array([end - start - REACH_SEC]))[0] - at_rest
+        place = grips[item] + shifts[:, item] + work - at_rest
+        last_place = grips[item] + size * _motion(steps[item].motion, np.array([at_work]))[0] - at_rest
         leave = smooth((times_sec - end) / RETURN_SEC)[:, None]
         track = origin + reach * (place - origin) + leave * (rest - place)
         position = np.where((times_sec >= start)[:, None], track, position)
@@ -115,8 +147,12 @@ def _hand_track(
 
 def hands_at(script: Script, look: Look, times_sec: np.ndarray) -> HandState:
     """Both hands in both views at each time."""
-    exo = [_hand_track(script, look, hand, look.exo_rest[hand], look.exo_grips, 0.028, times_sec) for hand in (0, 1)]
-    ego = [_hand_track(script, look, hand, look.ego_rest[hand], look.ego_grips, 0.034, times_sec) for hand in (0, 1)]
+    shifts = objects_at(script, look, times_sec)
+    views = ((look.exo_rest, look.exo_grips, shifts.exo, 0.028), (look.ego_rest, look.ego_grips, shifts.ego, 0.034))
+    exo, ego = (
+        [_hand_track(script, look, hand, rest[hand], grips, shift, size, times_sec) for hand in (0, 1)]
+        for rest, grips, shift, size in views
+    )
     return HandState(np.stack(exo, axis=1), np.stack(ego, axis=1), _tools(script, look, times_sec))
 
 
@@ -124,7 +160,8 @@ def _tools(script: Script, look: Look, times_sec: np.ndarray) -> tuple[tuple[str
     held = np.full((len(times_sec), 2), "", dtype="<U5")
     for item, start, end in zip(script.steps, script.starts_sec, script.ends_sec, strict=True):
         tool = RECIPES[script.recipe].steps[item].tool
-        held[(times_sec >= start + REACH_SEC) & (times_sec < end), look.hand_of[item]] = tool
+        at_work = (times_sec >= start + REACH_SEC + CARRY_SEC) & (times_sec < end - CARRY_SEC)
+        held[at_work, look.hand_of[item]] = tool
     return tuple((str(left), str(right)) for left, right in held)
 
 
