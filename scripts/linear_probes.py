@@ -8,6 +8,7 @@ takes of other people. Shares of right answers, beside the encoder's own random 
     object    which of 8 kinds stands at a patch                 from that patch's feature
     used      which of 8 kinds the person works on                from the feature of the patch where it is by then
     gaze      at which of the 8 places the person looks           from the average of all patches
+              (not while the object in use is looked at, which stands at none of them)
 
 With all patches laid side by side even random features answer the last one almost perfectly (the head is always in the
 same place), so that question would tell nothing; the average has no places, only what the features themselves say.
@@ -67,7 +68,7 @@ def read_take(world: Path, take: str) -> TakeFrames:
         np.concatenate([clip.views[0] for clip in clips]),
         np.stack(point_in_box(points[..., 0], points[..., 1], box), axis=-1),
         np.array([OBJECT_KINDS.index(kind) for kind in truth.object_kinds]),
-        np.where((attended >= 0) & truth.turned[frame], slots[attended], -1),
+        np.where((attended >= 0) & truth.turned[frame] & (attended != step), slots[attended], -1),
         step,
     )
 
@@ -85,8 +86,8 @@ def ask(encoder: VJEPA2Encoder, takes: list[TakeFrames]) -> Questions:
                 rows["gaze"][0].append(z_SND[s].mean(0))
                 rows["gaze"][1].append(int(take.gaze_S[s]))
             for item, (kind, (x, y)) in enumerate(zip(take.kinds_O, take.objects_SO2[s], strict=True)):
-                names = ["object"] * (s % OBJECT_STRIDE == 0) + ["used"] * (item == take.used_S[s])
-                for name in names if 0 <= x < 1 and 0 <= y < 1 else ():
+                asked = {"object": s % OBJECT_STRIDE == 0, "used": item == take.used_S[s]}
+                for name in [name for name in asked if asked[name] and 0 <= x < 1 and 0 <= y < 1]:
                     rows[name][0].append(z_SND[s, int(y * rows_of_grid) * cols + int(x * cols)])
                     rows[name][1].append(int(kind))
     return {name: (torch.stack(features).double(), np.array(answers)) for name, (features, answers) in rows.items()}

@@ -10,10 +10,10 @@ from hwm.config import ToyWorldConfig
 from hwm.data.toyworld.ceiling import HORIZONS_SEC, ceiling, ceilings
 from hwm.data.toyworld.generate import plan_takes
 from hwm.data.toyworld.head import HeadStyle, direction_to, head_sprite
-from hwm.data.toyworld.look import HEAD_CENTRE, sample_look
+from hwm.data.toyworld.look import EGO_SPOT, EXO_SPOT, HEAD_CENTRE, sample_look
 from hwm.data.toyworld.rules import RECIPES, Script, sample_script
 from hwm.data.toyworld.scene import Views, cameras_at, ego_frames, ego_normalised, exo_frames, exo_normalised
-from hwm.data.toyworld.timeline import gaze_at, hands_at, looks_at
+from hwm.data.toyworld.timeline import CARRY_SEC, REACH_SEC, gaze_at, hands_at, looks_at, objects_at
 
 FPS, VIDEO_FPS = 4.0, 12
 
@@ -104,6 +104,22 @@ def test_truth_moves_with_the_cameras() -> None:
         piece = one[y - reach : y + reach, x - reach : x + reach]
         moved = two[y - reach + row : y + reach + row, x - reach + column : x + reach + column]
         np.testing.assert_array_equal(piece, moved)
+
+
+def test_the_object_in_use_is_brought_to_the_working_place_and_put_back() -> None:
+    script = _scripts(1, seed=4)[0]
+    look = sample_look(script.recipe, 1, np.random.default_rng(3))
+    for item, start, end in zip(script.steps, script.starts_sec, script.ends_sec, strict=True):
+        times = np.array([start, start + REACH_SEC, start + REACH_SEC + CARRY_SEC, end - CARRY_SEC - 1e-9, end])
+        state, hands, gaze = (at(script, look, times) for at in (objects_at, hands_at, gaze_at))
+        views = ((state.exo, look.exo_base, EXO_SPOT), (state.ego, look.ego_base, EGO_SPOT))
+        for shifts, base, spot in views:
+            np.testing.assert_allclose(shifts[[0, 1, 4]], 0, atol=1e-9)
+            np.testing.assert_allclose(base[item] + shifts[[2, 3], item], [spot, spot], atol=1e-9)
+            np.testing.assert_allclose(np.delete(shifts, item, axis=1), 0, atol=1e-9)
+        hand = hands.exo[[1, 2], look.hand_of[item]]  # holds it on the way
+        np.testing.assert_allclose(hand, look.exo_grips[item] + state.exo[[1, 2], item], atol=1e-9)
+        np.testing.assert_allclose(gaze.head[2], look.exo_points[item] + state.exo[2, item], atol=1e-9)
 
 
 def test_objects_change_at_six_tenths_of_their_step() -> None:
