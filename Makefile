@@ -1,7 +1,7 @@
 # make demo    set up .venv, then run the whole system at small size on the toy world
 # make test    the same set-up, then the tests
 # make check   lint, types and tests: what CI runs, without the demo
-# make mini-weights   make the small weights of the package again (about an hour)
+# make mini-weights   make the small weights of the package again (about 35 minutes)
 #
 # The set-up needs python3 >= 3.11 and a package index; it is done once and again only when the pins change.
 # `make demo ARGS="--quick"` passes arguments on; `make demo PYTHON=python3.12` picks an interpreter.

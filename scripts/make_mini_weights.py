@@ -1,4 +1,4 @@
-"""Make the mini weights of the package again: `make mini-weights` (about an hour on two cores).
+"""Make the mini weights of the package again: `make mini-weights` (about 35 minutes on two cores).
 
 A toy world of its own → `hwm adapt` and `hwm adapt-gaze` → linear probes and gaze scores → float16 in
 src/hwm/weights/mini/, with the scores in each config.json.
