@@ -16,7 +16,7 @@ from hwm.config import AdaptConfig, AdaptGazeConfig, MaskConfig
 from hwm.data.masks import draw_masks
 from hwm.data.toyworld import load_truth, read_split
 from hwm.engine.runlog import RunLog, read_metrics
-from hwm.models.masked_objective import MaskedLosses, masked_losses, update_target
+from hwm.models.masked_objective import MaskedLosses, masked_losses, patch_pixels, update_target
 from hwm.models.masked_predictor import MaskedPredictor, MaskedPredictorSpec
 from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
 from hwm.pipelines import adapt, adapt_gaze
@@ -132,7 +132,7 @@ def losses_of(
 ) -> MaskedLosses:
     torch.manual_seed(2)
     predictor = MaskedPredictor(MaskedPredictorSpec(SPEC.width, 16, 1, 2))
-    head = torch.nn.Linear(SPEC.width, 3 * SPEC.patch_size**2)
+    head = torch.nn.Linear(SPEC.width, 3 * SPEC.tubelet_size * SPEC.patch_size**2)
     given = {"context_weight": 0.5, "variance_weight": 0.2, "pixel_weight": 0.3} | weights
     return masked_losses(encoder, target, predictor, head, video, keep, **given)
 
@@ -179,6 +179,17 @@ def test_the_total_is_the_weighted_sum_and_splits_at_the_mask() -> None:
     assert torch.equal(alone.total, alone.hidden)
     tokens = losses.target_BSD
     torch.testing.assert_close(tokens.mean(-1), torch.zeros(tokens.shape[:2]), atol=1e-5, rtol=0)
+
+
+def test_the_pixels_of_a_token_are_all_frames_of_its_tubelet_and_keep_their_difference() -> None:
+    video, _, _ = clip_and_mask()
+    pixels = patch_pixels(video, SPEC.tubelet_size, SPEC.patch_size)
+    assert pixels.shape == (2, NUM_STEPS * GRID[0] * GRID[1], 3 * SPEC.tubelet_size * SPEC.patch_size**2)
+    torch.testing.assert_close(pixels.mean(-1), torch.zeros(pixels.shape[:2]), atol=1e-5, rtol=0)
+    last = pixels.unflatten(-1, (SPEC.tubelet_size, SPEC.patch_size, SPEC.patch_size, 3))[0, -1]
+    patch = SPEC.patch_size
+    shown = video[0, :, -SPEC.tubelet_size :, -patch:, -patch:].permute(1, 2, 3, 0)
+    torch.testing.assert_close((last[1] - last[0]) * (shown.std() + 0.1), shown[1] - shown[0], atol=1e-5, rtol=0)
 
 
 def test_the_target_follows_by_its_momentum() -> None:
