@@ -169,6 +169,19 @@ def test_the_target_sees_everything_and_gets_no_gradient() -> None:
     assert not torch.equal(changed.target_BSD, losses.target_BSD)
 
 
+def test_the_hidden_part_is_about_hidden_patches_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    video, keep, _ = clip_and_mask()
+    encoder, target = encoders(FixedTarget)
+    before = losses_of(video, keep, encoder, target)
+    told = target(video)
+    visible = torch.zeros(told.shape[:2], dtype=torch.bool).scatter(1, keep, True)
+    other = torch.where(visible[..., None], told, -told)
+    monkeypatch.setattr(target, "forward", lambda *_: other)
+    after = losses_of(video, keep, encoder, target)
+    assert torch.equal(before.context, after.context)
+    assert not torch.equal(before.hidden, after.hidden)
+
+
 def test_the_total_is_the_weighted_sum_and_splits_at_the_mask() -> None:
     video, keep, _ = clip_and_mask()
     losses = losses_of(video, keep, *encoders(), context_weight=2.0, variance_weight=3.0, pixel_weight=5.0)
