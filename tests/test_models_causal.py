@@ -146,6 +146,7 @@ def test_stack_trains_after_it_ran_in_inference_mode(stack: CausalStack, inputs:
     with torch.inference_mode():
         stack(*inputs)
     stack(*inputs).mean().backward()
+    assert all(parameter.grad is not None for parameter in stack.parameters())
 
 
 def test_grid_must_hold_the_patches(stack: CausalStack) -> None:

@@ -380,6 +380,6 @@ class DemoConfig(Part):
     pretrain: PretrainConfig
     """Stage 1, run once with gaze and once without; `data` is filled in by the demo."""
     anticipate: AnticipateConfig
-    """Stage 2, run on both and on the encoder alone; `annotations` is filled in by the demo."""
+    """Stage 2, run on both, with and without gaze point, and on the encoder; `annotations` is filled in by the demo."""
     num_examples: int = Field(default=6, ge=1)
     """Annotated frames in the report."""
