@@ -11,7 +11,7 @@ from hwm.models.layers import Attention
 from hwm.models.masked_predictor import MaskedPredictor, MaskedPredictorSpec, anticipate
 from hwm.models.observer import Observer
 from hwm.models.probe import AttentiveProbe
-from hwm.models.rope import RopeTables, axis_positions, rope_table, rotate_tiled, split_ids
+from hwm.models.rope import TILED, RopeTables, axis_positions, rope_table, rotate, split_ids
 from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
 
 SPEC = EncoderSpec(width=32, depth=2, num_heads=2, patch_size=4)
@@ -30,7 +30,7 @@ def test_ids_are_time_then_rows_then_columns() -> None:
 
 
 def test_head_is_cut_in_three_even_parts_and_a_rest_that_does_not_turn() -> None:
-    table = rope_table(torch.tensor([[5, 0, 0], [0, 7, 0], [0, 0, 9]]), 64)
+    table = rope_table(torch.tensor([[5.0, 0, 0], [0, 7, 0], [0, 0, 9]]), 64, TILED)
     turned = table.sin != 0
     assert [row.nonzero().flatten().tolist() for row in turned] == [
         list(range(0, 20)), list(range(20, 40)), list(range(40, 60)),
@@ -39,12 +39,12 @@ def test_head_is_cut_in_three_even_parts_and_a_rest_that_does_not_turn() -> None
 
 def test_frequencies_are_tiled_not_repeated() -> None:
     # Channel 0 and 1 are a pair, but turn by frequency 0 and 1: the quirk of the released weights.
-    table = rope_table(torch.tensor([[1, 0, 0]]), 12)
+    table = rope_table(torch.tensor([[1.0, 0, 0]]), 12, TILED)
     x = torch.zeros(1, 1, 1, 12)
     x[..., 0] = 1.0
     expected = torch.zeros(12)
     expected[0], expected[1] = torch.tensor(1.0).cos(), torch.tensor(0.01).sin()
-    torch.testing.assert_close(rotate_tiled(x, table)[0, 0, 0], expected)
+    torch.testing.assert_close(rotate(x, table)[0, 0, 0], expected)
 
 
 def test_tables_are_made_once_and_grow() -> None:
@@ -52,9 +52,9 @@ def test_tables_are_made_once_and_grow() -> None:
     first = tables.get(0, 4, (2, 2), like)
     assert tables.get(0, 4, (2, 2), like).cos.data_ptr() == first.cos.data_ptr()
     later = tables.get(5, 2, (2, 2), like)
-    assert torch.equal(later.cos, rope_table(axis_positions(2, 2, 2, first_step=5), 12).cos)
+    assert torch.equal(later.cos, rope_table(axis_positions(2, 2, 2, first_step=5).float(), 12, TILED).cos)
     far = tables.get(40, 1, (2, 2), like)
-    assert torch.equal(far.sin, rope_table(axis_positions(1, 2, 2, first_step=40), 12).sin)
+    assert torch.equal(far.sin, rope_table(axis_positions(1, 2, 2, first_step=40).float(), 12, TILED).sin)
 
 
 def test_tables_are_not_part_of_the_weights(encoder: VJEPA2Encoder) -> None:

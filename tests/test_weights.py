@@ -33,6 +33,9 @@ def backbone(variant: str) -> load.LoadedWeights[DINOv2]:
 FILES: dict[str, tuple[str, str | None, Loader]] = {
     "encoder": ("vjepa2_checkpoint.pt", "target_encoder", lambda p: load.load_encoder(p, num_heads=4)),
     "masked_predictor": ("vjepa2_checkpoint.pt", "predictor", lambda p: load.load_masked_predictor(p, num_heads=3)),
+    "encoder_2_1": ("vjepa2_1_distilled.pt", "ema_encoder", lambda p: load.load_encoder(p, num_heads=2)),
+    "dense_predictor": ("vjepa2_1.pt", "predictor", lambda p: load.load_masked_predictor(p, num_heads=2)),
+    "distilled_predictor": ("vjepa2_1_distilled.pt", "predictor", lambda p: load.load_masked_predictor(p, num_heads=2)),
     "causal_stack": ("causal_predictor_weights.safetensors", None, lambda p: load.read_causal_stack(p, num_heads=3)),
     "probe": ("probe_weights.safetensors", None, lambda p: load.load_probe(p, num_heads=4)),
     "probe3": ("probe3_weights.safetensors", None, lambda p: load.load_probe(p, num_heads=4)),
@@ -40,6 +43,28 @@ FILES: dict[str, tuple[str, str | None, Loader]] = {
     "gazelle_plain": ("gazelle_plain.pt", None, lambda p: load.read_gazelle_decoder(p, backbone("plain"))),
     "dinov2": ("dinov2_plain.pth", None, lambda p: load.read_backbone(p, num_heads=3)),
 }
+
+
+def ac_checkpoint(folder: Path) -> Path:
+    """An AC file as released, out of the golden stack: keys `module.*`, action tokens, and no `target_encoder`."""
+    encoder = read_state("vjepa2_checkpoint.pt", "encoder")
+    stack = {key: value for key, value in read_state("causal_predictor_weights.safetensors", None).items()}
+    width = stack["predictor_norm.weight"].shape[0]
+    inputs = {"action_encoder": 7, "state_encoder": 7, "extrinsics_encoder": 6}
+    actions = {f"{name}.weight": torch.randn(width, size) for name, size in inputs.items()}
+    actions |= {f"{name}.bias": torch.randn(width) for name in inputs}
+    predictor = {f"module.{k}": v for k, v in (stack | actions).items() if not k.startswith("scene_proj")}
+    content = {"encoder": {k.replace("backbone.", ""): v for k, v in encoder.items()}, "predictor": predictor}
+    torch.save(content | {"epoch": 315, "opt": {}}, folder / "vjepa2-ac.pt")
+    return folder / "vjepa2-ac.pt"
+
+
+def probe_checkpoint(folder: Path, *probes: dict[str, Tensor]) -> Path:
+    """A probe file as V-JEPA 2's harness saves it: a list of classifiers, keys `module.*`."""
+    states = [{f"module.{key}": value for key, value in probe.items()} for probe in probes]
+    beside = {"opt": [{} for _ in states], "scaler": None, "epoch": 20, "batch_size": 2, "world_size": 64}
+    torch.save({"classifiers": states} | beside, folder / "ek100-tiny.pt")
+    return folder / "ek100-tiny.pt"
 
 
 def read_state(name: str, part: str | None) -> dict[str, Tensor]:
@@ -110,6 +135,58 @@ def test_released_checkpoint_reads_the_model_asked_for() -> None:
         assert not any(p.requires_grad for p in module.parameters())
 
 
+def test_ac_checkpoints_give_an_encoder_and_a_causal_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = ac_checkpoint(tmp_path)
+    encoder = load.read_encoder(path, num_heads=4)
+    assert encoder.account.model == "encoder"
+    released = read_state("vjepa2_checkpoint.pt", "encoder")
+    assert torch.equal(encoder.module.norm.weight, released["module.backbone.norm.weight"])
+    stack = load.read_causal_stack(path, num_heads=3)
+    golden = load.read_causal_stack(GOLDEN / "causal_predictor_weights.safetensors", num_heads=3)
+    assert all(torch.equal(value, golden.module.state_dict()[key]) for key, value in stack.module.state_dict().items())
+    assert sorted(stack.account.dropped) == sorted(
+        f"{name}_encoder.{part}" for name in ("action", "state", "extrinsics") for part in ("weight", "bias")
+    )
+    checkpoint = torch.load(path, weights_only=True)
+    for key in checkpoint["predictor"]:
+        for change, changed in changes(checkpoint["predictor"], key):
+            content = {"predictor": changed}
+            monkeypatch.setattr(load, "read_pickle", lambda _, content=content: content)
+            message = refusal(lambda p: load.read_causal_stack(p, num_heads=3), path)
+            assert key.removeprefix("module.") in message, f"{change} {key}: {message}"
+
+
+def test_probe_checkpoints_of_the_harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = read_state("probe3_weights.safetensors", None)
+    other = {key: value + 1 for key, value in state.items()}
+    path = probe_checkpoint(tmp_path, state, other)
+    with pytest.raises(WeightsError, match=r"holds 2 probes.*\n.*index 0\.\.1"):
+        load.load_probe(path, num_heads=4)
+    with pytest.raises(WeightsError, match="index 2"):
+        load.load_probe(path, num_heads=4, index=2)
+    second = load.read_probe(path, num_heads=4, index=1)
+    assert second.account.model == "classifiers[1]"
+    assert torch.equal(second.module.get_submodule("noun_classifier").bias, other["noun_classifier.bias"])
+    alone = probe_checkpoint(tmp_path, state)
+    assert load.load_probe(alone, num_heads=4).tasks == ("verb", "noun", "action")
+    for key in state:
+        for change, changed in changes(state, key):
+            content = {"classifiers": [changed]}
+            monkeypatch.setattr(load, "read_pickle", lambda _, content=content: content)
+            message = refusal(lambda p: load.load_probe(p, num_heads=4), alone)
+            assert key in message, f"{change} {key}: {message}"
+
+
+def test_classification_probes_have_a_head_called_linear(tmp_path: Path) -> None:
+    state = read_state("probe_weights.safetensors", None)
+    renamed = {key.replace("action_classifier", "linear"): value for key, value in state.items()}
+    probe = load.load_probe(probe_checkpoint(tmp_path, renamed), num_heads=4)
+    assert probe.tasks == ("label",)
+    assert torch.equal(probe.get_submodule("label_classifier").weight, state["action_classifier.weight"])
+    with pytest.raises(WeightsError, match=r"module\.linear\.bias"):
+        load.load_probe(probe_checkpoint(tmp_path, {k: v for k, v in renamed.items() if k != "linear.bias"}), 4)
+
+
 def test_account_names_every_key_and_the_file() -> None:
     loaded = load.read_encoder(CHECKPOINT, num_heads=4)
     assert loaded.sha256 == hash_file(CHECKPOINT).sha256
@@ -142,7 +219,7 @@ def test_a_key_without_the_prefix_of_the_others_is_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"encoder": {}}, "'target_encoder'"),
+        ({"predictor": {}}, "'ema_encoder' or 'target_encoder' or 'encoder'"),
         ({"target_encoder": {}, "surprise": 1}, "surprise"),
         ({"target_encoder": {}}, "holds no tensors"),
         ({"target_encoder": {"norm.weight": 3}}, "norm.weight is no tensor"),

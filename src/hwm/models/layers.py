@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from hwm.errors import ConfigError
-from hwm.models.rope import RopeTable, rotate_tiled
+from hwm.models.rope import RopeTable, rotate
 
 INIT_STD = 0.02
 MAX_SIZE = 1 << 20
@@ -41,7 +41,7 @@ class Attention(nn.Module):
         qkv = rearrange(self.qkv(x_BLD), "b l (three m a) -> three b m l a", three=3, m=self.num_heads)
         query, key, value = qkv.unbind(0)
         if rope is not None:
-            query, key = rotate_tiled(query, rope), rotate_tiled(key, rope)
+            query, key = rotate(query, rope), rotate(key, rope)
         return query, key, value
 
     def merge(self, mixed_BMLA: Float[Tensor, "b m l a"]) -> Float[Tensor, "b l d"]:

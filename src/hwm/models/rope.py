@@ -1,12 +1,13 @@
-"""Three-axis rotary position encoding of V-JEPA 2 (time, row, column), with its tiled frequencies.
+"""Three-axis rotary position encoding of V-JEPA 2 (time, row, column), in its two forms.
 
-Integer positions [L, 3] → a `RopeTable` of cosines and sines [L, A] → queries and keys [B, M, L, A] turned by it.
-Source: `RoPEAttention` of facebookresearch/vjepa2 (the 2.0 form). A head of width A is cut into three equal even
-parts for time, row and column, in this order; what is left over at its end is not turned.
+Positions [L, 3] → a `RopeTable` of cosines and sines [L, A] → queries and keys [B, M, L, A] turned by it.
+Source: `RoPEAttention` of facebookresearch/vjepa2. A head of width A is cut into three equal even parts for time, row
+and column, in this order; what is left over at its end is not turned. Which form it is belongs to the weights.
 
-The quirk that the released weights were trained with: channels are paired as neighbours (2i, 2i+1), but the angles of
+The quirk that the weights of V-JEPA 2 were trained with: channels are paired as neighbours (2i, 2i+1), but the angles of
 one part are laid out as [f0..fk, f0..fk] instead of [f0, f0, f1, f1, ..]. The two channels of a pair therefore turn
-by two different angles, which is not a rotation. It is kept on purpose: the weights know nothing else.
+by two different angles, which is not a rotation. It is kept on purpose: the weights know nothing else. V-JEPA 2.1 turns
+each pair by one angle, and its encoder stretches rows and columns to those of its pre-training grid.
 """
 
 from typing import NamedTuple
@@ -18,6 +19,24 @@ from torch import Tensor
 NUM_AXES = 3
 FREQUENCY_BASE = 10_000.0
 TABLES_KEPT = 4
+
+
+class RopeForm(NamedTuple):
+    """What a set of weights was trained with.
+
+    Attributes:
+        tiled: angles of one part laid out as [f0..fk, f0..fk] (V-JEPA 2); false: each angle twice in a row (2.1).
+        reference_side: rows and columns of any grid are stretched to span those of a square grid of this side (2.1's
+            encoder: 16); None takes the indices as they are.
+    """
+
+    tiled: bool
+    reference_side: int | None = None
+
+
+TILED = RopeForm(tiled=True)
+INTERLEAVED = RopeForm(tiled=False)
+STRETCHED = RopeForm(tiled=False, reference_side=16)
 
 
 class RopeTable(NamedTuple):
@@ -46,18 +65,29 @@ def split_ids(ids: Int[Tensor, "*shape"], grid: tuple[int, int]) -> Int[Tensor, 
     return torch.stack((ids // (height * width), ids // width % height, ids % width), dim=-1)
 
 
-def rope_table(positions: Int[Tensor, "*shape 3"], head_width: int, dtype: torch.dtype = torch.float32) -> RopeTable:
+def stretched(
+    positions: Int[Tensor, "*shape 3"], grid: tuple[int, int], form: RopeForm, dtype: torch.dtype
+) -> Float[Tensor, "*shape 3"]:
+    """Positions as the weights know them: rows and columns brought to the span of the form's reference grid."""
+    if form.reference_side is None:
+        return positions.to(dtype)
+    span = form.reference_side - 1
+    last = torch.tensor([1, *(max(side - 1, 1) for side in grid)], device=positions.device, dtype=dtype)
+    scale = torch.tensor([1, span, span], device=positions.device, dtype=dtype)
+    return positions.to(dtype) * scale / last
+
+
+def rope_table(positions: Float[Tensor, "*shape 3"], head_width: int, form: RopeForm) -> RopeTable:
     """The table [*shape, A] for tokens at `positions`; left-over channels get cosine 1 and sine 0 (not turned)."""
     part = 2 * (head_width // NUM_AXES // 2)
-    exponents = torch.arange(part // 2, device=positions.device, dtype=dtype) / (part / 2)
-    frequencies = FREQUENCY_BASE**-exponents
-    angles = positions.to(dtype).unsqueeze(-1) * frequencies
-    tiled = torch.cat((angles, angles), dim=-1).flatten(-2)
-    angles_A = torch.nn.functional.pad(tiled, (0, head_width - NUM_AXES * part))
+    exponents = torch.arange(part // 2, device=positions.device, dtype=positions.dtype) / (part / 2)
+    angles = positions.unsqueeze(-1) * FREQUENCY_BASE**-exponents
+    twice = torch.cat((angles, angles), dim=-1) if form.tiled else angles.repeat_interleave(2, dim=-1)
+    angles_A = torch.nn.functional.pad(twice.flatten(-2), (0, head_width - NUM_AXES * part))
     return RopeTable(angles_A.cos(), angles_A.sin())
 
 
-def rotate_tiled(x_BMLA: Float[Tensor, "b m l a"], table: RopeTable) -> Float[Tensor, "b m l a"]:
+def rotate(x_BMLA: Float[Tensor, "b m l a"], table: RopeTable) -> Float[Tensor, "b m l a"]:
     """Turn queries or keys by `table` (the same for all heads); the result keeps the dtype of `x_BMLA`."""
     even, odd = x_BMLA.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack((-odd, even), dim=-1).flatten(-2)
@@ -68,8 +98,8 @@ def rotate_tiled(x_BMLA: Float[Tensor, "b m l a"], table: RopeTable) -> Float[Te
 class RopeTables:
     """Makes the table of a grid once and keeps it, so that blocks share it. No module: nothing enters a state dict."""
 
-    def __init__(self, head_width: int) -> None:
-        self.head_width = head_width
+    def __init__(self, head_width: int, form: RopeForm = TILED) -> None:
+        self.head_width, self.form = head_width, form
         self._kept: dict[tuple[tuple[int, int], torch.device, torch.dtype], RopeTable] = {}
 
     def get(self, first_step: int, num_steps: int, grid: tuple[int, int], like: Tensor) -> RopeTable:
@@ -82,7 +112,7 @@ class RopeTables:
             # Never inference tensors: a table made while encoding must also serve a training step.
             with torch.inference_mode(False), torch.no_grad():
                 positions = axis_positions(2 * last_step, *grid, device=like.device)
-                table = rope_table(positions, self.head_width, key[2])
+                table = rope_table(stretched(positions, grid, self.form, key[2]), self.head_width, self.form)
             self._kept[key] = table
             while len(self._kept) > TABLES_KEPT:
                 del self._kept[next(iter(self._kept))]

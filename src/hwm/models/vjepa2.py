@@ -3,9 +3,11 @@
 ImageNet-normalised video [B, R, F, Y, X] → latents [B, T·H·W, D] with T = F/2, H = Y/16, W = X/16.
 Source: `VisionTransformer` of facebookresearch/vjepa2 as released (RoPE, no class token, layer norms with eps 1e-6);
 paper 2506.09985. Positions are raw indices of the grid, so any size and aspect that the patch divides will do.
+`hwm.models.vjepa21` is the encoder of V-JEPA 2.1.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange
@@ -15,7 +17,7 @@ from torch.nn.functional import linear
 
 from hwm.errors import ConfigError
 from hwm.models.layers import Block, check_sizes, hidden_width, init_linear_and_norm, rescale_residuals
-from hwm.models.rope import RopeTable, RopeTables
+from hwm.models.rope import TILED, RopeForm, RopeTable, RopeTables
 
 NUM_COLOURS = 3
 
@@ -31,6 +33,7 @@ class EncoderSpec:
         mlp_ratio: hidden width of the MLP over D.
         patch_size: pixels of a patch's side.
         tubelet_size: frames of a tubelet.
+        version: which V-JEPA the weights are of; `hwm.models.vjepa21.build_encoder` makes the module that fits.
     """
 
     width: int
@@ -39,6 +42,7 @@ class EncoderSpec:
     mlp_ratio: float = 4.0
     patch_size: int = 16
     tubelet_size: int = 2
+    version: Literal["2", "2.1"] = "2"
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be built."""
@@ -64,11 +68,11 @@ class EncoderSpec:
 class TubeletEmbedding(nn.Module):
     """The patch kernel. It never overlaps itself, so the convolution is a matrix product over unfolded tubelets."""
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, width: int, patch_size: int, tubelet_size: int) -> None:
         super().__init__()
-        kernel = (spec.tubelet_size, spec.patch_size, spec.patch_size)
-        self.proj = nn.Conv3d(NUM_COLOURS, spec.width, kernel_size=kernel, stride=kernel)
-        self.patch_size, self.tubelet_size = spec.patch_size, spec.tubelet_size
+        kernel = (tubelet_size, patch_size, patch_size)
+        self.proj = nn.Conv3d(NUM_COLOURS, width, kernel_size=kernel, stride=kernel)
+        self.patch_size, self.tubelet_size = patch_size, tubelet_size
 
     def forward(self, video_BRFYX: Float[Tensor, "b r f y x"]) -> Float[Tensor, "b l d"]:
         """Embed every tubelet of a video whose sizes the kernel divides."""
@@ -90,14 +94,19 @@ class TubeletEmbedding(nn.Module):
 class VJEPA2Encoder(nn.Module):
     """V-JEPA 2 encoder; new ones start from V-JEPA 2's initial weights."""
 
+    version: ClassVar[str] = "2"
+    rope_form: ClassVar[RopeForm] = TILED
+
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
+        if spec.version != self.version:
+            raise ConfigError("the encoder's version does not fit", expected=self.version, found=spec.version)
         self.spec = spec
-        self.patch_embed = TubeletEmbedding(spec)
+        self.patch_embed = TubeletEmbedding(spec.width, spec.patch_size, spec.tubelet_size)
         hidden = hidden_width(spec.width, spec.mlp_ratio)
         self.blocks = nn.ModuleList(Block(spec.width, spec.num_heads, hidden) for _ in range(spec.depth))
-        self.norm = nn.LayerNorm(spec.width, eps=1e-6)
-        self._rope = RopeTables(spec.width // spec.num_heads)
+        self._make_output()
+        self._rope = RopeTables(spec.width // spec.num_heads, self.rope_form)
         self.apply(init_linear_and_norm)
         rescale_residuals(self.blocks)
 
@@ -117,20 +126,10 @@ class VJEPA2Encoder(nn.Module):
         Raises:
             ConfigError: the clip does not divide into tubelets.
         """
-        num_frames, height, width = video_BRFYX.shape[2:]
-        grid, tubelet = self.spec.grid(height, width), self.spec.tubelet_size
-        if num_frames < 1 or num_frames % tubelet:
-            raise ConfigError(
-                "the clip does not divide into tubelets",
-                expected=f"a multiple of {tubelet} frames",
-                found=f"{num_frames} frames",
-            )
-        x_BLD = self.patch_embed(video_BRFYX)
-        rope = self._rope.get(0, num_frames // tubelet, grid, self.patch_embed.proj.weight)
-        if keep_BL is not None:
-            x_BLD = torch.take_along_dim(x_BLD, keep_BL.unsqueeze(-1), dim=1)
-            rope = rope.rows(keep_BL)
-        return self._transform(x_BLD, rope)
+        x_BLD, rope = self._start(video_BRFYX, keep_BL)
+        for block in self.blocks:
+            x_BLD = block(x_BLD, rope)
+        return self._finish(x_BLD)
 
     def encode_frames(self, frames_BRYX: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b n d"]:
         """Encode each frame alone, repeated to fill one tubelet: what a latent step of V-JEPA 2-AC is.
@@ -143,9 +142,33 @@ class VJEPA2Encoder(nn.Module):
         """
         grid = self.spec.grid(*frames_BRYX.shape[-2:])
         rope = self._rope.get(0, 1, grid, self.patch_embed.proj.weight)
-        return self._transform(self.patch_embed.embed_repeated(frames_BRYX), rope)
-
-    def _transform(self, x_BLD: Tensor, rope: RopeTable) -> Tensor:
+        x_BND = self.patch_embed.embed_repeated(frames_BRYX)
         for block in self.blocks:
-            x_BLD = block(x_BLD, rope)
+            x_BND = block(x_BND, rope)
+        return self._finish(x_BND)
+
+    def _start(self, video_BRFYX: Tensor, keep_BL: Tensor | None) -> tuple[Tensor, RopeTable]:
+        """The tokens that are seen, embedded, and their positions."""
+        grid = self.spec.grid(*video_BRFYX.shape[-2:])
+        x_BLD = self._embed(video_BRFYX)
+        rope = self._rope.get(0, x_BLD.shape[1] // (grid[0] * grid[1]), grid, self.patch_embed.proj.weight)
+        if keep_BL is not None:
+            x_BLD = torch.take_along_dim(x_BLD, keep_BL.unsqueeze(-1), dim=1)
+            rope = rope.rows(keep_BL)
+        return x_BLD, rope
+
+    def _make_output(self) -> None:
+        self.norm = nn.LayerNorm(self.spec.width, eps=1e-6)
+
+    def _embed(self, video_BRFYX: Tensor) -> Tensor:
+        num_frames, tubelet = video_BRFYX.shape[2], self.spec.tubelet_size
+        if num_frames < 1 or num_frames % tubelet:
+            raise ConfigError(
+                "the clip does not divide into tubelets",
+                expected=f"a multiple of {tubelet} frames",
+                found=f"{num_frames} frames",
+            )
+        return self.patch_embed(video_BRFYX)
+
+    def _finish(self, x_BLD: Tensor) -> Tensor:
         return self.norm(x_BLD)

@@ -4,7 +4,7 @@ A path → a frozen module in `eval()` with float32 weights (`load_…`), or tha
 an account of every key (`read_…`). Every key of a file becomes a parameter, is dropped by name, or is an error.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -14,11 +14,13 @@ from torch import nn
 
 from hwm.errors import WeightsError
 from hwm.models.causal_stack import CausalStack
+from hwm.models.dense_predictor import build_masked_predictor
 from hwm.models.dinov2 import DINOv2, DINOv2Spec
 from hwm.models.gazelle import GazeLLE, GazelleSpec
 from hwm.models.masked_predictor import MaskedPredictor, MaskedPredictorSpec
 from hwm.models.probe import AttentiveProbe, ProbeSpec
 from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
+from hwm.models.vjepa21 import build_encoder
 from hwm.weights import remap as tables
 from hwm.weights import sizes
 from hwm.weights.files import (
@@ -65,30 +67,31 @@ def load_encoder(path: str | Path, key: str | None = None, num_heads: int | None
 
 
 def load_masked_predictor(path: str | Path, num_heads: int | None = None) -> MaskedPredictor:
-    """A frozen V-JEPA 2 masked predictor; see `read_masked_predictor`."""
+    """A frozen V-JEPA 2 or 2.1 masked predictor; see `read_masked_predictor`."""
     return read_masked_predictor(path, num_heads).module
 
 
 def load_gazelle(
-    path: str | Path, backbone_path: str | Path | None = None, backbone_heads: int | None = None
+    decoder_path: str | Path, backbone_path: str | Path | None = None, num_heads: int | None = None
 ) -> GazeLLE:
     """A frozen Gaze-LLE with its backbone; see `read_gazelle`."""
-    return read_gazelle(path, backbone_path, backbone_heads).module
+    return read_gazelle(decoder_path, backbone_path, num_heads).module
 
 
-def load_probe(path: str | Path, num_heads: int = tables.PROBE_HEADS) -> AttentiveProbe:
+def load_probe(path: str | Path, num_heads: int = tables.PROBE_HEADS, index: int | None = None) -> AttentiveProbe:
     """A frozen attentive probe; see `read_probe`."""
-    return read_probe(path, num_heads).module
+    return read_probe(path, num_heads, index).module
 
 
 def read_encoder(
     path: str | Path, key: str | None = None, num_heads: int | None = None
 ) -> LoadedWeights[VJEPA2Encoder]:
-    """Read a V-JEPA 2 encoder.
+    """Read a V-JEPA 2 or 2.1 encoder.
 
     Args:
         path: `mini`, a folder or file of ours, or a released `.pt`.
-        key: which model of a released `.pt`; None reads `target_encoder`.
+        key: which model of a released `.pt`; None reads what upstream evaluates: `ema_encoder` where there is one,
+            else `target_encoder`, else `encoder`.
         num_heads: attention heads, where the width is not a published one.
 
     Raises:
@@ -99,15 +102,17 @@ def read_encoder(
         _refuse_for_ours(source, key=key, num_heads=num_heads)
         stored = read_model(source, "encoder")
         spec = spec_from_plain(EncoderSpec, stored.spec)
-        return _from_ours(stored, lambda: VJEPA2Encoder(spec))
-    state = _vjepa2_state(source, key or "target_encoder")
+        return _from_ours(stored, lambda: build_encoder(spec))
+    model, state = _vjepa2_state(source, (key,) if key else tables.VJEPA2_ENCODERS)
     mapped = checked_remap(source, state, tables.VJEPA2_ENCODER)
     spec = infer(source, mapped, lambda shapes: sizes.encoder_spec(shapes, num_heads))
-    return _from_released(source, mapped, lambda: VJEPA2Encoder(spec))
+    return _from_released(source, mapped, lambda: build_encoder(spec), model=model)
 
 
 def read_masked_predictor(path: str | Path, num_heads: int | None = None) -> LoadedWeights[MaskedPredictor]:
-    """Read V-JEPA 2's masked predictor from a folder of ours or the `predictor` of a released `.pt` (10 mask tokens).
+    """Read the masked predictor of V-JEPA 2 or 2.1 from a folder of ours or the `predictor` of a released `.pt`.
+
+    A file of 2.1 gives a `hwm.models.dense_predictor.DensePredictor`.
 
     Raises:
         WeightsError: the file is missing, damaged or refused, or one of its keys does not fit.
@@ -117,41 +122,49 @@ def read_masked_predictor(path: str | Path, num_heads: int | None = None) -> Loa
         _refuse_for_ours(source, num_heads=num_heads)
         stored = read_model(source, "masked_predictor")
         spec = spec_from_plain(MaskedPredictorSpec, stored.spec)
-        return _from_ours(stored, lambda: MaskedPredictor(spec))
-    mapped = checked_remap(source, _vjepa2_state(source, "predictor"), tables.VJEPA2_PREDICTOR)
-    spec = infer(source, mapped, lambda shapes: sizes.masked_predictor_spec(shapes, num_heads, tables.MASK_TOKENS))
-    return _from_released(source, mapped, lambda: MaskedPredictor(spec))
+        return _from_ours(stored, lambda: build_masked_predictor(spec))
+    model, state = _vjepa2_state(source, ("predictor",))
+    mapped = checked_remap(source, state, tables.VJEPA2_PREDICTOR)
+    spec = infer(source, mapped, lambda shapes: sizes.masked_predictor_spec(shapes, num_heads))
+    return _from_released(source, mapped, lambda: build_masked_predictor(spec), model=model)
 
 
-def read_causal_stack(path: str | Path, num_heads: int) -> LoadedWeights[CausalStack]:
-    """Read a block-causal stack with V-JEPA 2-AC's key names from a `.safetensors` file; `scene_proj` is dropped.
+def read_causal_stack(path: str | Path, num_heads: int | None = None) -> LoadedWeights[CausalStack]:
+    """Read a block-causal stack with V-JEPA 2-AC's key names.
+
+    Args:
+        path: the released AC `.pt`, whose projections of action, state and extrinsics are dropped; or a `.safetensors`
+            file with a projection of the condition, `scene_proj`, which is dropped too.
+        num_heads: attention heads, where the width is not V-JEPA 2-AC's.
 
     Raises:
         WeightsError: the file is missing or damaged, or one of its keys does not fit.
     """
     source = Path(path)
-    mapped = checked_remap(source, _flat_state(source), tables.CAUSAL_STACK)
+    is_ac = source.suffix in PICKLE_SUFFIXES
+    model, state = _vjepa2_state(source, ("predictor",)) if is_ac else (None, _flat_state(source))
+    mapped = checked_remap(source, state, tables.AC_PREDICTOR if is_ac else tables.CAUSAL_STACK)
     spec = infer(source, mapped, lambda shapes: sizes.causal_stack_spec(shapes, num_heads))
-    dropped = {"scene_proj.weight": (spec.width, None), "scene_proj.bias": (spec.width,)}
-    return _from_released(source, mapped, lambda: CausalStack(spec), dropped)
+    dropped = {name: (spec.width, None) if name.endswith("weight") else (spec.width,) for name in mapped.dropped}
+    return _from_released(source, mapped, lambda: CausalStack(spec), dropped, model)
 
 
 def read_gazelle(
-    path: str | Path, backbone_path: str | Path | None = None, backbone_heads: int | None = None
+    decoder_path: str | Path, backbone_path: str | Path | None = None, num_heads: int | None = None
 ) -> LoadedWeights[GazeLLE]:
     """Read Gaze-LLE.
 
     Args:
-        path: `mini`, a folder or file of ours, or a released decoder `.pt`.
+        decoder_path: `mini`, a folder or file of ours, or a released decoder `.pt`.
         backbone_path: the DINOv2 `.pth` that goes with a released decoder.
-        backbone_heads: attention heads of the backbone, where its width is not a published one.
+        num_heads: attention heads of the backbone, where its width is not a published one.
 
     Raises:
         WeightsError: a file is missing, damaged or refused, or one of its keys does not fit.
     """
-    source = _resolve(path, "gazelle")
+    source = _resolve(decoder_path, "gazelle")
     if is_ours(source):
-        _refuse_for_ours(source, backbone=backbone_path, backbone_heads=backbone_heads)
+        _refuse_for_ours(source, backbone_path=backbone_path, num_heads=num_heads)
         stored = read_model(source, "gazelle")
         if set(stored.spec) != {"backbone", "decoder"}:
             raise WeightsError(f"{source}: wrong spec", expected="backbone and decoder", found=str(sorted(stored.spec)))
@@ -163,7 +176,7 @@ def read_gazelle(
             f"{source} is a decoder alone", expected="its DINOv2 backbone beside it", found="no backbone",
             fix="set gazelle.backbone to the DINOv2 .pth (dinov2_vitb14_pretrain.pth or dinov2_vitl14_pretrain.pth)",
         )  # fmt: skip
-    return read_gazelle_decoder(source, read_backbone(backbone_path, backbone_heads))
+    return read_gazelle_decoder(source, read_backbone(backbone_path, num_heads))
 
 
 def read_gazelle_decoder(path: str | Path, backbone: LoadedWeights[DINOv2]) -> LoadedWeights[GazeLLE]:
@@ -195,20 +208,29 @@ def read_backbone(path: str | Path, num_heads: int | None = None) -> LoadedWeigh
     return _from_released(source, mapped, lambda: DINOv2(spec), {"mask_token": (1, spec.width)})
 
 
-def read_probe(path: str | Path, num_heads: int = tables.PROBE_HEADS) -> LoadedWeights[AttentiveProbe]:
-    """Read an attentive probe from a folder of ours or a `.safetensors` file with V-JEPA 2's key names.
+def read_probe(
+    path: str | Path, num_heads: int = tables.PROBE_HEADS, index: int | None = None
+) -> LoadedWeights[AttentiveProbe]:
+    """Read an attentive probe.
+
+    Args:
+        path: a folder of ours, a probe `.pt` of V-JEPA 2's harness, or a `.safetensors` file with its key names.
+        num_heads: attention heads of the pooler (upstream: 16), which a foreign file does not tell.
+        index: which probe of a `.pt` that holds a whole sweep; None where it holds one.
 
     Raises:
         WeightsError: the file is missing or damaged, or one of its keys does not fit.
     """
     source = Path(path)
     if is_ours(source):
+        _refuse_for_ours(source, index=index)
         stored = read_model(source, "probe")
         ours = spec_from_plain(ProbeSpec, stored.spec)
         return _from_ours(stored, lambda: AttentiveProbe.from_spec(ours))
-    mapped = checked_remap(source, _flat_state(source), tables.PROBE)
+    model, state = _probe_state(source, index)
+    mapped = checked_remap(source, state, tables.PROBE)
     spec = infer(source, mapped, lambda shapes: sizes.probe_spec(shapes, num_heads))
-    return _from_released(source, mapped, lambda: AttentiveProbe.from_spec(spec))
+    return _from_released(source, mapped, lambda: AttentiveProbe.from_spec(spec), model=model)
 
 
 def save_model(
@@ -233,7 +255,8 @@ def save_model(
         plain = {"backbone": spec_to_plain(module.backbone.spec), "decoder": spec_to_plain(module.spec)}
     else:
         kinds = {VJEPA2Encoder: "encoder", MaskedPredictor: "masked_predictor", AttentiveProbe: "probe"}
-        kind, plain = kinds[type(module)], spec_to_plain(module.spec)
+        kind = next(kind for base, kind in kinds.items() if isinstance(module, base))
+        plain = spec_to_plain(module.spec)
     return write_model(Path(path), kind, plain, module.state_dict(), dtype, notes)
 
 
@@ -269,22 +292,45 @@ def _refuse_for_ours(source: Path, **given: object) -> None:
         )
 
 
-def _vjepa2_state(source: Path, model: str) -> dict[str, object]:
-    """One model's state dict out of a V-JEPA 2 checkpoint (`.pt`), or the whole of a `.safetensors` file."""
+def _vjepa2_state(source: Path, models: Sequence[str]) -> tuple[str | None, dict[str, object]]:
+    """The first of `models` that a V-JEPA 2 checkpoint (`.pt`) holds, or the whole of a `.safetensors` file."""
     if source.suffix == SAFETENSORS_SUFFIX:
-        return dict(read_safetensors(source).tensors)
+        return None, dict(read_safetensors(source).tensors)
     checkpoint = read_pickle(source)
     known = (*tables.VJEPA2_MODELS, *tables.VJEPA2_BESIDE)
     unknown = sorted(set(checkpoint) - set(known))
+    model = next((name for name in models if name in checkpoint), models[0])
     state = checkpoint.get(model)
     if unknown or not isinstance(state, dict):
         raise WeightsError(
             f"{source} is not laid out as a V-JEPA 2 checkpoint",
-            expected=f"a state dict under {model!r}, and no names but {', '.join(known)}",
+            expected=f"a state dict under {' or '.join(map(repr, models))}, and no names but {', '.join(known)}",
             found=f"unknown names {unknown}" if unknown else f"{model!r} is {type(state).__name__}",
             fix="name the model to read (encoder.key)",
         )
-    return state
+    return model, state
+
+
+def _probe_state(source: Path, index: int | None) -> tuple[str | None, dict[str, object]]:
+    """One probe of the harness's checkpoint (`.pt`), or the whole of a `.safetensors` file."""
+    if source.suffix == SAFETENSORS_SUFFIX:
+        return None, dict(read_safetensors(source).tensors)
+    checkpoint = read_pickle(source)
+    unknown = sorted(set(checkpoint) - {"classifiers", *tables.PROBE_BESIDE})
+    probes = checkpoint.get("classifiers")
+    if unknown or not isinstance(probes, list) or not all(isinstance(probe, dict) for probe in probes):
+        raise WeightsError(
+            f"{source} is not laid out as a probe checkpoint of V-JEPA 2",
+            expected=f"a list of state dicts under 'classifiers', and no names but {', '.join(tables.PROBE_BESIDE)}",
+            found=f"unknown names {unknown}" if unknown else f"'classifiers' is {type(probes).__name__}",
+        )
+    chosen = 0 if index is None and len(probes) == 1 else index
+    if chosen is None or not 0 <= chosen < len(probes):
+        raise WeightsError(
+            f"{source} holds {len(probes)} probes", expected=f"index 0..{len(probes) - 1}", found=f"index {index}",
+            fix="say which: load_probe(path, index=0)",
+        )  # fmt: skip
+    return f"classifiers[{chosen}]", probes[chosen]
 
 
 def _flat_state(source: Path) -> dict[str, object]:
@@ -300,11 +346,12 @@ def _from_released(
     mapped: Remapped,
     build: Callable[[], ModuleT],
     dropped: Mapping[str, tuple[int | None, ...]] | None = None,
+    model: str | None = None,
 ) -> LoadedWeights[ModuleT]:
-    """Build, check and fill; `dropped`: see `check_state`."""
+    """Build, check and fill; `dropped`: see `check_state`, `model`: see `Account`."""
     empty = build_empty(build)
     tensors = check_state(source, mapped, shapes_of(empty), dropped)
-    return LoadedWeights(fill(empty, tensors), (hash_file(source),), Account(tuple(tensors), mapped.dropped))
+    return LoadedWeights(fill(empty, tensors), (hash_file(source),), Account(tuple(tensors), mapped.dropped, model))
 
 
 def _from_ours(stored: StoredModel, build: Callable[[], ModuleT]) -> LoadedWeights[ModuleT]:

@@ -7,7 +7,7 @@ A state dict, a kind and a spec of plain data → a folder (or `name.safetensors
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -121,15 +121,18 @@ def spec_to_plain(spec: Any) -> dict[str, Any]:
 
 
 def spec_from_plain(spec_type: type[SpecT], plain: Mapping[str, Any]) -> SpecT:
-    """A spec dataclass from plain data: every field named once, of its own type, nothing else.
+    """A spec dataclass from plain data: every field of its own type, nothing else.
+
+    A field with a default may be missing: the file is then older than the field, and the default is what it meant.
 
     Raises:
         WeightsError: a field is missing, unknown, or of another type; the sizes cannot be built.
     """
     assert is_dataclass(spec_type)
     names = {field.name for field in fields(spec_type)}
-    if set(plain) != names:
-        wrong = sorted(names ^ set(plain))
+    needed = {field.name for field in fields(spec_type) if field.default is MISSING}
+    if not needed <= set(plain) <= names:
+        wrong = sorted((needed - set(plain)) | (set(plain) - names))
         raise WeightsError(
             f"{spec_type.__name__} does not have these fields", expected=f"{sorted(names)}", found=f"{wrong}"
         )

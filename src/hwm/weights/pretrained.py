@@ -16,7 +16,8 @@ from hwm.models.dinov2 import DINOv2, DINOv2Spec
 from hwm.models.gazelle import GazeLLE, GazelleSpec
 from hwm.models.observer import Observer
 from hwm.models.predictor import GazePredictor, PredictorSpec
-from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
+from hwm.models.vjepa2 import EncoderSpec
+from hwm.models.vjepa21 import build_encoder
 from hwm.models.world_model import TimeGrid, WorldModel
 from hwm.weights.files import WeightFile
 from hwm.weights.ours import read_model, spec_from_plain, spec_to_plain, write_model
@@ -67,7 +68,7 @@ class HumanWorldModel(WorldModel):
         if stored.spec["gazelle"] is not None:
             backbone = DINOv2(spec_from_plain(DINOv2Spec, stored.spec["backbone"]))
             gazelle = GazeLLE(backbone, spec_from_plain(GazelleSpec, stored.spec["gazelle"]))
-        encoder = VJEPA2Encoder(spec_from_plain(EncoderSpec, stored.spec["encoder"]))
+        encoder = build_encoder(spec_from_plain(EncoderSpec, stored.spec["encoder"]))
         predictor = GazePredictor(spec_from_plain(PredictorSpec, stored.spec["predictor"]))
         world = cls(Observer(encoder, gazelle), predictor, spec_from_plain(TimeGrid, stored.spec["grid"]))
         expected, found = world.state_dict(), stored.tensors

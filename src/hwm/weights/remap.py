@@ -6,6 +6,7 @@ Nothing is guessed from a key: what a table does not name stays as it is and the
 
 from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor
@@ -18,11 +19,13 @@ class Layout(NamedTuple):
         prefixes: what may stand before every key of a file (one of them, the same for all keys), longest first.
         dropped: keys that are not parameters of ours → why. They may be there or not.
         required: those of them that every released file has; a file without is damaged.
+        renamed: the publisher's name → ours, where they differ.
     """
 
     prefixes: tuple[str, ...]
     dropped: Mapping[str, str]
     required: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = MappingProxyType({})
 
 
 class Remapped(NamedTuple):
@@ -39,6 +42,12 @@ class Remapped(NamedTuple):
     tensors: dict[str, Tensor]
     dropped: dict[str, str]
     dropped_tensors: dict[str, Tensor]
+    layout: Layout
+
+    def in_file(self, name: str) -> str:
+        """What a parameter of ours is called in the file, for messages."""
+        theirs = next((theirs for theirs, ours in self.layout.renamed.items() if ours == name), name)
+        return self.prefix + theirs
 
 
 # DistributedDataParallel adds `module.`, V-JEPA 2's wrapper for several clips adds `backbone.`.
@@ -51,20 +60,35 @@ CAUSAL_STACK = Layout(
     {"scene_proj.weight": "projection of the condition; the stack takes it projected", "scene_proj.bias": "the same"},
     ("scene_proj.weight", "scene_proj.bias"),
 )
-PROBE = Layout(("module.", ""), {})
+_AC_INPUTS = ("action", "state", "extrinsics")
+_NO_ACTIONS = "the stack is conditioned on gaze and takes no actions"
+AC_PREDICTOR = Layout(
+    _VJEPA2_PREFIXES,
+    dropped={f"{name}_encoder.{part}": _NO_ACTIONS for name in _AC_INPUTS for part in ("weight", "bias")},
+    required=tuple(f"{name}_encoder.{part}" for name in _AC_INPUTS for part in ("weight", "bias")),
+)
+PROBE_LABEL = "label"
+"""The one task of upstream's classification probes, whose head is called `linear`."""
+PROBE = Layout(
+    ("module.", ""), {}, renamed={f"linear.{part}": f"{PROBE_LABEL}_classifier.{part}" for part in ("weight", "bias")}
+)
 DINOV2 = Layout(("",), {"mask_token": "stands in for hidden patches in pre-training alone"}, ("mask_token",))
 GAZELLE_DECODER = Layout(("",), {})
 OURS = Layout(("",), {})
 
-# The top level of a V-JEPA 2 checkpoint: models that can be read, and what is known and not needed.
-VJEPA2_MODELS = ("encoder", "target_encoder", "ema_encoder", "predictor")
+# The top level of a V-JEPA 2 checkpoint: encoders, the one that upstream evaluates first; what else can be read; what is
+# known and not needed.
+VJEPA2_ENCODERS = ("ema_encoder", "target_encoder", "encoder")
+VJEPA2_MODELS = (*VJEPA2_ENCODERS, "predictor")
 VJEPA2_BESIDE = ("opt", "scaler", "epoch", "loss", "batch_size", "world_size", "lr")
+PROBE_BESIDE = ("opt", "scaler", "epoch", "batch_size", "world_size")
 
 # Attention heads cannot be read off a tensor; these are the published models' (width → heads).
 VJEPA2_HEADS = {768: 12, 1024: 16, 1280: 16, 1408: 22, 1664: 26}
 DINOV2_HEADS = {384: 6, 768: 12, 1024: 16, 1536: 24}
 MASKED_PREDICTOR_HEADS = {384: 12}
-MASK_TOKENS = 10
+CAUSAL_STACK_HEADS = {1024: 16}
+MASK_TOKENS = {"2": 10, "2.1": 8}
 GAZELLE_HEADS = 8
 PROBE_HEADS = 16
 # Query i feeds task i: the order is upstream's, and a file does not keep it.
@@ -82,11 +106,11 @@ def remap(state: Mapping[str, Tensor], layout: Layout) -> Remapped:
         name = key.removeprefix(prefix) if key.startswith(prefix) else f"(without {prefix}) {key}"
         reason = layout.dropped.get(name)
         if reason is None:
-            tensors[name] = tensor
+            tensors[layout.renamed.get(name, name)] = tensor
         else:
             dropped[name] = reason
             dropped_tensors[name] = tensor
-    return Remapped(prefix, tensors, dropped, dropped_tensors)
+    return Remapped(prefix, tensors, dropped, dropped_tensors, layout)
 
 
 def common_prefix(keys: Mapping[str, object], prefixes: tuple[str, ...]) -> str:

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from math import isqrt
+from typing import Literal
 
 from hwm.errors import WeightsError
 from hwm.models.causal_stack import CausalStackSpec
@@ -16,32 +17,53 @@ from hwm.models.gazelle import GazelleSpec
 from hwm.models.masked_predictor import MaskedPredictorSpec
 from hwm.models.probe import ProbeSpec
 from hwm.models.vjepa2 import EncoderSpec
-from hwm.weights.remap import DINOV2_HEADS, MASKED_PREDICTOR_HEADS, PROBE_TASKS, VJEPA2_HEADS
+from hwm.weights.remap import (
+    CAUSAL_STACK_HEADS,
+    DINOV2_HEADS,
+    MASK_TOKENS,
+    MASKED_PREDICTOR_HEADS,
+    PROBE_TASKS,
+    VJEPA2_HEADS,
+)
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def encoder_spec(shapes: Shapes, num_heads: int | None) -> EncoderSpec:
     """Sizes of a V-JEPA 2 encoder; `num_heads` None takes the published number for its width."""
-    width, depth, ratio = _trunk(shapes, r"blocks\.(\d+)\.", r"(blocks\.\d+\.norm[12]|norm)\.(weight|bias)")
+    norms = r"(blocks\.\d+\.norm[12]|norm|norms_block\.\d+)\.(weight|bias)"
+    width, depth, ratio = _trunk(shapes, r"blocks\.(\d+)\.", norms)
+    version = _version(shapes, "norms_block.", "patch_embed_img.", "img_mod_embed", "video_mod_embed")
     kernel = _shape(shapes, "patch_embed.proj.weight", 5)
     if kernel[3] != kernel[4]:
         raise _bad_shape("patch_embed.proj.weight", "square patches", kernel)
     heads = _heads(width, num_heads, VJEPA2_HEADS)
-    return EncoderSpec(width, depth, heads, ratio, patch_size=kernel[3], tubelet_size=kernel[2])
+    return EncoderSpec(width, depth, heads, ratio, patch_size=kernel[3], tubelet_size=kernel[2], version=version)
 
 
-def masked_predictor_spec(shapes: Shapes, num_heads: int | None, num_mask_tokens: int) -> MaskedPredictorSpec:
-    """Sizes of V-JEPA 2's masked predictor. How many mask tokens there must be is the caller's knowledge."""
+def masked_predictor_spec(shapes: Shapes, num_heads: int | None) -> MaskedPredictorSpec:
+    """Sizes of a masked predictor of V-JEPA 2 or 2.1; how many mask tokens there are is published, not counted."""
     width, depth, ratio = _predictor_trunk(shapes)
     heads = _heads(width, num_heads, MASKED_PREDICTOR_HEADS)
-    return MaskedPredictorSpec(_in_width(shapes), width, depth, heads, num_mask_tokens, ratio)
+    version = _version(shapes, "predictor_proj_context.", "img_mod_embed", "video_mod_embed")
+    tokens = MASK_TOKENS[version]
+    if version == "2":
+        return MaskedPredictorSpec(_in_width(shapes), width, depth, heads, tokens, ratio)
+    out_places = {r"predictor_proj(_context)?\.(weight|bias)": 0}
+    if not any(key.startswith(("predictor_embed.0.", "predictor_embed.2.")) for key in shapes):
+        in_width = _shape(shapes, "predictor_embed.weight", 2)[1]
+        out_width = _vote(shapes, "the width of a prediction", out_places)
+        return MaskedPredictorSpec(in_width, width, depth, heads, tokens, ratio, version, 1, out_width)
+    places = {r"predictor_embed\.0\.(weight|bias)": 0, r"predictor_embed\.2\.weight": 1}
+    in_width = _vote(shapes, "the latent width", places)
+    joined = _vote(shapes, "the width of all levels", out_places | {r"predictor_embed\.0\.weight": 1})
+    return MaskedPredictorSpec(in_width, width, depth, heads, tokens, ratio, version, joined // in_width)
 
 
-def causal_stack_spec(shapes: Shapes, num_heads: int) -> CausalStackSpec:
-    """Sizes of a causal stack."""
+def causal_stack_spec(shapes: Shapes, num_heads: int | None) -> CausalStackSpec:
+    """Sizes of a causal stack; `num_heads` None takes V-JEPA 2-AC's number for its width."""
     width, depth, ratio = _predictor_trunk(shapes)
-    return CausalStackSpec(_in_width(shapes), width, depth, num_heads, ratio)
+    return CausalStackSpec(_in_width(shapes), width, depth, _heads(width, num_heads, CAUSAL_STACK_HEADS), ratio)
 
 
 def dinov2_spec(shapes: Shapes, num_heads: int | None) -> DINOv2Spec:
@@ -97,6 +119,11 @@ def _trunk(shapes: Shapes, blocks: str, norms: str) -> tuple[int, int, float]:
     if depth == 0 or width == 0:
         raise WeightsError("the file holds no transformer block", expected=f"keys like {blocks}", found="none")
     return width, depth, hidden / width
+
+
+def _version(shapes: Shapes, *of_version_2_1: str) -> Literal["2", "2.1"]:
+    """V-JEPA 2.1 where any of the keys is there that only 2.1 has; a file with some of them alone is then refused."""
+    return "2.1" if any(key.startswith(of_version_2_1) for key in shapes) else "2"
 
 
 def _predictor_trunk(shapes: Shapes) -> tuple[int, int, float]:

@@ -28,10 +28,12 @@ class Account(NamedTuple):
     Attributes:
         used: names of the parameters and buffers that were filled.
         dropped: keys that were not used → why.
+        model: which model of the file was read, where it holds several.
     """
 
     used: tuple[str, ...]
     dropped: dict[str, str]
+    model: str | None = None
 
 
 def only_tensors(source: Path, state: Mapping[str, object]) -> dict[str, Tensor]:
@@ -64,7 +66,7 @@ def checked_remap(source: Path, state: Mapping[str, object], layout: Layout) -> 
         WeightsError: it is no state dict, or lacks a key that every released file has.
     """
     mapped = remap(only_tensors(source, state), layout)
-    missing = [mapped.prefix + name for name in layout.required if name not in mapped.dropped]
+    missing = [mapped.in_file(name) for name in layout.required if name not in mapped.dropped]
     if missing:
         raise WeightsError(
             f"{source} lacks keys of its published layout", expected=_shown(missing), found="no such keys"
@@ -111,7 +113,7 @@ def check_state(
     Raises:
         WeightsError: keys are missing, unknown, or of another shape; a value is not finite.
     """
-    theirs = {name: mapped.prefix + name for name in expected}
+    theirs = {name: mapped.in_file(name) for name in expected}
     missing = [theirs[name] for name in expected if name not in mapped.tensors]
     unknown = [name if name not in theirs else theirs[name] for name in mapped.tensors if name not in expected]
     shapes = [
@@ -122,7 +124,7 @@ def check_state(
     for name, shape in (dropped or {}).items():
         found = tuple(mapped.dropped_tensors[name].shape)
         if len(found) != len(shape) or any(want not in (None, size) for want, size in zip(shape, found, strict=True)):
-            shapes.append(f"{mapped.prefix}{name} expected {list(shape)} found {list(found)}")
+            shapes.append(f"{mapped.in_file(name)} expected {list(shape)} found {list(found)}")
     problems = {"missing keys": missing, "unknown keys": unknown, "wrong shapes": shapes}
     if any(problems.values()):
         raise WeightsError(
