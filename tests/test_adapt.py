@@ -308,7 +308,7 @@ def test_a_gaze_run_gives_scores_and_a_model_and_can_go_on(
         assert scores["prior_auc"] > 0.6  # people do not look anywhere at random
     model = load_gazelle(straight.gazelle)
     assert model.spec.position_grid == (4, 4)
-    assert model(torch.randn(2, 3, 56, 56)).heatmaps_PYX.shape == (2, 64, 64)
+    assert model(torch.randn(2, 3, 56, 56)).heatmaps.shape == (2, 64, 64)
     assert json.loads((straight.folder / "run.json").read_text())["scores"] == straight.scores
 
     # It dies in step 11, after the checkpoint of step 10, and goes on.

@@ -50,43 +50,43 @@ def test_gazelle_equals_upstream(golden: dict[str, Tensor], variant: str) -> Non
     model, images = build(variant), golden[f"{variant}.images"]
     assert_close(model.backbone(images), golden[f"{variant}.backbone_features"])
     output = model(images, META["boxes"])
-    assert_close(output.scene_tokens_PNG, golden[f"{variant}.scene_tokens"])
-    assert_close(output.heatmaps_PYX, golden[f"{variant}.heatmaps"])
-    assert output.image_index_P.tolist() == [0, 1, 2, 2]
+    assert_close(output.scene_tokens, golden[f"{variant}.scene_tokens"])
+    assert_close(output.heatmaps, golden[f"{variant}.heatmaps"])
+    assert output.image_index.tolist() == [0, 1, 2, 2]
     if variant == "inout":
-        assert_close(output.inout_P, golden["inout.inout"])
-        assert torch.equal(output.inout_logits_P.sigmoid(), output.inout_P)
+        assert_close(output.inout, golden["inout.inout"])
+        assert torch.equal(output.inout_logits.sigmoid(), output.inout)
     else:
-        assert output.inout_P is None
-        assert output.inout_logits_P is None
+        assert output.inout is None
+        assert output.inout_logits is None
 
 
 def test_heatmap_is_the_resized_sigmoid_of_the_logits(model: GazeLLE, golden: dict[str, Tensor]) -> None:
     output = model(golden["inout.images"])
-    assert output.heatmap_logits_PYX.shape == (3, 16, 16)
-    expected = interpolate(output.heatmap_logits_PYX.sigmoid()[:, None], (64, 64), mode="bilinear")[:, 0]
-    assert_close(output.heatmaps_PYX, expected)
+    assert output.heatmap_logits.shape == (3, 16, 16)
+    expected = interpolate(output.heatmap_logits.sigmoid()[:, None], (64, 64), mode="bilinear")[:, 0]
+    assert_close(output.heatmaps, expected)
 
 
 def test_no_boxes_is_one_unknown_person_a_picture(model: GazeLLE, golden: dict[str, Tensor]) -> None:
     images = golden["inout.images"]
     without = model(images)
-    assert torch.equal(without.heatmaps_PYX, model(images, [[None]] * 3).heatmaps_PYX)
-    assert without.image_index_P.tolist() == [0, 1, 2]
+    assert torch.equal(without.heatmaps, model(images, [[None]] * 3).heatmaps)
+    assert without.image_index.tolist() == [0, 1, 2]
 
 
 def test_people_do_not_see_each_other_and_boxes_matter(model: GazeLLE, golden: dict[str, Tensor]) -> None:
     images = golden["inout.images"][:2]
     left, right = (0.0, 0.0, 0.3, 0.3), (0.6, 0.6, 0.95, 0.95)
     together = model(images, [[left, right, None], []])
-    assert together.image_index_P.tolist() == [0, 0, 0]
+    assert together.image_index.tolist() == [0, 0, 0]
     for row, box in enumerate((left, right, None)):
         alone = model(images[:1], [[box]])
-        torch.testing.assert_close(together.scene_tokens_PNG[row], alone.scene_tokens_PNG[0], atol=1e-5, rtol=0)
-    assert (together.heatmaps_PYX[0] - together.heatmaps_PYX[1]).abs().max() > 1e-4
+        torch.testing.assert_close(together.scene_tokens[row], alone.scene_tokens[0], atol=1e-5, rtol=0)
+    assert (together.heatmaps[0] - together.heatmaps[1]).abs().max() > 1e-4
     nobody = model(images, [[], []])
-    assert nobody.heatmaps_PYX.shape == (0, 64, 64)
-    assert nobody.scene_tokens_PNG.shape == (0, 64, 32)
+    assert nobody.heatmaps.shape == (0, 64, 64)
+    assert nobody.scene_tokens.shape == (0, 64, 32)
 
 
 @pytest.mark.parametrize("box", [(0.1, 0.2, 0.3), (0.5, 0.1, 0.2, 0.3), (0.0, 0.0, float("nan"), 1.0)])
@@ -119,8 +119,8 @@ def test_other_grids_interpolate_the_positions(model: GazeLLE) -> None:
     assert (positions[:, -1, -1] - trained[:, -2:, -2:].mean((1, 2))).abs().max() < 0.1
     assert (positions[:, -1, -1] - trained[:, 3, 3]).abs().max() > 0.5
     output = model(torch.zeros(1, 3, 56, 84))
-    assert output.scene_tokens_PNG.shape == (1, 24, 32)
-    assert output.heatmaps_PYX.shape == (1, 64, 64)
+    assert output.scene_tokens.shape == (1, 24, 32)
+    assert output.heatmaps.shape == (1, 64, 64)
 
 
 def test_trained_grid_keeps_the_learned_positions(model: GazeLLE) -> None:
@@ -143,8 +143,8 @@ def test_gazelle_learns_a_heat_map() -> None:
     losses = []
     for _ in range(60):
         output = model(images)
-        loss = binary_cross_entropy_with_logits(output.heatmap_logits_PYX, target)
-        loss = loss + binary_cross_entropy_with_logits(output.inout_logits_P, torch.tensor([0.0, 1.0]))
+        loss = binary_cross_entropy_with_logits(output.heatmap_logits, target)
+        loss = loss + binary_cross_entropy_with_logits(output.inout_logits, torch.tensor([0.0, 1.0]))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

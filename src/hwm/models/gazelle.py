@@ -63,21 +63,21 @@ class GazeOutput(NamedTuple):
     """What Gazelle says, one row a person (P rows; without boxes one row a picture).
 
     Attributes:
-        scene_tokens_PNG: tokens after the last block, rows of the grid first.
-        heatmaps_PYX: probability of being looked at, 0..1, at `GazelleSpec.out_size`.
-        heatmap_logits_PYX: the same before the sigmoid, at twice the patch grid; upstream resizes after the sigmoid,
-            so train with `binary_cross_entropy_with_logits` against a target of this size.
-        inout_P: probability that the target is inside the picture; None without an in/out head.
-        inout_logits_P: the same before the sigmoid.
-        image_index_P: which picture each row belongs to.
+        scene_tokens: [P, N, G] tokens after the last block, rows of the grid first.
+        heatmaps: [P, 64, 64] probability of being looked at, 0..1, at `GazelleSpec.out_size`.
+        heatmap_logits: [P, 2·H, 2·W] the same before the sigmoid, at twice the patch grid; upstream resizes after the
+            sigmoid, so train with `binary_cross_entropy_with_logits` against a target of this size.
+        inout: [P] probability that the target is inside the picture; None without an in/out head.
+        inout_logits: [P] the same before the sigmoid.
+        image_index: [P] which picture each row belongs to.
     """
 
-    scene_tokens_PNG: Tensor
-    heatmaps_PYX: Tensor
-    heatmap_logits_PYX: Tensor
-    inout_P: Tensor | None
-    inout_logits_P: Tensor | None
-    image_index_P: Tensor
+    scene_tokens: Tensor
+    heatmaps: Tensor
+    heatmap_logits: Tensor
+    inout: Tensor | None
+    inout_logits: Tensor | None
+    image_index: Tensor
 
 
 class GazeLLE(nn.Module):
@@ -166,12 +166,12 @@ class GazeLLE(nn.Module):
             scene_PNG = self.transformer(x_PNG)
         logits_PYX = self.heatmap_head(scene_PNG.transpose(1, 2).unflatten(2, grid)).squeeze(1)
         return GazeOutput(
-            scene_tokens_PNG=scene_PNG,
-            heatmaps_PYX=self._resize(logits_PYX.sigmoid()),
-            heatmap_logits_PYX=logits_PYX,
-            inout_P=None if inout_logits_P is None else inout_logits_P.sigmoid(),
-            inout_logits_P=inout_logits_P,
-            image_index_P=image_index_P,
+            scene_tokens=scene_PNG,
+            heatmaps=self._resize(logits_PYX.sigmoid()),
+            heatmap_logits=logits_PYX,
+            inout=None if inout_logits_P is None else inout_logits_P.sigmoid(),
+            inout_logits=inout_logits_P,
+            image_index=image_index_P,
         )
 
     def _resize(self, heatmaps_PYX: Tensor) -> Tensor:

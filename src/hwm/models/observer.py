@@ -94,6 +94,6 @@ class Observer(nn.Module):
         gaze = self.gazelle(gaze_frames_SRYX)
         patch = self.gazelle.backbone.spec.patch_size
         height, width = (side // patch for side in gaze_frames_SRYX.shape[-2:])
-        scene_SGHW = gaze.scene_tokens_PNG.transpose(1, 2).unflatten(2, (height, width))
+        scene_SGHW = gaze.scene_tokens.transpose(1, 2).unflatten(2, (height, width))
         scene_SNG = layer_normed(resample_scene(scene_SGHW, (rows, cols)))
-        return Observed(z_SND, scene_SNG, gaze_weights(gaze.heatmaps_PYX, (rows, cols)), gaze.heatmaps_PYX)
+        return Observed(z_SND, scene_SNG, gaze_weights(gaze.heatmaps, (rows, cols)), gaze.heatmaps)

@@ -157,7 +157,7 @@ def gaze_loss(
     if frames.boxes_S4 is not None:
         given = rng.random(len(samples)) < 0.5
         boxes = [[tuple(frames.boxes_S4[s].tolist()) if box else None] for s, box in zip(samples, given, strict=True)]
-    logits = model(images, boxes).heatmap_logits_PYX
+    logits = model(images, boxes).heatmap_logits
     points = torch.from_numpy(frames.points_S2[samples]).to(device, torch.float32)
     target = gaussian_maps(points, (logits.shape[1], logits.shape[2]), sigma)
     return binary_cross_entropy_with_logits(logits, target)
@@ -173,7 +173,7 @@ def evaluate(
     maps = []
     for first in range(0, len(points), 64):
         images = normalise(torch.from_numpy(frames.pixels_SYXR[first : first + 64]).to(device))
-        maps.append(model(images).heatmaps_PYX.cpu())
+        maps.append(model(images).heatmaps.cpu())
     estimated = torch.cat(maps)
     prior = gaussian_maps(torch.from_numpy(train.points_S2).float(), size, config.heatmap_sigma).mean(0)
     prior = prior.expand(len(points), -1, -1)

@@ -112,7 +112,7 @@ def _watch(world: WorldModel, sample: Sample) -> Watched:
     heat = None
     if world.observer.gazelle is not None:
         with torch.inference_mode():
-            heat = world.observer.gazelle(normalise(torch.from_numpy(views[1]))).heatmaps_PYX.numpy()
+            heat = world.observer.gazelle(normalise(torch.from_numpy(views[1]))).heatmaps.numpy()
     return Watched(views[0], heat, [segment.start_sec - time for time in times])
 
 
