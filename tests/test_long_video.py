@@ -64,8 +64,9 @@ if frames == 0:
     state = build_encoder(EncoderSpec(1024, 24, 16)).state_dict()
     named = {"module.backbone." + key: value for key, value in state.items()}
     moments = {"state": {0: {"exp_avg": torch.zeros(76_000_000)}}, "param_groups": []}
-    torch.save({"encoder": named, "target_encoder": {k: v.clone() for k, v in named.items()}, "predictor": {}, "opt": moments,
-                "scaler": None, "epoch": 1, "loss": 0.5, "batch_size": 24, "world_size": 1, "lr": 1e-4}, path)
+    models = {"encoder": named, "target_encoder": {k: v.clone() for k, v in named.items()}, "predictor": {}}
+    beside = {"scaler": None, "epoch": 1, "loss": 0.5, "batch_size": 24, "world_size": 1, "lr": 1e-4}
+    torch.save(models | {"opt": moments} | beside, path)
 else:
     from hwm.weights.load import load_encoder
     encoder = load_encoder(path)

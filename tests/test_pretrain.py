@@ -14,6 +14,7 @@ from hwm.engine.assemble import load_stage1
 from hwm.engine.checkpoint import CheckpointStore
 from hwm.engine.runlog import RunLog, read_metrics
 from hwm.errors import ConfigError, DataError, RunError
+from hwm.losses import layer_normed
 from hwm.models.predictor import GazePredictor
 from hwm.pipelines import pretrain
 from hwm.weights.pretrained import HumanWorldModel
@@ -67,6 +68,20 @@ def test_resumed_equals_straight(stage1_settings: dict[str, Any], monkeypatch: p
     assert json.loads((resumed.folder / "run.json").read_text())["resumed"][0]["step"] == config.save_every
     assert resumed.predictor_sha256 == straight.predictor_sha256
     assert read_metrics(resumed.folder) == read_metrics(straight.folder)
+
+
+def test_vjepa_2_1_is_a_backbone(stage1_settings: dict[str, Any]) -> None:
+    """A distilled 2.1 file in the released layout: targets are the encoder's own tokens, not its teacher's."""
+    released = Path(__file__).parent / "golden" / "vjepa2_1_distilled.pt"
+    stage1_settings["encoder"] = {"weights": str(released), "num_heads": 2, "resolution": 64}
+    stage1_settings["optim"]["num_steps"] = 2
+    result = pretrain.run(PretrainConfig(**stage1_settings))
+    stage1 = load_stage1(result.folder)
+    encoder = stage1.world.observer.encoder
+    assert encoder.version == "2.1"
+    assert stage1.world.predictor.spec.latent_width == encoder.spec.width == 28
+    frames = torch.randn(2, 1, 3, 64, 64)
+    assert torch.equal(stage1.world.observer(frames, None).z_SND, layer_normed(encoder(frames[:, 0].unsqueeze(2))))
 
 
 def test_same_seed_same_numbers_and_another_seed_others(stage1_settings: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 Context levels [B, L, levels · D] with their ids, ids of the targets → predictions [B, M, O]. O is levels · D for the
 undistilled models; the distilled ones (one level in) predict latents of their teacher, 1664 wide.
-Source: `app/vjepa_2_1` of facebookresearch/vjepa2; paper 2603.14482. Positions are raw indices here, unlike the encoder's.
+Source: `app/vjepa_2_1` of facebookresearch/vjepa2; paper 2603.14482. Positions are raw indices here, unlike in the
+encoder.
 """
 
 from typing import ClassVar

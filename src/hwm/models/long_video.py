@@ -1,9 +1,10 @@
 """Encoding a video of any length in bounded memory: window after window, without gradients.
 
-ImageNet-normalised video [B, R, F, Y, X], any F and any aspect that the patch divides → latents [B, T, N, D], T = ⌈F / tubelet⌉.
-Tokens of one window attend to each other and to no other window; each window starts at time 0, as in training. A
-window of one clip runs at a time, so beyond the video and its latents memory does not grow with B or F. (The published
-example keeps the activations of all blocks for a backward pass that never comes: about 40 GB for 64 frames of ViT-L.)
+ImageNet-normalised video [B, R, F, Y, X], any F and any aspect that the patch divides → latents [B, T, N, D] with
+T = ⌈F / tubelet⌉. Tokens of one window attend to each other and to no other window; each window starts at time 0, as in
+training. A window of one clip runs at a time, so beyond the video and its latents memory does not grow with B or F.
+(The published example keeps the activations of all blocks for a backward pass that never comes: about 40 GB for 64
+frames of ViT-L.)
 """
 
 import torch

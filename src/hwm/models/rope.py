@@ -4,10 +4,10 @@ Positions [L, 3] → a `RopeTable` of cosines and sines [L, A] → queries and k
 Source: `RoPEAttention` of facebookresearch/vjepa2. A head of width A is cut into three equal even parts for time, row
 and column, in this order; what is left over at its end is not turned. Which form it is belongs to the weights.
 
-The quirk that the weights of V-JEPA 2 were trained with: channels are paired as neighbours (2i, 2i+1), but the angles of
-one part are laid out as [f0..fk, f0..fk] instead of [f0, f0, f1, f1, ..]. The two channels of a pair therefore turn
-by two different angles, which is not a rotation. It is kept on purpose: the weights know nothing else. V-JEPA 2.1 turns
-each pair by one angle, and its encoder stretches rows and columns to those of its pre-training grid.
+The quirk that the weights of V-JEPA 2 were trained with: channels are paired as neighbours (2i, 2i+1), but the angles
+of one part are laid out as [f0..fk, f0..fk] instead of [f0, f0, f1, f1, ..]. The two channels of a pair therefore turn
+by two different angles, which is not a rotation. It is kept on purpose: the weights know nothing else. V-JEPA 2.1
+turns each pair by one angle, and its encoder stretches rows and columns to those of its pre-training grid.
 """
 
 from typing import NamedTuple

@@ -1,8 +1,8 @@
 """The V-JEPA 2.1 video encoder: V-JEPA 2's with an image tokenizer, four output norms and another rotary form.
 
 ImageNet-normalised video [B, R, F, Y, X] → latents [B, T·N, D]; one frame alone [B, R, 1, Y, X] → [B, N, D] through a
-patch kernel of its own. A learned vector tells pictures from videos. `levels` gives the four normed levels side by side,
-[B, T·N, 4·D], which the predictor of the undistilled models reads.
+patch kernel of its own. A learned vector tells pictures from videos. `levels` gives the four normed levels side by
+side, [B, T·N, 4·D], which the predictor of the undistilled models reads.
 Source: `app/vjepa_2_1` of facebookresearch/vjepa2; paper 2603.14482.
 """
 

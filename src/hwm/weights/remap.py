@@ -76,8 +76,8 @@ DINOV2 = Layout(("",), {"mask_token": "stands in for hidden patches in pre-train
 GAZELLE_DECODER = Layout(("",), {})
 OURS = Layout(("",), {})
 
-# The top level of a V-JEPA 2 checkpoint: encoders, the one that upstream evaluates first; what else can be read; what is
-# known and not needed.
+# The top level of a V-JEPA 2 checkpoint: encoders, the one that upstream evaluates first; what else can be read; what
+# is known and not needed.
 VJEPA2_ENCODERS = ("ema_encoder", "target_encoder", "encoder")
 VJEPA2_MODELS = (*VJEPA2_ENCODERS, "predictor")
 VJEPA2_BESIDE = ("opt", "scaler", "epoch", "loss", "batch_size", "world_size", "lr")
