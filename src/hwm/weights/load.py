@@ -19,6 +19,7 @@ from hwm.models.gazelle import GazeLLE, GazelleSpec
 from hwm.models.masked_predictor import MaskedPredictor, MaskedPredictorSpec
 from hwm.models.probe import AttentiveProbe, ProbeSpec
 from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
+from hwm.weights import huggingface_read as huggingface
 from hwm.weights import remap as tables
 from hwm.weights import sizes
 from hwm.weights.files import (
@@ -95,6 +96,8 @@ def read_encoder(
         WeightsError: the file is missing, damaged or refused, or one of its keys does not fit.
     """
     source = _resolve(path, "encoder")
+    if huggingface.is_huggingface(source):
+        return LoadedWeights(*huggingface.read_encoder(source, key, num_heads))
     if is_ours(source):
         _refuse_for_ours(source, key=key, num_heads=num_heads)
         stored = read_model(source, "encoder")
@@ -113,6 +116,8 @@ def read_masked_predictor(path: str | Path, num_heads: int | None = None) -> Loa
         WeightsError: the file is missing, damaged or refused, or one of its keys does not fit.
     """
     source = Path(path)
+    if huggingface.is_huggingface(source):
+        return LoadedWeights(*huggingface.read_masked_predictor(source, num_heads))
     if is_ours(source):
         _refuse_for_ours(source, num_heads=num_heads)
         stored = read_model(source, "masked_predictor")
@@ -190,6 +195,8 @@ def read_backbone(path: str | Path, num_heads: int | None = None) -> LoadedWeigh
         WeightsError: the file is missing, damaged or refused, or one of its keys does not fit.
     """
     source = Path(path)
+    if huggingface.is_huggingface(source):
+        return LoadedWeights(*huggingface.read_backbone(source, num_heads))
     mapped = checked_remap(source, _flat_state(source), tables.DINOV2)
     spec = infer(source, mapped, lambda shapes: sizes.dinov2_spec(shapes, num_heads))
     return _from_released(source, mapped, lambda: DINOv2(spec), {"mask_token": (1, spec.width)})
@@ -202,6 +209,8 @@ def read_probe(path: str | Path, num_heads: int = tables.PROBE_HEADS) -> LoadedW
         WeightsError: the file is missing or damaged, or one of its keys does not fit.
     """
     source = Path(path)
+    if huggingface.is_huggingface(source):
+        return LoadedWeights(*huggingface.read_probe(source, num_heads))
     if is_ours(source):
         stored = read_model(source, "probe")
         ours = spec_from_plain(ProbeSpec, stored.spec)
