@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hwm.errors import HwmError as HwmError
     from hwm.recipes import load_config as load_config
+    from hwm.weights.load import load_encoder as load_encoder
+    from hwm.weights.load import load_gazelle as load_gazelle
+    from hwm.weights.load import load_masked_predictor as load_masked_predictor
+    from hwm.weights.load import load_probe as load_probe
     from hwm.weights.pretrained import HumanWorldModel as HumanWorldModel
 
 __version__ = "0.1.0"
@@ -17,9 +21,22 @@ _HOMES = {
     "HumanWorldModel": "hwm.weights.pretrained",
     "HwmError": "hwm.errors",
     "load_config": "hwm.recipes",
+    "load_encoder": "hwm.weights.load",
+    "load_gazelle": "hwm.weights.load",
+    "load_masked_predictor": "hwm.weights.load",
+    "load_probe": "hwm.weights.load",
 }
 
-__all__ = ["HumanWorldModel", "HwmError", "__version__", "load_config"]
+__all__ = [
+    "HumanWorldModel",
+    "HwmError",
+    "__version__",
+    "load_config",
+    "load_encoder",
+    "load_gazelle",
+    "load_masked_predictor",
+    "load_probe",
+]
 
 
 def __getattr__(name: str) -> object:
