@@ -5,6 +5,7 @@ Every damage ends in one `WeightsError` that names the file.
 """
 
 import hashlib
+import json
 import pickle
 import warnings
 import zipfile
@@ -127,6 +128,40 @@ def read_metadata(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         raise _unreadable(path, error) from error
+
+
+def read_keys(path: Path) -> tuple[str, ...]:
+    """The names of the tensors of a `.safetensors` file alone.
+
+    Raises:
+        WeightsError: as `read_safetensors`.
+    """
+    check_is_file(path)
+    try:
+        _check_header_length(path)
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return tuple(file.keys())
+    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_json(path: Path, max_bytes: int) -> object:
+    """The content of a small JSON file.
+
+    Raises:
+        WeightsError: it is missing, larger than `max_bytes`, or no JSON.
+    """
+    try:
+        if path.stat().st_size > max_bytes:
+            raise WeightsError(f"{path} is too large", expected=f"at most {max_bytes} bytes")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"there is no {path}", expected="tensors with their config.json", found="nothing",
+            fix="check the path; both files belong together",
+        ) from error  # fmt: skip
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} cannot be read", found=_first_line(error)) from error
 
 
 def hash_tensors(tensors: dict[str, Tensor]) -> str:

@@ -4,7 +4,7 @@ A path → a frozen module in `eval()` with float32 weights (`load_…`), or tha
 an account of every key (`read_…`). Every key of a file becomes a parameter, is dropped by name, or is an error.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -21,18 +21,17 @@ from hwm.models.masked_predictor import MaskedPredictor, MaskedPredictorSpec
 from hwm.models.probe import AttentiveProbe, ProbeSpec
 from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
 from hwm.models.vjepa21 import build_encoder
+from hwm.weights import huggingface_read as huggingface
 from hwm.weights import remap as tables
 from hwm.weights import sizes
 from hwm.weights.files import (
     PICKLE_SUFFIXES,
     SAFETENSORS_SUFFIX,
     WeightFile,
-    check_is_file,
     hash_file,
     read_metadata,
-    read_pickle,
-    read_safetensors,
 )
+from hwm.weights.layouts import flat_state, probe_state, vjepa2_state
 from hwm.weights.ours import FORMAT, StoredModel, read_model, spec_from_plain, spec_to_plain, write_model
 from hwm.weights.remap import Remapped
 from hwm.weights.strict import Account, build_empty, check_state, checked_remap, fill, infer, shapes_of
@@ -98,12 +97,14 @@ def read_encoder(
         WeightsError: the file is missing, damaged or refused, or one of its keys does not fit.
     """
     source = _resolve(path, "encoder")
+    if huggingface.is_huggingface(source):
+        return LoadedWeights(*huggingface.read_encoder(source, key, num_heads))
     if is_ours(source):
         _refuse_for_ours(source, key=key, num_heads=num_heads)
         stored = read_model(source, "encoder")
         spec = spec_from_plain(EncoderSpec, stored.spec)
         return _from_ours(stored, lambda: build_encoder(spec))
-    model, state = _vjepa2_state(source, (key,) if key else tables.VJEPA2_ENCODERS)
+    model, state = vjepa2_state(source, (key,) if key else tables.VJEPA2_ENCODERS)
     mapped = checked_remap(source, state, tables.VJEPA2_ENCODER)
     spec = infer(source, mapped, lambda shapes: sizes.encoder_spec(shapes, num_heads))
     return _from_released(source, mapped, lambda: build_encoder(spec), model=model)
@@ -118,12 +119,14 @@ def read_masked_predictor(path: str | Path, num_heads: int | None = None) -> Loa
         WeightsError: the file is missing, damaged or refused, or one of its keys does not fit.
     """
     source = Path(path)
+    if huggingface.is_huggingface(source):
+        return LoadedWeights(*huggingface.read_masked_predictor(source, num_heads))
     if is_ours(source):
         _refuse_for_ours(source, num_heads=num_heads)
         stored = read_model(source, "masked_predictor")
         spec = spec_from_plain(MaskedPredictorSpec, stored.spec)
         return _from_ours(stored, lambda: build_masked_predictor(spec))
-    model, state = _vjepa2_state(source, ("predictor",))
+    model, state = vjepa2_state(source, ("predictor",))
     mapped = checked_remap(source, state, tables.VJEPA2_PREDICTOR)
     spec = infer(source, mapped, lambda shapes: sizes.masked_predictor_spec(shapes, num_heads))
     return _from_released(source, mapped, lambda: build_masked_predictor(spec), model=model)
@@ -142,7 +145,7 @@ def read_causal_stack(path: str | Path, num_heads: int | None = None) -> LoadedW
     """
     source = Path(path)
     is_ac = source.suffix in PICKLE_SUFFIXES
-    model, state = _vjepa2_state(source, ("predictor",)) if is_ac else (None, _flat_state(source))
+    model, state = vjepa2_state(source, ("predictor",)) if is_ac else (None, flat_state(source))
     mapped = checked_remap(source, state, tables.AC_PREDICTOR if is_ac else tables.CAUSAL_STACK)
     spec = infer(source, mapped, lambda shapes: sizes.causal_stack_spec(shapes, num_heads))
     dropped = {name: (spec.width, None) if name.endswith("weight") else (spec.width,) for name in mapped.dropped}
@@ -186,7 +189,7 @@ def read_gazelle_decoder(path: str | Path, backbone: LoadedWeights[DINOv2]) -> L
         WeightsError: the file is missing, damaged or refused, or one of its keys does not fit.
     """
     source = Path(path)
-    mapped = checked_remap(source, _flat_state(source), tables.GAZELLE_DECODER)
+    mapped = checked_remap(source, flat_state(source), tables.GAZELLE_DECODER)
     spec = infer(source, mapped, lambda shapes: sizes.gazelle_spec(shapes, tables.GAZELLE_HEADS))
     empty = build_empty(lambda: GazeLLE(backbone.module, spec))
     of_decoder = {name: shape for name, shape in shapes_of(empty).items() if not name.startswith("backbone.")}
@@ -203,7 +206,9 @@ def read_backbone(path: str | Path, num_heads: int | None = None) -> LoadedWeigh
         WeightsError: the file is missing, damaged or refused, or one of its keys does not fit.
     """
     source = Path(path)
-    mapped = checked_remap(source, _flat_state(source), tables.DINOV2)
+    if huggingface.is_huggingface(source):
+        return LoadedWeights(*huggingface.read_backbone(source, num_heads))
+    mapped = checked_remap(source, flat_state(source), tables.DINOV2)
     spec = infer(source, mapped, lambda shapes: sizes.dinov2_spec(shapes, num_heads))
     return _from_released(source, mapped, lambda: DINOv2(spec), {"mask_token": (1, spec.width)})
 
@@ -222,12 +227,14 @@ def read_probe(
         WeightsError: the file is missing or damaged, or one of its keys does not fit.
     """
     source = Path(path)
+    if huggingface.is_huggingface(source):
+        return LoadedWeights(*huggingface.read_probe(source, num_heads))
     if is_ours(source):
         _refuse_for_ours(source, index=index)
         stored = read_model(source, "probe")
         ours = spec_from_plain(ProbeSpec, stored.spec)
         return _from_ours(stored, lambda: AttentiveProbe.from_spec(ours))
-    model, state = _probe_state(source, index)
+    model, state = probe_state(source, index)
     mapped = checked_remap(source, state, tables.PROBE)
     spec = infer(source, mapped, lambda shapes: sizes.probe_spec(shapes, num_heads))
     return _from_released(source, mapped, lambda: AttentiveProbe.from_spec(spec), model=model)
@@ -290,55 +297,6 @@ def _refuse_for_ours(source: Path, **given: object) -> None:
         raise WeightsError(
             f"{source} is in our own format and needs no such setting", found=", ".join(unused), fix="set it to null"
         )
-
-
-def _vjepa2_state(source: Path, models: Sequence[str]) -> tuple[str | None, dict[str, object]]:
-    """The first of `models` that a V-JEPA 2 checkpoint (`.pt`) holds, or the whole of a `.safetensors` file."""
-    if source.suffix == SAFETENSORS_SUFFIX:
-        return None, dict(read_safetensors(source).tensors)
-    checkpoint = read_pickle(source)
-    known = (*tables.VJEPA2_MODELS, *tables.VJEPA2_BESIDE)
-    unknown = sorted(set(checkpoint) - set(known))
-    model = next((name for name in models if name in checkpoint), models[0])
-    state = checkpoint.get(model)
-    if unknown or not isinstance(state, dict):
-        raise WeightsError(
-            f"{source} is not laid out as a V-JEPA 2 checkpoint",
-            expected=f"a state dict under {' or '.join(map(repr, models))}, and no names but {', '.join(known)}",
-            found=f"unknown names {unknown}" if unknown else f"{model!r} is {type(state).__name__}",
-            fix="name the model to read (encoder.key)",
-        )
-    return model, state
-
-
-def _probe_state(source: Path, index: int | None) -> tuple[str | None, dict[str, object]]:
-    """One probe of the harness's checkpoint (`.pt`), or the whole of a `.safetensors` file."""
-    if source.suffix == SAFETENSORS_SUFFIX:
-        return None, dict(read_safetensors(source).tensors)
-    checkpoint = read_pickle(source)
-    unknown = sorted(set(checkpoint) - {"classifiers", *tables.PROBE_BESIDE})
-    probes = checkpoint.get("classifiers")
-    if unknown or not isinstance(probes, list) or not all(isinstance(probe, dict) for probe in probes):
-        raise WeightsError(
-            f"{source} is not laid out as a probe checkpoint of V-JEPA 2",
-            expected=f"a list of state dicts under 'classifiers', and no names but {', '.join(tables.PROBE_BESIDE)}",
-            found=f"unknown names {unknown}" if unknown else f"'classifiers' is {type(probes).__name__}",
-        )
-    chosen = 0 if index is None and len(probes) == 1 else index
-    if chosen is None or not 0 <= chosen < len(probes):
-        raise WeightsError(
-            f"{source} holds {len(probes)} probes", expected=f"index 0..{len(probes) - 1}", found=f"index {index}",
-            fix="say which: load_probe(path, index=0)",
-        )  # fmt: skip
-    return f"classifiers[{chosen}]", probes[chosen]
-
-
-def _flat_state(source: Path) -> dict[str, object]:
-    """A state dict that is the whole file."""
-    if source.suffix == SAFETENSORS_SUFFIX:
-        return dict(read_safetensors(source).tensors)
-    check_is_file(source)
-    return read_pickle(source)
 
 
 def _from_released(

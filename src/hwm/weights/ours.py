@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hwm.errors import HwmError, WeightsError
-from hwm.weights.files import SAFETENSORS_SUFFIX, WeightFile, hash_file, hash_tensors, read_safetensors
+from hwm.weights.files import SAFETENSORS_SUFFIX, WeightFile, hash_file, hash_tensors, read_json, read_safetensors
 
 FORMAT = "hwm-weights"
 VERSION = 1
@@ -171,17 +171,7 @@ def _to_disk(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise WeightsError(f"{path} is too large", expected=f"at most {MAX_CONFIG_BYTES} bytes")
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise WeightsError(
-            f"there is no {path}", expected=f"{TENSORS_NAME} with its {CONFIG_NAME}", found="nothing",
-            fix="check the path; both files belong together",
-        ) from error  # fmt: skip
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} cannot be read", found=str(error).splitlines()[0]) from error
+    config = read_json(path, MAX_CONFIG_BYTES)
     missing = CONFIG_KEYS - {"notes"}
     if (
         not isinstance(config, dict)

@@ -41,12 +41,14 @@ def encoder_spec(shapes: Shapes, num_heads: int | None) -> EncoderSpec:
     return EncoderSpec(width, depth, heads, ratio, patch_size=kernel[3], tubelet_size=kernel[2], version=version)
 
 
-def masked_predictor_spec(shapes: Shapes, num_heads: int | None) -> MaskedPredictorSpec:
-    """Sizes of a masked predictor of V-JEPA 2 or 2.1; how many mask tokens there are is published, not counted."""
+def masked_predictor_spec(
+    shapes: Shapes, num_heads: int | None, num_mask_tokens: int | None = None
+) -> MaskedPredictorSpec:
+    """Sizes of a masked predictor of V-JEPA 2 or 2.1; None takes the published number of mask tokens, never a count."""
     width, depth, ratio = _predictor_trunk(shapes)
     heads = _heads(width, num_heads, MASKED_PREDICTOR_HEADS)
     version = _version(shapes, "predictor_proj_context.", "img_mod_embed", "video_mod_embed")
-    tokens = MASK_TOKENS[version]
+    tokens = num_mask_tokens or MASK_TOKENS[version]
     if version == "2":
         return MaskedPredictorSpec(_in_width(shapes), width, depth, heads, tokens, ratio)
     out_places = {r"predictor_proj(_context)?\.(weight|bias)": 0}

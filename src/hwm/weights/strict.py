@@ -113,6 +113,31 @@ def check_state(
     Raises:
         WeightsError: keys are missing, unknown, or of another shape; a value is not finite.
     """
+    check_names_and_shapes(source, mapped, expected, dropped)
+    everything = [(mapped.prefix + name, tensor) for name, tensor in mapped.tensors.items()]
+    infinite = [key for key, tensor in everything if not tensor.isfinite().all()]
+    if infinite:
+        raise WeightsError(
+            f"{source} holds values that are not finite", found=_shown(infinite), fix="get the file again"
+        )
+    # Copies: tensors of a file may share memory, or lie in the mapped file itself.
+    return {
+        name: tensor.detach().to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        for name, tensor in mapped.tensors.items()
+    }
+
+
+def check_names_and_shapes(
+    source: Path,
+    mapped: Remapped,
+    expected: Mapping[str, tuple[int, ...]],
+    dropped: Mapping[str, tuple[int | None, ...]] | None = None,
+) -> None:
+    """The part of `check_state` that reads no values.
+
+    Raises:
+        WeightsError: keys are missing, unknown, or of another shape.
+    """
     theirs = {name: mapped.in_file(name) for name in expected}
     missing = [theirs[name] for name in expected if name not in mapped.tensors]
     unknown = [name if name not in theirs else theirs[name] for name in mapped.tensors if name not in expected]
@@ -133,17 +158,6 @@ def check_state(
             found="; ".join(f"{what}: {_shown(keys)}" for what, keys in problems.items() if keys),
             fix="check that the file is of this model, and complete; loading is always strict",
         )
-    everything = [(theirs[name], tensor) for name, tensor in mapped.tensors.items()]
-    infinite = [key for key, tensor in everything if not tensor.isfinite().all()]
-    if infinite:
-        raise WeightsError(
-            f"{source} holds values that are not finite", found=_shown(infinite), fix="get the file again"
-        )
-    # Copies: tensors of a file may share memory, or lie in the mapped file itself.
-    return {
-        name: tensor.detach().to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-        for name, tensor in mapped.tensors.items()
-    }
 
 
 def fill(module: ModuleT, tensors: Mapping[str, Tensor]) -> ModuleT:
