@@ -16,7 +16,7 @@ from torch import Tensor
 from hwm.errors import WeightsError
 from hwm.models.dinov2 import DINOv2
 from hwm.models.vjepa2 import EncoderSpec
-from hwm.weights import huggingface_read, layouts, load
+from hwm.weights import foreign, huggingface_read, load
 from hwm.weights.files import SafetensorsContent, hash_file, read_pickle
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -122,8 +122,8 @@ def test_every_key_of_every_file_counts(case: str, tmp_path: Path, monkeypatch: 
         for change, changed in changes(state, key):
             # The file is there and fine; only what was read from it differs (over a thousand files would take long).
             content = changed if part is None else {part: changed, "epoch": 1}
-            monkeypatch.setattr(layouts, "read_pickle", lambda _, content=content: content)
-            for module in (layouts, huggingface_read):
+            monkeypatch.setattr(foreign, "read_pickle", lambda _, content=content: content)
+            for module in (foreign, huggingface_read):
                 read = lambda _, changed=changed: SafetensorsContent(changed, {})  # noqa: E731
                 monkeypatch.setattr(module, "read_safetensors", read)
             message = refusal(loader, path)
@@ -158,7 +158,7 @@ def test_ac_checkpoints_give_an_encoder_and_a_causal_stack(tmp_path: Path, monke
     for key in checkpoint["predictor"]:
         for change, changed in changes(checkpoint["predictor"], key):
             content = {"predictor": changed}
-            monkeypatch.setattr(layouts, "read_pickle", lambda _, content=content: content)
+            monkeypatch.setattr(foreign, "read_pickle", lambda _, content=content: content)
             message = refusal(lambda p: load.read_causal_stack(p, num_heads=3), path)
             assert key.removeprefix("module.") in message, f"{change} {key}: {message}"
 
@@ -179,7 +179,7 @@ def test_probe_checkpoints_of_the_harness(tmp_path: Path, monkeypatch: pytest.Mo
     for key in state:
         for change, changed in changes(state, key):
             content = {"classifiers": [changed]}
-            monkeypatch.setattr(layouts, "read_pickle", lambda _, content=content: content)
+            monkeypatch.setattr(foreign, "read_pickle", lambda _, content=content: content)
             message = refusal(lambda p: load.load_probe(p, num_heads=4), alone)
             assert key in message, f"{change} {key}: {message}"
 

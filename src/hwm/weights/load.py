@@ -31,7 +31,7 @@ from hwm.weights.files import (
     hash_file,
     read_metadata,
 )
-from hwm.weights.layouts import flat_state, probe_state, vjepa2_state
+from hwm.weights.foreign import flat_state, probe_state, vjepa2_state
 from hwm.weights.ours import FORMAT, StoredModel, read_model, spec_from_plain, spec_to_plain, write_model
 from hwm.weights.remap import Remapped
 from hwm.weights.strict import Account, build_empty, check_state, checked_remap, fill, infer, shapes_of
