@@ -19,10 +19,12 @@ from hwm.config.base import (
     RuntimeConfig,
     TokenConfig,
 )
-from hwm.config.demo import DemoConfig, ToyWorldConfig
+from hwm.config.demo import MIN_TAKES_FOR_TRAPS, TOYWORLD_FORMATS, DemoConfig, ToyWorldConfig
 from hwm.config.pretrain import LossConfig, PretrainConfig
 
 __all__ = [
+    "MIN_TAKES_FOR_TRAPS",
+    "TOYWORLD_FORMATS",
     "AdaptConfig",
     "AdaptGazeConfig",
     "AnnotationConfig",

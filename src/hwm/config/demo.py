@@ -1,13 +1,17 @@
 """The toy world and the demo: `hwm toyworld OUT` and `hwm demo`."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hwm.config.anticipate import AnticipateConfig
 from hwm.config.base import Part
 from hwm.config.pretrain import PretrainConfig
+
+ToyWorldFormat = Literal["keystep", "lta", "goalstep", "epic"]
+TOYWORLD_FORMATS: tuple[str, ...] = get_args(ToyWorldFormat)
+MIN_TAKES_FOR_TRAPS = 16
 
 
 class ToyWorldConfig(Part):
@@ -25,6 +29,18 @@ class ToyWorldConfig(Part):
     """Rows of the exo view (16:9) and side of the square ego view, in pixels."""
     gaze: Literal["informative", "uninformative"] = "informative"
     """`uninformative` turns the head to an object drawn at random instead of the one that will be used."""
+    formats: tuple[ToyWorldFormat, ...] = ()
+    """Formats to write besides the plain Ego-Exo4D files: its key-step benchmark, Ego4D's two, EPIC-KITCHENS-100."""
+    traps: bool = False
+    """Break the files on purpose in every known way, listed in `traps.json`: for tests of readers."""
+
+    @model_validator(mode="after")
+    def _room_for_traps(self) -> "ToyWorldConfig":
+        if self.traps and (self.num_takes < MIN_TAKES_FOR_TRAPS or not 0.18 <= self.val_fraction <= 0.25):
+            raise ValueError(
+                "traps need num_takes >= 16 and val_fraction from 0.18 to 0.25 (12 takes to train on, 3 to validate)"
+            )
+        return self
 
 
 class DemoConfig(Part):

@@ -123,6 +123,8 @@ class TakeIndex:
         """
         if any(name is not None and PurePosixPath(name).name != name for name in (take.uid, take.name)):
             return Located(None, "the take's name is not a file name")
+        if take.entry is not None and take.entry.get("is_dropped") is True:
+            return Located(None, "the take is dropped in takes.json")
         if take.entry is not None:
             located = self._from_entry(take, take.entry)
         elif self._plain is not None:
