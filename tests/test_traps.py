@@ -3,7 +3,9 @@
 `traps.json` says where each trap is and what must come of it; a check stands here for every one of them.
 """
 
+import csv
 import json
+import math
 import struct
 from collections.abc import Callable
 from functools import cached_property
@@ -14,9 +16,10 @@ import numpy as np
 import pytest
 
 from hwm.config import AnnotationConfig, ToyWorldConfig
+from hwm.data.annotations import read_annotations
 from hwm.data.gaze_tracks import read_gaze_2d
 from hwm.data.keystep import read_keystep
-from hwm.data.segments import SegmentTable
+from hwm.data.segments import UNKNOWN, Segment, SegmentTable
 from hwm.data.toyworld import load_truth
 from hwm.data.toyworld.actions import ego_video
 from hwm.data.toyworld.formats import TakePlan
@@ -32,6 +35,12 @@ SETTINGS = (
     {"view": "ego", "resolution": "448"},
     {"view": "cam01", "resolution": "full"},
 )
+TRAIN_OF = {
+    "fho_lta_val.json": "fho_lta_train.json",
+    "goalstep_valid.json": "goalstep_train.json",
+    "EPIC_100_validation.csv": "EPIC_100_train.csv",
+}
+OTHERS = (*TRAIN_OF.values(), *TRAIN_OF)
 FILES = ("keystep_train.json", "keystep_val.json", "keystep_segment_train.json", "keystep_segment_val.json")
 
 
@@ -60,11 +69,26 @@ class World:
                 | {"train": folder / file, "val": folder / file, "videos": self.folder}
                 | {"takes": self.folder / "takes.json" if with_takes_json else None}
             )
-            classes = None
+            tasks = None
             if "val" in file:
-                classes = self.keystep(file.replace("val", "train"), setting, with_takes_json).classes
-            self._tables[key] = read_keystep(folder / file, config, classes)
+                tasks = self.keystep(file.replace("val", "train"), setting, with_takes_json).tasks
+            self._tables[key] = read_keystep(folder / file, config, tasks)
         return self._tables[key]
+
+    def table(self, file: str) -> SegmentTable:
+        """The table of one of `OTHERS`."""
+        if (file,) not in self._tables:
+            root = self.folder / ("epic" if "EPIC" in file else "ego4d")
+            path, others = root / "annotations" / file, {}
+            dataset = {"f": "ego4d-lta", "g": "ego4d-goalstep", "E": "epic-kitchens-100"}[file[0]]
+            if dataset == "ego4d-lta":
+                others = {"taxonomy": path.with_name("fho_lta_taxonomy.json")}
+            config = AnnotationConfig.model_validate(
+                {"dataset": dataset, "train": path, "val": path, "videos": root} | others
+            )
+            tasks = None if "train" in file else self.table(TRAIN_OF[file]).tasks
+            self._tables[file,] = read_annotations(path, config, tasks)
+        return self._tables[file,]
 
     def excluded(self, file: str, setting: dict[str, str]) -> dict[str, str]:
         """What the traps say: each row of a file that must be left out, and how its reason begins."""
@@ -81,7 +105,7 @@ def world(trap_world: Path) -> World:
 
 
 def bites(trap: Trap, setting: dict[str, str]) -> bool:
-    return all(setting[key] == value for key, value in trap.when.items())
+    return all(setting.get(key) == value for key, value in trap.when.items())
 
 
 def rows_in(trap: Trap, file: str) -> list[str]:
@@ -112,9 +136,16 @@ def random_times(duration_sec: float, count: int = 25) -> np.ndarray:
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: "-".join(setting.values()))
 @pytest.mark.parametrize("file", FILES)
 def test_the_traps_are_all_that_is_excluded(world: World, file: str, setting: dict[str, str]) -> None:
-    table = world.keystep(file, setting)
+    all_and_no_more(world.keystep(file, setting), world.excluded(file, setting))
+
+
+@pytest.mark.parametrize("file", OTHERS)
+def test_the_traps_are_all_that_is_excluded_elsewhere(world: World, file: str) -> None:
+    all_and_no_more(world.table(file), world.excluded(file, {}))
+
+
+def all_and_no_more(table: SegmentTable, expected: dict[str, str]) -> None:
     assert table.expected == len(table.segments) + len(table.excluded)
-    expected = world.excluded(file, setting)
     found = dict(table.excluded)
     assert len(found) == len(table.excluded), "a row is excluded twice"
     assert set(found) == set(expected)
@@ -187,7 +218,7 @@ def used_as_it_is(world: World, trap: Trap) -> None:
             for row in rows_in(trap, file):
                 segment = segments[row]
                 assert (segment.start_sec, segment.end_sec) == (trap.facts["start_time"], trap.facts["end_time"])
-                assert table.classes.ids[segment.label] == trap.facts["step_unique_id"]
+                assert table.tasks[0].classes.ids[segment.labels[0]] == trap.facts["step_unique_id"]
 
 
 def repeated(world: World, trap: Trap) -> None:
@@ -201,9 +232,9 @@ def repeated(world: World, trap: Trap) -> None:
         start = trap.facts["start_time"]
         copies = [segment for segment in table.segments if (segment.take, segment.start_sec) == (take, start)]
         assert len(copies) == 2
-        assert len({segment.previous_label for segment in copies}) == 1
+        assert len({segment.previous_labels for segment in copies}) == 1
         before = [segment for segment in table.segments if segment.take == take and segment.start_sec < start]
-        assert copies[0].previous_label == max(before, key=lambda segment: segment.start_sec).label
+        assert copies[0].previous_labels == max(before, key=lambda segment: segment.start_sec).labels
 
 
 def never_read(world: World, trap: Trap) -> None:
@@ -364,6 +395,102 @@ def exo_missing(world: World, trap: Trap) -> None:
     assert {segment.take for segment in other.segments} == {trap.facts["take"]}
 
 
+def excluded_elsewhere(world: World, trap: Trap) -> None:
+    assert trap.where
+    for file in OTHERS:
+        reasons = dict(world.table(file).excluded)
+        assert all(reasons[row].startswith(str(trap.reason)) for row in rows_in(trap, file))
+
+
+def used_elsewhere(world: World, trap: Trap) -> list[Segment]:
+    """The segments of its rows, in order."""
+    found = []
+    for file in OTHERS:
+        segments = {segment.row: segment for segment in world.table(file).segments}
+        found += [segments[row] for row in rows_in(trap, file)]
+    assert len(found) == len(trap.where) > 0
+    return found
+
+
+def goal_step_used(world: World, trap: Trap) -> None:
+    """Times and category are those of the file."""
+    content = json.loads((world.folder / "ego4d/annotations/goalstep_train.json").read_text(encoding="utf-8"))
+    steps = {
+        f"goalstep_train.json#{video['video_uid']}[{number}]": step
+        for video in content["videos"]
+        for number, step in enumerate(video["segments"])
+    }
+    categories = world.table("goalstep_train.json").tasks[0].classes.ids
+    for segment in used_elsewhere(world, trap):
+        step = steps[segment.row]
+        assert (segment.start_sec, segment.end_sec) == (step["start_time"], step["end_time"])
+        assert categories[segment.labels[0]] == step["step_category"]
+
+
+def flags_missing(world: World, trap: Trap) -> None:
+    goal_step_used(world, trap)
+    assert world.table("goalstep_train.json").counts["annotated without is_continued"] == 1
+
+
+def beyond_the_goal(world: World, trap: Trap) -> None:
+    goal_step_used(world, trap)
+    content = json.loads((world.folder / "ego4d/annotations/goalstep_train.json").read_text(encoding="utf-8"))
+    ends = {video["video_uid"]: video["end_time"] for video in content["videos"]}
+    assert all(segment.end_sec > ends[segment.take] for segment in used_elsewhere(world, trap))
+
+
+def late_clip(world: World, trap: Trap) -> None:
+    path, original = (world.folder / trap.facts[name] for name in ("clip", "original"))
+    same_frames_later(path, original, 2.5)
+    content = json.loads((world.folder / "ego4d/annotations/fho_lta_train.json").read_text(encoding="utf-8"))
+    rows = {f"fho_lta_train.json#clips[{number}]": row for number, row in enumerate(content["clips"])}
+    verbs, nouns, _ = (task.classes.ids for task in world.table("fho_lta_train.json").tasks)
+    for segment in used_elsewhere(world, trap):
+        row = rows[segment.row]
+        assert segment.video.path == path
+        assert (segment.start_sec, segment.end_sec) == (row["action_clip_start_sec"], row["action_clip_end_sec"])
+        assert (verbs[segment.labels[0]], nouns[segment.labels[1]]) == (row["verb_label"], row["noun_label"])
+        # The clip's own seconds: the whole video shows the same picture later.
+        video = world.folder / "ego4d/full_scale" / f"{row['video_uid']}.mp4"
+        later = np.array([segment.start_sec + row["clip_parent_start_sec"]])
+        np.testing.assert_array_equal(read_at(path, np.array([segment.start_sec])), read_at(video, later))
+
+
+def annotated_at_60(world: World, trap: Trap) -> None:
+    """What the reader shows at a row's start is what the original shows then; `start_frame` is another frame."""
+    times, originals = decode(world.folder / trap.facts["original"])
+    path = world.folder / trap.facts["video"]
+    with (world.folder / "epic/annotations/EPIC_100_train.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["narration_id"]: row for row in csv.DictReader(file)}
+    info, drifted = probe_video(path), 0
+    assert info.fps == pytest.approx(trap.facts["fps"])
+    for segment in used_elsewhere(world, trap):
+        assert segment.video.path == path
+        row = rows[segment.row.split("#")[1]]
+        assert segment.start_sec == float(row["start_timestamp"].rpartition(":")[2]) < 60
+        picture = read_at(path, np.array([segment.start_sec]))[0]
+        # A frame of the slower original is shown from the next tick of the faster video on.
+        frame = math.floor(segment.start_sec * trap.facts["fps"] + 1e-6)
+        shown = np.searchsorted(times, frame / trap.facts["fps"] + 1e-6, side="right") - 1
+        assert nearest(picture, originals) == shown
+        drifted += int(row["start_frame"]) != frame
+    assert drifted > 0, "the trap does not bite: counting frames finds the same ones"
+
+
+def at_zero(world: World, trap: Trap) -> None:
+    (segment,) = used_elsewhere(world, trap)
+    assert segment.start_sec == 0
+
+
+def new_pair(world: World, trap: Trap) -> None:
+    (segment,) = used_elsewhere(world, trap)
+    verb, noun, action = segment.labels
+    assert UNKNOWN not in (verb, noun)
+    assert action == UNKNOWN
+    names = [task.classes.names for task in world.table("EPIC_100_validation.csv").tasks]
+    assert (names[0][verb], names[1][noun]) == ("tear", "kettle")
+
+
 CHECKS: dict[str, Callable[[World, Trap], None]] = {
     "grey-side-cameras": side_camera,
     "eye-tracking-stream": never_read,
@@ -395,6 +522,21 @@ CHECKS: dict[str, Callable[[World, Trap], None]] = {
     "gaze-outside-the-picture": gaze_unknown,
     "gaze-gap": gaze_unknown,
     "gaze-file-missing": gaze_missing,
+    "lta-clip-missing": excluded_elsewhere,
+    "lta-clip-starts-late": late_clip,
+    "lta-zero-length-action": excluded_elsewhere,
+    "goalstep-flags-missing": flags_missing,
+    "goalstep-beyond-the-goal": beyond_the_goal,
+    "goalstep-overlap": goal_step_used,
+    "goalstep-unsure": goal_step_used,
+    "goalstep-video-truncated": excluded_elsewhere,
+    "goalstep-category-only-in-validation": excluded_elsewhere,
+    "epic-frames-of-60": annotated_at_60,
+    "epic-frames-of-60-at-29.97": annotated_at_60,
+    "epic-video-missing": excluded_elsewhere,
+    "epic-at-zero": at_zero,
+    "epic-zero-length": excluded_elsewhere,
+    "epic-action-only-in-validation": new_pair,
 }
 
 
@@ -411,6 +553,6 @@ def test_there_is_a_check_for_every_trap(world: World) -> None:
         assert (trap.reason is not None) == (trap.must == "exclude")
 
 
-def test_a_world_without_traps_says_so(toy_world: Path) -> None:
+def test_a_world_without_traps_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no traps"):
-        load_traps(toy_world)
+        load_traps(tmp_path)

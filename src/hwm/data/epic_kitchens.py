@@ -60,7 +60,7 @@ def read_epic_kitchens(annotation: Path, config: AnnotationConfig, tasks: Sequen
         )
     folder = VideoFolder(config.videos)
     subsets = _read_subsets(config)
-    rows = [_row(f"{annotation.name}#{index}", line, subsets) for index, line in enumerate(lines, start=1)]
+    rows = [_row(annotation.name, index, line, subsets) for index, line in enumerate(lines, start=1)]
     videos = {row.video: folder.locate(row.video) for row in rows}
     return build_table(
         Annotation(
@@ -90,7 +90,7 @@ def action_id(verb: int, noun: int) -> int:
     return verb * ACTION_STRIDE + noun
 
 
-def _row(item: str, line: dict[str, str], subsets: _Subsets) -> Row:
+def _row(file: str, index: int, line: dict[str, str], subsets: _Subsets) -> Row:
     """A row; what cannot be parsed stays text, and `fault_of` finds it."""
     fields: dict[str, object] = {name: value.strip() or None for name, value in line.items()}
     video = line["video_id"].strip()
@@ -113,7 +113,7 @@ def _row(item: str, line: dict[str, str], subsets: _Subsets) -> Row:
         action_id(verb, noun) if isinstance(verb, int) and isinstance(noun, int) else None,
     )
     return Row(
-        item=item,
+        item=f"{file}#{line.get('narration_id', '').strip() or index}",
         video=video,
         fault=fault,
         start_sec=start if isinstance(start, float) else 0.0,
