@@ -55,6 +55,19 @@ def toy_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def trap_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen small takes in all formats, with all traps."""
+    from hwm.config import ToyWorldConfig
+    from hwm.data.toyworld import generate
+
+    folder = tmp_path_factory.mktemp("traps") / "world"
+    formats = ("keystep", "lta", "goalstep", "epic")
+    config = ToyWorldConfig(num_takes=16, height=64, fps=6, formats=formats, traps=True)
+    generate(folder, config, num_processes=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an `encoder` (4 × 4 patches of 64 px) and a `gazelle` (4 × 4 of 56 px), random, in our format."""
     import torch

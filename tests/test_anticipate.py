@@ -113,7 +113,7 @@ def test_a_run_scores_every_segment_and_names_stage_1(
     stored = load_file(result.folder / "outputs.safetensors")
     assert torch.equal(stored["logits"], result.logits_SC)
     segments = json.loads((result.folder / "segments.json").read_text())
-    assert [row["label"] for row in segments["segments"]] == stored["labels"].tolist()
+    assert [row["labels"][0] for row in segments["segments"]] == stored["labels"].tolist()
     again = anticipate.run(AnticipateConfig(**stage2_settings | {"name": "again"}, checkpoint=stage1))
     assert torch.equal(again.logits_SC, result.logits_SC)
 
@@ -224,13 +224,15 @@ def test_a_sweep_equals_its_probes_trained_one_by_one() -> None:
     data = sweeping.ProbeData(
         rng.normal(size=(24, 3, 4, 16)).astype(np.float16),
         np.ones((24, 3), dtype=bool),
-        rng.integers(0, 3, 24),
+        {"step": rng.integers(0, 3, (24, 1))},
         tuple(f"t{i % 6}" for i in range(24)),
     )
     settings: dict[str, Any] = {"num_heads": 2, "num_epochs": 3, "batch_size": 8}
-    both = sweeping.train_sweep(data, 3, ProbeConfig(**settings, lrs=(1e-3, 1e-2)), 0, CPU, lambda e, loss: None)
+    both = sweeping.train_sweep(
+        data, {"step": 3}, ProbeConfig(**settings, lrs=(1e-3, 1e-2)), 0, CPU, lambda e, loss: None
+    )
     for index, lr in enumerate((1e-3, 1e-2)):
-        one = sweeping.train_sweep(data, 3, ProbeConfig(**settings, lrs=(lr,)), 0, CPU, lambda e, loss: None)
+        one = sweeping.train_sweep(data, {"step": 3}, ProbeConfig(**settings, lrs=(lr,)), 0, CPU, lambda e, loss: None)
         assert one.scores[0] == both.scores[index]
     losses = [score.holdout_loss for score in both.scores]
     assert both.winner == losses.index(min(losses))

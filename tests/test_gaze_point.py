@@ -41,20 +41,20 @@ def test_the_token_is_the_latent_of_the_attended_patch() -> None:
 
 def test_a_new_probe_with_gaze_point_starts_as_the_attentive_probe_and_then_reads_it() -> None:
     torch.manual_seed(0)
-    probe = StepProbe(StepProbeSpec(8, 3, 5, 4, num_heads=2, gaze_point=True))
+    probe = StepProbe(StepProbeSpec(8, 3, 5, {"step": (1, 4)}, num_heads=2, gaze_point=True))
     features, valid = torch.randn(6, 3, 5, 8), torch.ones(6, 3, dtype=torch.bool)
-    probe(features, valid).square().sum().backward()
+    probe(features, valid)["step"].square().sum().backward()
     assert probe.gaze_head.weight.grad is not None
     assert probe.gaze_head.weight.grad.abs().sum() > 0
     assert not probe.gaze_head.weight.any()
     with torch.no_grad():
         probe.gaze_head.weight.normal_()
         valid[:, 0] = False
-        before = probe(features, valid)
+        before = probe(features, valid)["step"]
         features[:, 0] = 100.0
-        torch.testing.assert_close(probe(features, valid), before)  # a padded step is not read
+        torch.testing.assert_close(probe(features, valid)["step"], before)  # a padded step is not read
         features[:, 1, -1] = torch.randn(6, 8)
-        assert not torch.allclose(probe(features, valid), before)
+        assert not torch.allclose(probe(features, valid)["step"], before)
 
 
 def test_stage_2_with_gaze_point_runs_and_needs_a_model_with_gaze(

@@ -10,7 +10,7 @@ import pytest
 from hwm.config import AnnotationConfig, ToyWorldConfig
 from hwm.data.exclusions import summarise
 from hwm.data.keystep import read_keystep
-from hwm.data.segments import ClassTable, SegmentTable
+from hwm.data.segments import UNKNOWN, ClassTable, SegmentTable, Task
 from hwm.data.toyworld import generate
 from hwm.data.video import write_video
 from hwm.errors import DataError
@@ -48,8 +48,8 @@ def _config(videos: Path, **more: Any) -> AnnotationConfig:
     return AnnotationConfig(train=Path("train.json"), val=Path("val.json"), videos=videos, **more)
 
 
-def _read(videos: Path, annotation: Any, classes: ClassTable | None = None, **more: Any) -> SegmentTable:
-    table = read_keystep(_write_json(videos / "keystep.json", annotation), _config(videos, **more), classes)
+def _read(videos: Path, annotation: Any, tasks: tuple[Task, ...] | None = None, **more: Any) -> SegmentTable:
+    table = read_keystep(_write_json(videos / "keystep.json", annotation), _config(videos, **more), tasks)
     assert table.expected == len(table.segments) + len(table.excluded)
     return table
 
@@ -57,9 +57,9 @@ def _read(videos: Path, annotation: Any, classes: ClassTable | None = None, **mo
 def test_hand_written_annotation_of_a_plain_folder(plain: Path):
     steps = [segment(1.5, 3.0, 40), segment(0.5, 1.5, 7), segment(4, 5, 40)]
     table = _read(plain, {"annotations": {"take_a": {"segments": steps}, UID: {"segments": [segment(2, 3, 7)]}}})
-    assert table.classes == ClassTable((7, 40), ("name 7", "name 40"))
-    assert [row.label for row in table.segments] == [1, 0, 1, 0]
-    assert [row.previous_label for row in table.segments] == [0, None, 1, None]
+    assert table.tasks == (Task("step", ClassTable((7, 40), ("name 7", "name 40"))),)
+    assert [row.labels for row in table.segments] == [(1,), (0,), (1,), (0,)]
+    assert [row.previous_labels for row in table.segments] == [(0,), (UNKNOWN,), (1,), (UNKNOWN,)]
     assert [row.video.path.name for row in table.segments] == ["take_a.mp4"] * 3 + [f"{UID}.mp4"]
     assert [row.row for row in table.segments][1:] == [
         "keystep.json#take_a[1]", "keystep.json#take_a[2]", f"keystep.json#{UID}[0]",
@@ -92,7 +92,7 @@ def test_names_come_from_the_vocabulary_first(plain: Path):
         "annotations": {"take_a": {"segments": steps}},
         "vocabulary": {"5": "Unbox", "9": None, "77": "Unused"},
     }
-    assert _read(plain, annotation).classes == ClassTable((5, 6, 9), ("Unbox", "name 6", "step 9"))
+    assert _read(plain, annotation).tasks[0].classes == ClassTable((5, 6, 9), ("Unbox", "name 6", "step 9"))
 
 
 BAD_FIELDS = [
@@ -133,18 +133,18 @@ def test_a_segment_may_end_after_the_video(plain: Path):
 
 
 def test_classes_only_in_validation_are_excluded(plain: Path):
-    train = _read(plain, {"annotations": {"take_a": {"segments": [segment(0, 1, 4), segment(2, 3, 9)]}}}).classes
+    train = _read(plain, {"annotations": {"take_a": {"segments": [segment(0, 1, 4), segment(2, 3, 9)]}}}).tasks
     steps = [segment(0, 1, 9), segment(1, 2, 5), segment(2, 3, 4), segment(3, 4, 9)]
     val = _read(plain, {"annotations": {"take_a": {"segments": steps}}, "vocabulary": {"4": "other name"}}, train)
-    assert val.classes is train
-    assert [row.label for row in val.segments] == [1, 0, 1]
-    assert [row.previous_label for row in val.segments] == [None, None, 0]  # the step before was 5: not known
+    assert val.tasks == train
+    assert [row.labels for row in val.segments] == [(1,), (0,), (1,)]
+    assert [row.previous_labels for row in val.segments] == [(UNKNOWN,), (UNKNOWN,), (0,)]  # before 4 came 5: unknown
     assert val.excluded == (("keystep.json#take_a[1]", "class not in training"),)
 
 
 def test_training_classes_are_those_of_usable_segments(plain: Path):
     steps = [segment(0, 1, 4), segment(2, 2, 8), segment(99, 100, 9)]
-    assert _read(plain, {"annotations": {"take_a": {"segments": steps}}}).classes.ids == (4,)
+    assert _read(plain, {"annotations": {"take_a": {"segments": steps}}}).tasks[0].classes.ids == (4,)
 
 
 def test_previous_label_counts_excluded_segments_and_never_tells_a_repeat_its_own_label(plain: Path):
@@ -157,8 +157,13 @@ def test_previous_label_counts_excluded_segments_and_never_tells_a_repeat_its_ow
         segment(None, 1, 6),
     ]
     table = _read(plain, {"annotations": {"take_a": {"segments": steps}}})
-    assert [(row.start_sec, row.label) for row in table.segments] == [(5, 1), (0, 0), (2, 0), (2, 0)]
-    assert [row.previous_label for row in table.segments] == [0, None, 1, 1]  # the excluded step at 1 s came before
+    assert [(row.start_sec, *row.labels) for row in table.segments] == [(5, 1), (0, 0), (2, 0), (2, 0)]
+    assert [row.previous_labels for row in table.segments] == [
+        (0,),
+        (UNKNOWN,),
+        (1,),
+        (1,),
+    ]  # the excluded step at 1 s came before
     assert table.counts["repeated segments kept"] == 1
     assert len(table.excluded) == 2
 
@@ -227,12 +232,11 @@ def test_toy_world_is_read_whole_in_both_views(tmp_path_factory: pytest.TempPath
     train = read_keystep(config.train, config, None)
     assert len(train.segments) == made.num_segments["train"]
     assert not train.excluded
-    assert set(train.classes.ids) <= set(made.classes)
-    assert all(
-        made.classes[class_id] == name for class_id, name in zip(train.classes.ids, train.classes.names, strict=True)
-    )
+    classes = train.tasks[0].classes
+    assert set(classes.ids) <= set(made.classes)
+    assert all(made.classes[int(i)] == name for i, name in zip(classes.ids, classes.names, strict=True))
     assert all((row.video.width == row.video.height) == (view == "ego") for row in train.segments)
-    val = read_keystep(config.val, config, train.classes)
+    val = read_keystep(config.val, config, train.tasks)
     assert val.expected == made.num_segments["val"]
     assert not {row.take for row in train.segments} & {row.take for row in val.segments}
     assert not {row.participant for row in train.segments} & {row.participant for row in val.segments}

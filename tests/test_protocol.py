@@ -1,12 +1,15 @@
 """No peeking: the window of a segment ends at or before start − τ, for any numbers."""
 
 import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hwm.data.decoding import TIME_TOLERANCE_SEC
 from hwm.data.exclusions import Exclusion
 from hwm.data.protocol import (
     LEGACY_END_MINUS_TAU,
@@ -37,15 +40,54 @@ def _check_no_peek(start: float, end: float, tau: float, fps: float, num_steps: 
         assert abs(seen.last_time_sec + seen.num_future / fps - start) <= 0.5 / fps + 1e-9 * (1 + start)
 
 
-def test_ten_thousand_random_segments_never_peek():
+class Draw(NamedTuple):
+    """A segment, what is asked about it, and the video that it is in."""
+
+    start: float
+    end: float
+    tau: float
+    fps: float
+    """Grid steps a second."""
+    num_steps: int
+    rate: float
+    """Frames a second of the video."""
+
+
+def _draws(count: int) -> Iterator[Draw]:
     rng = np.random.default_rng(0)
-    for draw in range(10_000):
+    for draw in range(count):
         start = rng.uniform(0, 400)
         if draw % 3 == 0:  # times on round numbers, where start − τ falls on the grid or a float's breath beside it
             start = round(start, int(rng.integers(0, 4)))
         tau = float(rng.choice([0.25, 0.3, 0.7, 1.0, 2.0, rng.uniform(0.05, 5)]))
         fps = float(rng.choice([1, 2, 3, 4, 10, 29.97, 30, rng.uniform(0.5, 60)]))
-        _check_no_peek(start, start + rng.exponential(10), tau, fps, int(rng.integers(1, 33)))
+        rate = float(rng.choice([12, 25, 29.97, 30, 47.95, 50, 59.94, 90, rng.uniform(5, 120)]))
+        yield Draw(start, start + rng.exponential(10), tau, fps, int(rng.integers(1, 33)), rate)
+
+
+def _peeks(draw: Draw, protocol: str) -> bool:
+    """Whether anything is seen from after start − τ: a grid time, or the frame that is on screen then."""
+    seen = observe_before(draw.start, draw.end, draw.tau, draw.fps, draw.num_steps, protocol, "row")
+    if isinstance(seen, Exclusion):
+        return False
+    steps = np.arange(max(seen.first_step, 0), seen.last_step + 1) / draw.fps
+    frames = np.floor((steps + TIME_TOLERANCE_SEC) * draw.rate) / draw.rate
+    anchor = draw.start - draw.tau
+    return bool((steps > anchor).any() or (frames > anchor + TIME_TOLERANCE_SEC).any())
+
+
+def test_ten_thousand_random_segments_never_peek():
+    num_seen = 0
+    for draw in _draws(10_000):
+        _check_no_peek(draw.start, draw.end, draw.tau, draw.fps, draw.num_steps)
+        assert not _peeks(draw, START_MINUS_TAU), draw
+        num_seen += draw.start >= draw.tau
+    assert num_seen > 9_500
+
+
+def test_the_legacy_protocol_fails_the_same_test():
+    peeks = [_peeks(draw, LEGACY_END_MINUS_TAU) for draw in _draws(10_000)]
+    assert sum(peeks) > 9_000, "it looks past start − τ wherever the step lasts longer than a grid step"
 
 
 @given(

@@ -48,22 +48,46 @@ class Kind(NamedTuple):
     num_frames: int = 120
 
 
+_FAST_VP9 = {"deadline": "realtime", "cpu-used": 8, "lag-in-frames": 10}
+_FAST_AV1 = {"preset": 12, "svtav1-params": "lp=1"}
 KINDS = [
     Kind("h264-gop1", ".mp4", "libx264", {"g": 1, "preset": "ultrafast"}),
     Kind("h264-bframes", ".mp4", "libx264", {"g": 30, "bf": 3, "preset": "veryfast"}),
     Kind("h264-open-gop", ".mp4", "libx264", {"g": 12, "bf": 3, "x264-params": "open-gop=1:scenecut=0:b-adapt=0"}),
     Kind("h264-refresh", ".mp4", "libx264", {"g": 30, "x264-params": "intra-refresh=1"}),
-    Kind("h264-gop250", ".mkv", "libx264", {"g": 250, "bf": 2, "preset": "veryfast"}, num_frames=300),
+    Kind(
+        "h264-gop250",
+        ".mkv",
+        "libx264",
+        {"g": 250, "bf": 2, "preset": "veryfast", "sc_threshold": 0},
+        num_frames=300,
+    ),
     Kind("h264-vfr", ".mp4", "libx264", {"g": 20, "bf": 2, "preset": "veryfast"}, variable=True),
     Kind("h264-ts", ".ts", "libx264", {"g": 25, "bf": 2, "preset": "veryfast"}),
     Kind(
         "hevc-open-gop", ".mp4", "libx265", {"g": 15, "preset": "ultrafast", "x265-params": "log-level=none:bframes=3"}
     ),
     Kind("hevc-vfr", ".mkv", "libx265", {"g": 40, "preset": "ultrafast", "x265-params": "log-level=none"}, True),
+    Kind("hevc-gop1", ".mp4", "libx265", {"g": 1, "preset": "ultrafast", "x265-params": "log-level=none"}),
+    Kind(
+        "hevc-gop250",
+        ".mp4",
+        "libx265",
+        {"g": 250, "preset": "ultrafast", "x265-params": "log-level=none:bframes=4:scenecut=0"},
+        num_frames=300,
+    ),
     Kind("mpeg2-ts", ".ts", "mpeg2video", {"g": 25, "bf": 2, "b": 4_000_000}),
-    Kind("vp9", ".webm", "libvpx-vp9", {"g": 40, "deadline": "realtime", "cpu-used": 8, "lag-in-frames": 10}),
-    Kind("av1", ".mkv", "libsvtav1", {"g": 30, "preset": 12, "svtav1-params": "lp=1"}),
+    Kind("vp9", ".webm", "libvpx-vp9", {"g": 40, **_FAST_VP9}),
+    Kind("vp9-gop1", ".mp4", "libvpx-vp9", {"g": 1, **_FAST_VP9}),
+    Kind("vp9-gop250", ".webm", "libvpx-vp9", {"g": 250, **_FAST_VP9}, num_frames=300),
+    Kind("vp9-vfr", ".mkv", "libvpx-vp9", {"g": 25, **_FAST_VP9}, variable=True),
+    Kind("av1", ".mkv", "libsvtav1", {"g": 30, **_FAST_AV1}),
+    Kind("av1-gop1", ".mp4", "libsvtav1", {"g": 1, **_FAST_AV1}),
+    Kind("av1-gop250", ".mp4", "libsvtav1", {"g": 250, **_FAST_AV1}, num_frames=300),
+    Kind("av1-vfr", ".mkv", "libsvtav1", {"g": 25, **_FAST_AV1}, variable=True),
 ]
+CODECS = ("libx264", "libx265", "libvpx-vp9", "libsvtav1")
+"""H.264, HEVC, VP9 and AV1, as PyAV's FFmpeg encodes them."""
 FPS = 30.0
 
 
@@ -93,6 +117,26 @@ def _sequential(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.array([float((frame.pts - frames[0].pts) * frame.time_base) for frame in frames]), pixels
 
 
+def _num_key_frames(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(packet.is_keyframe and packet.size > 0 for packet in container.demux(video=0))
+
+
+RANDOM, ON_A_FRAME, BACKWARDS = 60, 30, 10
+"""Accesses to each kind of video: anywhere, exactly when a frame starts, and from the end to the start."""
+
+
+def test_the_kinds_cover_codecs_groups_and_rates():
+    """Every encoder has groups of 1 and of 250 pictures and a variable rate; some have pictures out of order."""
+    by_codec = {codec: [kind for kind in KINDS if kind.codec == codec] for codec in CODECS}
+    for kinds in by_codec.values():
+        assert {1, 250} <= {kind.opts["g"] for kind in kinds}
+        assert any(kind.variable for kind in kinds)
+        assert len(kinds) * (RANDOM + ON_A_FRAME + BACKWARDS) >= 400
+    assert sum(kind.opts.get("bf", 0) > 0 or "bframes" in str(kind.opts) for kind in KINDS) >= 5
+    assert len(KINDS) * (RANDOM + ON_A_FRAME + BACKWARDS) >= 1000
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_random_and_backward_access_equals_sequential_decode(folder: Path, kind: Kind):
     path = folder / f"{kind.name}{kind.suffix}"
@@ -100,15 +144,18 @@ def test_random_and_backward_access_equals_sequential_decode(folder: Path, kind:
     times, pixels = _sequential(path)
     assert numbers_of(pixels) == list(range(kind.num_frames))
     np.testing.assert_allclose(times, asked_times, atol=1.1e-3)  # some containers count milliseconds
+    if kind.opts["g"] in (1, 250) and "refresh" not in kind.name:
+        assert _num_key_frames(path) == (kind.num_frames if kind.opts["g"] == 1 else 2)
     info = probe_video(path)
     assert (info.width, info.height) == (SIDE, SIDE)
     assert info.duration_sec == pytest.approx(times[-1] + 1 / FPS, abs=0.15 if kind.variable else 2e-3)
 
     rng = np.random.default_rng(1)
-    draws = rng.uniform(0, times[-1], 60)
-    draws = np.concatenate(
-        [draws, times[rng.integers(0, len(times), 30)], np.sort(rng.uniform(0, times[-1], 10))[::-1]]
-    )
+    draws = np.concatenate([
+        rng.uniform(0, times[-1], RANDOM),
+        times[rng.integers(0, len(times), ON_A_FRAME)],
+        np.sort(rng.uniform(0, times[-1], BACKWARDS))[::-1],
+    ])  # fmt: skip
     expected = np.searchsorted(times, draws + 1e-6, side="right") - 1
     with VideoReader(path) as reader:
         clips = [reader.read([draw], [(SIDE, SIDE)]) for draw in draws]

@@ -21,6 +21,8 @@ from rich.text import Text
 
 import hwm
 from hwm.config import (
+    MIN_TAKES_FOR_TRAPS,
+    TOYWORLD_FORMATS,
     AdaptConfig,
     AdaptGazeConfig,
     AnticipateConfig,
@@ -92,11 +94,24 @@ def toyworld(
     takes: Annotated[int, typer.Option("--takes", min=2, help="Takes in all.")] = ToyWorldConfig().num_takes,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Everything follows from it.")] = ToyWorldConfig().seed,
     gaze: Annotated[str, typer.Option("--gaze", help="informative or uninformative")] = ToyWorldConfig().gaze,
+    formats: Annotated[str, typer.Option("--formats", help="keystep, lta, goalstep, epic, parted by commas")] = "",
+    traps: Annotated[bool, typer.Option("--traps", help="Break files on purpose, to test readers.")] = False,
 ) -> None:
     """Make a toy world: videos, key steps and gaze in the formats of Ego-Exo4D, with a known best score."""
     if gaze not in ("informative", "uninformative"):
         raise ConfigError("--gaze is neither of its two values", expected="informative or uninformative", found=gaze)
-    config = ToyWorldConfig(num_takes=takes, seed=seed, gaze=gaze)
+    names = [name for name in formats.split(",") if name]
+    if not set(names) <= set(TOYWORLD_FORMATS):
+        raise ConfigError(
+            "--formats names a format that is not there", expected=", ".join(TOYWORLD_FORMATS), found=formats
+        )
+    if traps and takes < MIN_TAKES_FOR_TRAPS:
+        raise ConfigError(
+            "there are too few takes for all traps", found=f"{takes}", fix=f"give --takes {MIN_TAKES_FOR_TRAPS} or more"
+        )
+    config = ToyWorldConfig.model_validate(
+        {"num_takes": takes, "seed": seed, "gaze": gaze, "formats": tuple(names), "traps": traps}
+    )
     from hwm.data.toyworld import generate
     from hwm.engine.progress import Progress
 

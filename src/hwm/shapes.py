@@ -6,6 +6,7 @@
     C  classes                   Q  probe queries               M  attention heads
     A  width of one head         P  people in a batch of images R  rgb = 3
     Y,X  pixels, rows then columns                              L  tokens in a flat sequence (T·N, or kept patches)
+    S  segments                  Z  following actions           I  sampled sequences
 
 Colour images are uint8 0..255 until `data.transforms.normalise`; times are seconds (float64), suffix `_sec`.
 """

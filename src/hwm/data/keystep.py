@@ -1,27 +1,28 @@
 """Ego-Exo4D key-step annotations, official, benchmark or hand-written, joined with the videos on disk.
 
 In: `keystep_train.json` / `keystep_val.json` ({"annotations": {take: {"segments": [...]}}, "vocabulary": {...}}), or
-a flat {"segments": [...]} as in `keystep_benchmark/`. Out: a `SegmentTable`. Every field is optional in practice: what
-cannot be used becomes an `Exclusion` with its reason, and expected = used + excluded is checked. Repeated segments are
-kept (the annotators wrote them, upstream scores them) and counted.
+a flat {"segments": [...]} as in `keystep_benchmark/`. Out: a `SegmentTable` of one task, `step`. Every field is
+optional in practice: what cannot be used becomes an `Exclusion` with its reason. Repeated segments are kept (the
+annotators wrote them, upstream scores them) and counted. Classes are the `step_unique_id`s, or the benchmark's 278.
 """
 
-import math
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hwm.config import AnnotationConfig
-from hwm.data.exclusions import Exclusion, check_coverage, summarise
-from hwm.data.probing import probe_videos
-from hwm.data.segments import ClassTable, Segment, SegmentTable
-from hwm.data.takes import Take, TakeIndex, read_json
-from hwm.data.video import VideoInfo
+from hwm.data.exclusions import Exclusion
+from hwm.data.files import read_csv, read_json
+from hwm.data.rows import Annotation, Row, build_table, fault_of, finite, integer
+from hwm.data.segments import ClassId, SegmentTable, Task
+from hwm.data.takes import Take, TakeIndex
+from hwm.data.video_folder import Located
 from hwm.errors import DataError
 
+STEP = "step"
 
-class _Row(NamedTuple):
+
+class _FileRow(NamedTuple):
     """One segment as the file has it."""
 
     item: str
@@ -38,70 +39,61 @@ class _AnnotatedTake(NamedTuple):
 
 
 class _Parsed(NamedTuple):
-    rows: list[_Row]
+    rows: list[_FileRow]
     takes: dict[str, _AnnotatedTake]
     vocabulary: dict[str, Any]
     broken: list[Exclusion]
     """Entries that hold no readable segments; each counts as one expected item."""
 
 
-class _FoundVideo(NamedTuple):
-    """A take joined with its video; exactly one of `video` and `reason` is set."""
+class _Benchmark(NamedTuple):
+    """`label_mapping.csv`: the classes of the benchmark."""
 
-    take: Take | None
-    video: VideoInfo | None
-    reason: str | None
+    label_of_step: dict[int, int]
+    names: dict[ClassId, str]
 
 
-def read_keystep(annotation: Path, config: AnnotationConfig, classes: ClassTable | None) -> SegmentTable:
+def read_keystep(annotation: Path, config: AnnotationConfig, tasks: Sequence[Task] | None) -> SegmentTable:
     """Read one annotation file.
 
     Args:
         annotation: the JSON file.
-        config: where the videos are and which view is wanted; see `hwm.data.takes`.
-        classes: the training file's table, for validation; None builds the table from the usable segments of this file.
+        config: where the videos are, which view and which classes are wanted; see `hwm.data.takes`.
+        tasks: the training file's, for validation; None (training) builds the class table from this file.
 
     Returns:
         The usable segments in the file's order, the class table, and an exclusion for each annotated segment that is
         not used (and for each take entry without a list of segments). `expected` counts both.
 
     Raises:
-        DataError: the JSON is malformed, two videos fit one take, or no segment is left.
+        DataError: a file is malformed, two videos fit one take, or no segment is left.
     """
     parsed = _parse(annotation)
-    index = TakeIndex(config)
-    videos = _find_videos(parsed, index)
-    excluded = list(parsed.broken)
-    usable: list[_Row] = []
-    for row in parsed.rows:
-        reason = _fault(row.fields) or _video_fault(row.fields, videos[row.take_key])
-        if reason is None and classes is not None and row.fields["step_unique_id"] not in classes:
-            reason = "class not in training"
-        if reason is None:
-            usable.append(row)
-        else:
-            excluded.append(Exclusion(row.item, reason))
-    expected = len(parsed.rows) + len(parsed.broken)
-    if not usable:
-        causes = "; ".join(f"{count} × {reason}" for reason, count in summarise(excluded).items())
-        raise DataError(
-            f"no usable segment in {annotation} with the videos of {config.videos}",
-            expected="at least one segment with start_time, end_time, step_unique_id and a readable video",
-            found=causes or "no segments at all",
-            fix="check annotations.videos, annotations.takes, annotations.view and annotations.resolution",
-        )
-    table = classes if classes is not None else _class_table(usable, parsed.vocabulary)
-    previous = _previous_labels(parsed.rows, table)
-    segments = tuple(_segment(row, parsed, videos[row.take_key], table, previous[row.item]) for row in usable)
-    check_coverage(f"the reader of {annotation}", expected, len(segments), len(excluded))
-    counts = {
-        "takes annotated": len(parsed.takes),
-        "takes with a readable video": sum(found.video is not None for found in videos.values()),
-        "repeated segments kept": _count_repeats(usable),
-    }
+    takes = _takes(parsed, TakeIndex(config))
+    split_of = None if config.splits is None else _split_of_take(config.splits)
+    split = "train" if tasks is None else "val"
+    videos = {key: _located(found, split_of, split) for key, found in takes.items()}
+    benchmark = None if config.label_mapping is None else _read_mapping(config.label_mapping)
+    rows = [_row(row, parsed, takes[row.take_key].take, benchmark) for row in parsed.rows]
+    names: dict[ClassId, str] = {int(k): str(v) for k, v in parsed.vocabulary.items() if k.isdecimal() and v}
+    counts: dict[str, int] = {}
     if config.takes is not None:
-        counts["takes in takes.json"] = sum(found.take is not None for found in videos.values())
-    return SegmentTable(segments, table, tuple(excluded), expected, counts)
+        counts["takes in takes.json"] = sum(found.take is not None for found in takes.values())
+    if split_of is not None:
+        counts["takes in splits.json"] = sum(found.uid in split_of for found in takes.values())
+    return build_table(
+        Annotation(
+            file=annotation,
+            tasks=(STEP,),
+            rows=rows,
+            broken=parsed.broken,
+            videos=videos,
+            needs="start_time, end_time, step_unique_id",
+            class_names=(names if benchmark is None else benchmark.names,),
+            counts=counts,
+        ),
+        tasks,
+    )
 
 
 def _parse(annotation: Path) -> _Parsed:
@@ -152,7 +144,7 @@ def _add_row(parsed: _Parsed, item: str, key: str, fields: object) -> bool:
     if not isinstance(fields, dict):
         parsed.broken.append(Exclusion(item, "the segment is not an object"))
         return False
-    parsed.rows.append(_Row(item, key, fields))
+    parsed.rows.append(_FileRow(item, key, fields))
     return True
 
 
@@ -165,109 +157,94 @@ def _annotated_take(entry: dict[str, Any]) -> _AnnotatedTake:
     return _AnnotatedTake(str(uid) if uid else None, str(name) if name else None, str(scenario or ""))
 
 
-def _find_videos(parsed: _Parsed, index: TakeIndex) -> dict[str, _FoundVideo]:
-    """The video of each annotated take, located first (cheap) and then probed, each file once."""
-    located: dict[str, _FoundVideo] = {}
-    paths: dict[str, Path] = {}
+class _FoundTake(NamedTuple):
+    """A take joined with `takes.json` and the disk."""
+
+    uid: str
+    take: Take | None
+    located: Located
+
+
+def _takes(parsed: _Parsed, index: TakeIndex) -> dict[str, _FoundTake]:
+    found: dict[str, _FoundTake] = {}
     for key, annotated in parsed.takes.items():
         take = index.take(key, annotated.uid, annotated.name)
-        if take is None:
-            located[key] = _FoundVideo(None, None, "the take is not in takes.json")
-            continue
-        found = index.locate(take)
-        located[key] = _FoundVideo(take, None, found.reason)
-        if found.path is not None:
-            paths[key] = found.path
-    for key, probed in zip(paths, probe_videos(list(paths.values())), strict=True):
-        take = located[key].take
-        if isinstance(probed, str):
-            located[key] = _FoundVideo(take, None, f"unreadable video: {probed}")
-        else:
-            located[key] = _FoundVideo(take, probed, None)
-    return located
+        located = Located(None, "the take is not in takes.json") if take is None else index.locate(take)
+        found[key] = _FoundTake((take.uid if take else None) or annotated.uid or key, take, located)
+    return found
 
 
-def _fault(fields: dict[str, Any]) -> str | None:
-    """What is wrong with a segment by itself."""
-    for name in ("start_time", "end_time", "step_unique_id"):
-        if fields.get(name) is None:
-            return f"no {name}"
-    start, end, class_id = fields["start_time"], fields["end_time"], fields["step_unique_id"]
-    for name, value in (("start_time", start), ("end_time", end)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return f"{name} is not a number"
-    if isinstance(class_id, bool) or not isinstance(class_id, int):
-        return "step_unique_id is not an integer"
-    if start < 0:
-        return "start_time is negative"
-    if end <= start:
-        return "end_time is not after start_time"
-    return None
+def _located(found: _FoundTake, split_of: dict[str, str] | None, split: str) -> Located:
+    """The take's video, unless `splits.json` says that the take belongs elsewhere."""
+    if split_of is not None:
+        if found.uid not in split_of:
+            return Located(None, "the take is not in splits.json")
+        if split_of[found.uid] != split:
+            return Located(None, f"splits.json has the take in {split_of[found.uid]}, not in {split}")
+    return found.located
 
 
-def _video_fault(fields: dict[str, Any], found: _FoundVideo) -> str | None:
-    if found.video is None:
-        return found.reason
-    return "starts after the end of the video" if fields["start_time"] >= found.video.duration_sec else None
+def _split_of_take(path: Path) -> dict[str, str]:
+    """Take uid → `train`, `val` or `test`."""
+    document = read_json(path)
+    found = document.get("take_uid_to_split") if isinstance(document, dict) else None
+    if not isinstance(found, dict) or not all(value in ("train", "val", "test") for value in found.values()):
+        raise DataError(
+            f"{path} has the wrong shape", expected='{"take_uid_to_split": {"<take_uid>": "train", "val" or "test"}}'
+        )
+    return found
 
 
-def _class_table(rows: Sequence[_Row], vocabulary: dict[str, Any]) -> ClassTable:
-    """Ids of the usable segments, ascending; names from the vocabulary, else from the first segment that has one."""
-    names: dict[int, str] = {}
-    for row in rows:
-        class_id = row.fields["step_unique_id"]
-        name = vocabulary.get(str(class_id)) or row.fields.get("step_name")
-        if name and class_id not in names:
-            names[class_id] = str(name)
-    ids = sorted({row.fields["step_unique_id"] for row in rows})
-    return ClassTable(tuple(ids), tuple(names.get(class_id, f"step {class_id}") for class_id in ids))
+def _read_mapping(path: Path) -> _Benchmark:
+    """`label_mapping.csv`: label_id, step_unique_id, step_name.
 
-
-def _previous_labels(rows: Sequence[_Row], classes: ClassTable) -> dict[str, int | None]:
-    """For each row, the label of the last segment of its take that starts strictly before it.
-
-    Strictly, because a repeated segment must not be told its own label. Segments that are excluded for another reason
-    still count as what happened before.
+    Raises:
+        DataError: a column is missing, a value is not a whole number, or an id stands there twice.
     """
-    timed: dict[str, list[_Row]] = {}
-    for row in rows:
-        start = row.fields.get("start_time")
-        if isinstance(start, int | float) and math.isfinite(start):
-            timed.setdefault(row.take_key, []).append(row)
-    previous: dict[str, int | None] = {row.item: None for row in rows}
-    for take_rows in timed.values():
-        ordered = sorted(take_rows, key=lambda row: row.fields["start_time"])  # stable: the file's order among equals
-        before: _Row | None = None  # the last row of an earlier start
-        for number, row in enumerate(ordered):
-            if number and ordered[number - 1].fields["start_time"] < row.fields["start_time"]:
-                before = ordered[number - 1]
-            class_id = before.fields.get("step_unique_id") if before is not None else None
-            if isinstance(class_id, int) and class_id in classes:
-                previous[row.item] = classes.index(class_id)
-    return previous
+    benchmark = _Benchmark({}, {})
+    for number, row in enumerate(read_csv(path, ("label_id", "step_unique_id", "step_name")), start=1):
+        if not (row["label_id"].isdecimal() and row["step_unique_id"].isdecimal()):
+            raise DataError(f"row {number} of {path} has no label_id or no step_unique_id", found=str(row)[:200])
+        label, step = int(row["label_id"]), int(row["step_unique_id"])
+        if step in benchmark.label_of_step or label in benchmark.names:
+            raise DataError(f"row {number} of {path} repeats an id", found=f"label_id {label}, step_unique_id {step}")
+        benchmark.label_of_step[step] = label
+        benchmark.names[label] = row["step_name"] or f"{STEP} {label}"
+    return benchmark
 
 
-def _segment(row: _Row, parsed: _Parsed, found: _FoundVideo, classes: ClassTable, previous: int | None) -> Segment:
-    assert found.video is not None
-    assert found.take is not None
-    entry = found.take.entry or {}
+def _class_of(fields: dict[str, Any], benchmark: _Benchmark | None) -> tuple[ClassId | None, str | None]:
+    """The class id of a segment and what is wrong with it; one of the two is None.
+
+    In the benchmark a segment may have both ids (its own files) or `step_unique_id` alone (the full files).
+    """
+    if benchmark is None:
+        return integer(fields.get("step_unique_id")), None
+    step, label = integer(fields.get("step_unique_id")), integer(fields.get("label_id"))
+    mapped = benchmark.label_of_step.get(step) if step is not None else label
+    if mapped is None:
+        return None, "not one of the classes of label_mapping.csv"
+    if label is not None and label != mapped:
+        return None, "label_id contradicts label_mapping.csv"
+    return (mapped, None) if mapped in benchmark.names else (None, "label_id is not in label_mapping.csv")
+
+
+def _row(row: _FileRow, parsed: _Parsed, take: Take | None, benchmark: _Benchmark | None) -> Row:
+    id_field = "label_id" if benchmark is not None and row.fields.get("step_unique_id") is None else "step_unique_id"
+    class_id, class_fault = _class_of(row.fields, benchmark)
+    entry = (take.entry if take is not None else None) or {}
     participant = entry.get("participant_uid")
-    scenario = parsed.takes[row.take_key].scenario or str(entry.get("task_name") or "")
-    return Segment(
-        video=found.video,
-        start_sec=float(row.fields["start_time"]),
-        end_sec=float(row.fields["end_time"]),
-        label=classes.index(row.fields["step_unique_id"]),
-        previous_label=previous,
-        take=found.take.name or found.take.uid or row.take_key,
+    start, end = finite(row.fields.get("start_time")), finite(row.fields.get("end_time"))
+    return Row(
+        item=row.item,
+        video=row.take_key,
+        fault=fault_of(row.fields, "start_time", "end_time", (id_field,)) or class_fault,
+        start_sec=start or 0.0,
+        end_sec=end or 0.0,
+        order=start,
+        ids=(class_id,),
+        names=(str(row.fields.get("step_name") or ""),),
+        take=(take.name or take.uid if take is not None else None) or row.take_key,
         participant=None if participant is None else str(participant),
-        scenario=scenario,
-        row=row.item,
+        scenario=parsed.takes[row.take_key].scenario or str(entry.get("task_name") or ""),
     )
-
-
-def _count_repeats(rows: Sequence[_Row]) -> int:
-    keys = Counter(
-        (row.take_key, row.fields["start_time"], row.fields["end_time"], row.fields["step_unique_id"]) for row in rows
-    )
-    return sum(count - 1 for count in keys.values())

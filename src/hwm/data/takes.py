@@ -5,13 +5,14 @@ There is never a fallback to another view: the wrong view would train without co
 whatever the recipe calls it. Formats as in the Ego-Exo4D documentation.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from hwm.config import AnnotationConfig
 from hwm.data.clips import VIDEO_SUFFIXES
+from hwm.data.files import read_json
+from hwm.data.video_folder import Located
 from hwm.errors import DataError
 
 ALIGNED = "frame_aligned_videos/"
@@ -27,36 +28,6 @@ class Take(NamedTuple):
     name: str | None
     entry: dict[str, Any] | None
     """Its row of `takes.json`, if that file is used."""
-
-
-class Located(NamedTuple):
-    """Where a take's video is; exactly one of the two is set."""
-
-    path: Path | None
-    reason: str | None
-
-
-def read_json(path: Path) -> Any:
-    """Parse a JSON file.
-
-    Raises:
-        DataError: missing, not UTF-8, malformed (with line and column), or with a key twice in one object.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_no_repeats)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist", fix="check the path in the recipe's `annotations`") from error
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}",
-            fix="correct the file, or fetch it again",
-        ) from error
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-    except _RepeatedKeyError as error:
-        raise DataError(
-            f"{path} has the key {error.args[0]!r} twice in one object", fix="one of the two would be lost: remove it"
-        ) from error
 
 
 class TakeIndex:
@@ -123,6 +94,8 @@ class TakeIndex:
         """
         if any(name is not None and PurePosixPath(name).name != name for name in (take.uid, take.name)):
             return Located(None, "the take's name is not a file name")
+        if take.entry is not None and take.entry.get("is_dropped") is True:
+            return Located(None, "the take is dropped in takes.json")
         if take.entry is not None:
             located = self._from_entry(take, take.entry)
         elif self._plain is not None:
@@ -191,21 +164,6 @@ class TakeIndex:
                 fix="name the camera in annotations.view, or take one of the two away",
             )
         return Located(found[0], None) if found else Located(None, none)
-
-
-class _RepeatedKeyError(ValueError):
-    """A JSON object has a key twice."""
-
-
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise _RepeatedKeyError(key)
-            seen.add(key)
-    return result
 
 
 def _text(value: object) -> str | None:

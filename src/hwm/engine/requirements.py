@@ -108,8 +108,20 @@ def _clips(config: ClipDataConfig) -> Iterator[Needed]:
 
 
 def _annotations(config: AnnotationConfig) -> Iterator[Needed]:
-    yield Needed("annotations.train", config.train, "KeyStep annotations to train on")
-    yield Needed("annotations.val", config.val, "KeyStep annotations to score on")
-    yield Needed("annotations.videos", config.videos, "the folder that holds takes/, or videos named after the takes")
-    if config.takes is not None:
-        yield Needed("annotations.takes", config.takes, "takes.json")
+    videos = "the folder that holds takes/, or videos named after the takes"
+    if config.dataset != "keystep":
+        videos = "the folder that holds the videos, at any depth"
+    yield Needed("annotations.train", config.train, f"{config.dataset} annotations to train on")
+    yield Needed("annotations.val", config.val, f"{config.dataset} annotations to score on")
+    yield Needed("annotations.videos", config.videos, videos)
+    for setting, path, what in (
+        ("takes", config.takes, "takes.json"),
+        ("splits", config.splits, "splits.json"),
+        ("label_mapping", config.label_mapping, "label_mapping.csv"),
+        ("taxonomy", config.taxonomy, "fho_lta_taxonomy.json"),
+        ("unseen_participants", config.unseen_participants, "EPIC_100_unseen_participant_ids_validation.csv"),
+        ("tail_verbs", config.tail_verbs, "EPIC_100_tail_verbs.csv"),
+        ("tail_nouns", config.tail_nouns, "EPIC_100_tail_nouns.csv"),
+    ):
+        if path is not None:
+            yield Needed(f"annotations.{setting}", path, what)

@@ -1,11 +1,12 @@
 """Many probes (learning rate × weight decay) trained in one pass over stored features; none ever sees validation.
 
 Features of the training segments are split by take: most train the probes, a held-out part chooses the winner (lowest
-cross-entropy at the end). Each probe has its own AdamW and schedule; all start from the same weights and see the same
+cross-entropy at the end). A probe has one head a task; its loss is the sum over tasks of the mean cross-entropy of the
+labels that are known. Each probe has its own AdamW and schedule; all start from the same weights and see the same
 batches, so a sweep equals its probes trained one by one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hwm.config import ProbeConfig
+from hwm.data.segments import UNKNOWN
 from hwm.engine.optim import adamw, raise_if_not_finite, set_lr, warmup_cosine
 from hwm.engine.runtime import rng_for, seeded_weights
-from hwm.errors import DataError
+from hwm.errors import DataError, RunError
 from hwm.models.step_probe import StepProbe, StepProbeSpec
 
 
@@ -28,6 +30,7 @@ class ProbeScore(NamedTuple):
     train_loss: float
     holdout_loss: float
     holdout_top1: float
+    """Of the next segment, mean over tasks."""
 
 
 class SweepResult(NamedTuple):
@@ -58,25 +61,29 @@ class ProbeData(NamedTuple):
 
     tokens_RTND: np.ndarray
     valid_RT: np.ndarray
-    labels_S: np.ndarray
+    labels: Mapping[str, np.ndarray]
+    """Task → labels [S, Z] int64 of the segment and of the Z - 1 that follow it; below 0 where not known."""
     takes_S: tuple[str, ...]
 
     @property
     def num_views(self) -> int:
         """V."""
-        return self.tokens_RTND.shape[0] // len(self.labels_S)
+        return self.tokens_RTND.shape[0] // len(self.takes_S)
 
-    def batch(self, samples: np.ndarray, view: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Features [B,T,N,D] float32, validity [B,T] and labels [B] of some samples in one view."""
-        rows = view * len(self.labels_S) + samples
+    def batch(self, samples: np.ndarray, view: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Features [B,T,N,D] float32 and validity [B,T] of some samples in one view."""
+        rows = view * len(self.takes_S) + samples
         tokens = torch.from_numpy(np.ascontiguousarray(self.tokens_RTND[rows])).to(device).float()
-        valid = torch.from_numpy(self.valid_RT[rows]).to(device)
-        return tokens, valid, torch.from_numpy(self.labels_S[samples]).to(device)
+        return tokens, torch.from_numpy(self.valid_RT[rows]).to(device)
+
+    def labels_of(self, samples: np.ndarray, device: torch.device) -> dict[str, Tensor]:
+        """Labels [B, Z] of each task."""
+        return {task: torch.from_numpy(labels_SZ[samples]).to(device) for task, labels_SZ in self.labels.items()}
 
 
 def train_sweep(
     data: ProbeData,
-    num_classes: int,
+    num_classes: Mapping[str, int],
     config: ProbeConfig,
     seed: int,
     device: torch.device,
@@ -86,7 +93,7 @@ def train_sweep(
 
     Args:
         data: features of the training segments.
-        num_classes: C.
+        num_classes: C of each task of `data.labels`.
         config: the sweep.
         seed: seed of initial weights, held-out takes and batch order.
         device: where to train.
@@ -97,10 +104,7 @@ def train_sweep(
     """
     held_S = split_by_take(data.takes_S, config.holdout_fraction, rng_for(seed, "holdout"))
     train, holdout = np.flatnonzero(~held_S), np.flatnonzero(held_S)
-    slots, tokens, width = data.tokens_RTND.shape[1:]
-    spec = StepProbeSpec(
-        width, slots, tokens, num_classes, config.num_heads, config.depth, config.num_queries, config.gaze_point
-    )
+    spec = probe_spec(data, num_classes, config)
     settings = [(lr, decay) for lr in config.lrs for decay in config.weight_decays]
     probes = []
     for _ in settings:
@@ -115,10 +119,11 @@ def train_sweep(
     for epoch in range(config.num_epochs):
         order = rng_for(seed, "order", epoch).permutation(train)
         for samples in np.array_split(order, steps_per_epoch):
-            features, valid, labels = data.batch(samples, epoch % data.num_views, device)
+            features, valid = data.batch(samples, epoch % data.num_views, device)
+            labels = data.labels_of(samples, device)
             for index, (probe, optimizer) in enumerate(zip(probes, optimizers, strict=True)):
                 set_lr(optimizer, settings[index][0] * warmup_cosine(step, warmup, num_steps))
-                loss = F.cross_entropy(probe(features, valid), labels)
+                loss = loss_of_known(probe(features, valid), labels)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 raise_if_not_finite(probe, loss, f"probe {index}, step {step}")
@@ -126,22 +131,52 @@ def train_sweep(
                 curves[epoch, index] += loss.item() * len(samples) / len(train)
             step += 1
         on_epoch(epoch + 1, float(curves[epoch].mean()))
+    labels = data.labels_of(np.tile(holdout, data.num_views), torch.device("cpu"))
     scores = []
     for index, (probe, (lr, decay)) in enumerate(zip(probes, settings, strict=True)):
-        logits = torch.cat([logits_of(probe, data, holdout, view, device) for view in range(data.num_views)])
-        labels = torch.from_numpy(np.tile(data.labels_S[holdout], data.num_views))
-        loss = F.cross_entropy(logits, labels).item()
-        top1 = (logits.argmax(1) == labels).float().mean().item()
-        scores.append(ProbeScore(lr, decay, float(curves[-1, index]), loss, top1))
+        views = [logits_of(probe, data, holdout, view, device) for view in range(data.num_views)]
+        logits = {task: torch.cat([view[task] for view in views]) for task in num_classes}
+        right = [(logits[task][:, 0].argmax(1) == labels[task][:, 0]).float().mean().item() for task in num_classes]
+        loss = loss_of_known(logits, labels).item()
+        scores.append(ProbeScore(lr, decay, float(curves[-1, index]), loss, sum(right) / len(right)))
     winner = min(range(len(scores)), key=lambda index: scores[index].holdout_loss)
     return SweepResult(probes[winner].eval(), winner, tuple(scores), tuple(curves[:, winner]))
+
+
+def probe_spec(data: ProbeData, num_classes: Mapping[str, int], config: ProbeConfig) -> StepProbeSpec:
+    """Sizes of the probe that reads these features and answers these tasks; one query a task unless told otherwise."""
+    slots, tokens, width = data.tokens_RTND.shape[1:]
+    heads = {task: (data.labels[task].shape[1], count) for task, count in num_classes.items()}
+    num_queries = len(heads) if config.num_queries is None else config.num_queries
+    return StepProbeSpec(width, slots, tokens, heads, config.num_heads, config.depth, num_queries, config.gaze_point)
+
+
+def loss_of_known(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
+    """Sum over tasks of the mean cross-entropy over known labels.
+
+    Args:
+        logits: task → [B, Z, C].
+        labels: task → [B, Z], below 0 where not known; a task without any known label adds nothing.
+
+    Raises:
+        RunError: no label at all is known.
+    """
+    losses = []
+    for task, logits_BZC in logits.items():
+        labels_L = labels[task].flatten().clamp(min=UNKNOWN)
+        if (labels_L != UNKNOWN).any():
+            losses.append(F.cross_entropy(logits_BZC.flatten(0, 1), labels_L, ignore_index=UNKNOWN))
+    if not losses:
+        raise RunError("a batch has no known label", fix="please report this as a bug")
+    return torch.stack(losses).sum()
 
 
 @torch.inference_mode()
 def logits_of(
     probe: StepProbe, data: ProbeData, samples: np.ndarray, view: int, device: torch.device, batch_size: int = 64
-) -> Tensor:
-    """Logits [len(samples), C] of one view, on the CPU."""
+) -> dict[str, Tensor]:
+    """Logits [len(samples), Z, C] of each task in one view, on the CPU."""
     probe.eval()
     parts = [samples[first : first + batch_size] for first in range(0, len(samples), batch_size)]
-    return torch.cat([probe(*data.batch(part, view, device)[:2]).cpu() for part in parts])
+    said = [probe(*data.batch(part, view, device)) for part in parts]
+    return {task: torch.cat([part[task].cpu() for part in said]) for task in data.labels}

@@ -9,6 +9,7 @@ looking at hundreds of tokens alike finds these few too slowly, so they also rea
 their own, which starts at zero: the probe without gaze is the same probe.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,22 +19,22 @@ from torch import Tensor, nn
 from hwm.losses import layer_normed
 from hwm.models.probe import AttentiveProbe
 
-TASK = "step"
 EMBED_STD = 0.5
 """Of the same order as the layer-normed latents that the vectors are added to, or attention would not notice them."""
 
 
 @dataclass(frozen=True)
 class StepProbeSpec:
-    """Sizes of a stage-2 probe: latents D on `num_steps` × `num_tokens` tokens, C classes.
+    """Sizes of a stage-2 probe: latents D on `num_steps` × `num_tokens` tokens, and the heads.
 
-    `num_tokens` counts the patches of a step and, with `gaze_point`, the one token after them.
+    `num_tokens` counts the patches of a step and, with `gaze_point`, the one token after them. `heads` is task → (Z
+    positions, C classes): what is said of the step to come, and with Z > 1 of those that follow it.
     """
 
     width: int
     num_steps: int
     num_tokens: int
-    num_classes: int
+    heads: Mapping[str, tuple[int, int]]
     num_heads: int
     depth: int = 1
     num_queries: int = 1
@@ -41,7 +42,7 @@ class StepProbeSpec:
 
 
 class StepProbe(nn.Module):
-    """Features of observed and imagined steps → logits over key steps."""
+    """Features of observed and imagined steps → logits of each task."""
 
     def __init__(self, spec: StepProbeSpec) -> None:
         super().__init__()
@@ -50,16 +51,20 @@ class StepProbe(nn.Module):
         self.token_embed = nn.Parameter(torch.empty(1, spec.num_tokens, spec.width))
         nn.init.trunc_normal_(self.step_embed, std=EMBED_STD)
         nn.init.trunc_normal_(self.token_embed, std=EMBED_STD)
-        self.probe = AttentiveProbe(spec.width, spec.num_heads, spec.depth, spec.num_queries, {TASK: spec.num_classes})
+        outputs = {task: positions * classes for task, (positions, classes) in spec.heads.items()}
+        self.probe = AttentiveProbe(spec.width, spec.num_heads, spec.depth, spec.num_queries, outputs)
         if spec.gaze_point:
-            self.gaze_head = nn.Linear(spec.num_steps * spec.width, spec.num_classes, bias=False)
+            self.gaze_head = nn.Linear(spec.num_steps * spec.width, sum(outputs.values()), bias=False)
             nn.init.zeros_(self.gaze_head.weight)
 
-    def forward(self, features_BTND: Float[Tensor, "b t n d"], valid_BT: Bool[Tensor, "b t"]) -> Float[Tensor, "b c"]:
-        """Logits [B, C]; steps with `valid_BT` false are not read."""
+    def forward(
+        self, features_BTND: Float[Tensor, "b t n d"], valid_BT: Bool[Tensor, "b t"]
+    ) -> dict[str, Float[Tensor, "b z _"]]:
+        """Logits [B, Z, C] of each task; steps with `valid_BT` false are not read."""
         tokens_BLD = (features_BTND + self.step_embed + self.token_embed).flatten(1, 2)
-        logits_BC = self.probe(tokens_BLD, valid_BT.repeat_interleave(features_BTND.shape[2], dim=1))[TASK]
+        logits = self.probe(tokens_BLD, valid_BT.repeat_interleave(features_BTND.shape[2], dim=1))
         if self.spec.gaze_point:
             points_BTD = layer_normed(features_BTND[:, :, -1]) * valid_BT[:, :, None]
-            logits_BC = logits_BC + self.gaze_head(points_BTD.flatten(1))
-        return logits_BC
+            shifts = self.gaze_head(points_BTD.flatten(1)).split([part.shape[1] for part in logits.values()], dim=1)
+            logits = {task: part + shift for (task, part), shift in zip(logits.items(), shifts, strict=True)}
+        return {task: part.unflatten(1, self.spec.heads[task]) for task, part in logits.items()}

@@ -1,37 +1,35 @@
 """`hwm anticipate CONFIG --checkpoint RUN_OR_FILE`: stage 2, which key step comes next?
 
 Annotated segments → clips that end τ before the step starts (asserted for each) → the frozen world model imagines the
-time up to the start → only an attentive probe is trained on what it imagined → Top-1, Top-5, mAP, class-mean recall,
-beside a majority guess and a guess from the previous step's label. The record names the hash of stage 1's predictor,
-taken before and after the probe was trained.
+time up to the start → only an attentive probe is trained on what it imagined, with a head for each task of the data set
+→ its scores, beside a majority guess and a guess from the previous step's label (`pipelines.scoring`). The record
+names the hash of stage 1's predictor, taken before and after the probe was trained.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hwm.config import AnticipateConfig
+from hwm.data.annotations import read_annotations
 from hwm.data.clips import ClipRequest
 from hwm.data.exclusions import Exclusion, check_coverage
-from hwm.data.keystep import read_keystep
 from hwm.data.protocol import START_MINUS_TAU, Observation, draw_horizon, guard, observe_before
-from hwm.data.segments import ClassTable, Segment, SegmentTable
+from hwm.data.segments import ClassTable, Segment, SegmentTable, Task
 from hwm.data.transforms import centre_square
 from hwm.data.video import VideoInfo, num_grid_steps
 from hwm.engine.assemble import Stage1, load_stage1, predictor_hash, probe_seer
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import start
+from hwm.engine.saved_probe import future_slots, load_probe, save_probe
 from hwm.engine.sweep import ProbeData, SweepResult, logits_of, train_sweep
 from hwm.errors import ConfigError, DataError, RunError
-from hwm.evaluation.baselines import majority_logits, previous_step_logits
-from hwm.evaluation.metrics import score
+from hwm.pipelines.scoring import TaskOutput, labels_of, score_all, write_outputs
 from hwm.tokens.features import FeatureRequest, Features, compute_features
 from hwm.tokens.source import TokenSource, open_source
 
@@ -49,12 +47,26 @@ class AnticipateResult(NamedTuple):
 
     folder: Path
     scores: dict[str, dict[str, float]]
-    """`probe`, `majority` and `previous step` → metric → value."""
-    logits_SC: Tensor
-    labels_S: Tensor
+    """`probe`, `majority` and `previous step` → metric → value; see `pipelines.scoring`."""
+    outputs: tuple[TaskOutput, ...]
+    """One a task, in the order of the data set's tasks."""
     samples: tuple[Sample, ...]
-    classes: ClassTable
     excluded: tuple[Exclusion, ...]
+
+    @property
+    def logits_SC(self) -> Tensor:  # noqa: N802 - carries its axes
+        """Logits of the last task (`step`, `action`) for the next segment."""
+        return self.outputs[-1].logits_SZC[:, 0]
+
+    @property
+    def labels_S(self) -> Tensor:  # noqa: N802
+        """Labels of the last task for the next segment; `UNKNOWN` where the class is not in training."""
+        return self.outputs[-1].labels_SZ[:, 0]
+
+    @property
+    def classes(self) -> ClassTable:
+        """Classes of the last task."""
+        return self.outputs[-1].task.classes
 
 
 def run(config: AnticipateConfig) -> AnticipateResult:
@@ -87,6 +99,8 @@ def run(config: AnticipateConfig) -> AnticipateResult:
 
         # Segments and what may be seen of them
         train_table, val_table = _read_tables(config, source, log)
+        tasks = train_table.tasks
+        saved = None if config.saved_probe is None else load_probe(config.saved_probe, tasks)
         fps = world.grid.fps
         train = training_views(train_table, config, fps)
         val, left_out = validation_samples(val_table, config, fps)
@@ -100,35 +114,46 @@ def run(config: AnticipateConfig) -> AnticipateResult:
             excluded=[*train_table.excluded, *train.excluded],
         )
         log.record(
-            classes={"sha256": train_table.classes.sha256, "count": len(train_table.classes)},
+            classes={task.name: {"sha256": task.classes.sha256, "count": len(task.classes)} for task in tasks},
             samples_that_show_the_action=float(np.mean([s.observation.shows_action for s in val])),
         )
 
         # Features of the imagined future
-        rows = [sample for view in train.views for sample in view]
+        rows = [] if saved is not None else [sample for view in train.views for sample in view]
         max_future = max(sample.observation.num_future for sample in rows + val)
-        features = [
-            _features(stage1, source, samples, config, max_future, log.folder / f"features-{name}.npy", name)
+        if saved is not None:
+            max_future = future_slots(saved, max_future, config)
+        features = {
+            name: _features(stage1, source, samples, config, max_future, log.folder / f"features-{name}.npy", name)
             for name, samples in (("train", rows), ("val", val))
-        ]
+            if samples
+        }
 
         # Probe sweep
-        data = _probe_data(features[0], train.views[0])
-        with Progress(f"stage 2 {config.name}", total=config.probe.num_epochs) as bar:
-            sweep = train_sweep(
-                data, len(train_table.classes), config.probe, config.seed, fabric.device,
-                lambda done, loss: bar.set(done, loss=loss),
-            )  # fmt: skip
-        val_data = _probe_data(features[1], val)
-        logits = logits_of(sweep.probe, val_data, np.arange(len(val)), 0, fabric.device)
+        sweep = None
+        if saved is None:
+            data = _probe_data(features["train"], train.views[0], tasks)
+            with Progress(f"stage 2 {config.name}", total=config.probe.num_epochs) as bar:
+                sweep = train_sweep(
+                    data, {task.name: len(task.classes) for task in tasks}, config.probe, config.seed, fabric.device,
+                    lambda done, loss: bar.set(done, loss=loss),
+                )  # fmt: skip
+        probe = sweep.probe if sweep is not None else saved
+        assert probe is not None
+        val_data = _probe_data(features["val"], val, tasks)
+        logits = logits_of(probe.to(fabric.device), val_data, np.arange(len(val)), 0, fabric.device)
         if predictor_hash(world.predictor) != stage1.predictor_sha256:
             raise RunError("the world model changed while the probe was trained", fix="please report this as a bug")
 
         # Scores
-        excluded = (*val_table.excluded, *left_out)
-        result = _scored(log.folder, logits, train.views[0], val, train_table.classes, excluded)
-        _write(log, result, sweep, config)
-        for name in ("train", "val"):
+        outputs = tuple(TaskOutput(t, logits[t.name], torch.from_numpy(val_data.labels[t.name])) for t in tasks)
+        known, asked = ([sample.segment for sample in samples] for samples in (train.views[0], val))
+        scores = score_all(outputs, known, asked, val_table.subsets, config.seed)
+        result = AnticipateResult(log.folder, scores, outputs, tuple(val), (*val_table.excluded, *left_out))
+        save_probe(log.folder / "probe.safetensors", probe, tasks)
+        write_outputs(log.folder, outputs, asked)
+        _record(log, result, sweep, config)
+        for name in features:
             (log.folder / f"features-{name}.npy").unlink()
         return result
 
@@ -212,8 +237,8 @@ def _read_tables(config: AnticipateConfig, source: TokenSource, log: RunLog) -> 
     Raises:
         DataError: annotations that cannot be used, or a take in both files.
     """
-    train = read_keystep(config.annotations.train, config.annotations, None)
-    val = read_keystep(config.annotations.val, config.annotations, train.classes)
+    train = read_annotations(config.annotations.train, config.annotations, None)
+    val = read_annotations(config.annotations.val, config.annotations, train.tasks)
     both = sorted({s.video.path for s in train.segments} & {s.video.path for s in val.segments})
     if both:
         raise DataError(
@@ -266,53 +291,25 @@ def _features(
         )
 
 
-def _probe_data(features: Features, samples: Sequence[Sample]) -> ProbeData:
+def _probe_data(features: Features, samples: Sequence[Sample], tasks: Sequence[Task]) -> ProbeData:
     return ProbeData(
         features.tokens_STND,
         features.valid_ST,
-        np.array([sample.segment.label for sample in samples]),
+        labels_of(tasks, [sample.segment for sample in samples]),
         tuple(sample.segment.take for sample in samples),
     )
 
 
-def _scored(
-    folder: Path,
-    logits: Tensor,
-    train: Sequence[Sample],
-    val: Sequence[Sample],
-    classes: ClassTable,
-    excluded: tuple[Exclusion, ...],
-) -> AnticipateResult:
-    """The probe and the two baselines that see no video, on the same segments."""
-    labels = torch.tensor([sample.segment.label for sample in val])
-    pairs = [(sample.segment.previous_label, sample.segment.label) for sample in train]
-    previous = [sample.segment.previous_label for sample in val]
-    guesses = {
-        "probe": logits,
-        "majority": majority_logits([label for _, label in pairs], len(classes), len(val)),
-        "previous step": previous_step_logits(pairs, previous, len(classes)),
-    }
-    scores = {name: score(guess, labels)._asdict() for name, guess in guesses.items()}
-    return AnticipateResult(folder, scores, logits, labels, tuple(val), classes, excluded)
-
-
-def _write(log: RunLog, result: AnticipateResult, sweep: SweepResult, config: AnticipateConfig) -> None:
-    """Per-segment outputs, the probe, and the scores with the protocol they were made under."""
-    save_file({"logits": result.logits_SC.contiguous(), "labels": result.labels_S}, log.folder / "outputs.safetensors")
-    rows = [{"row": s.row, "take": s.take, "start_sec": s.start_sec, "label": s.label} for s, _, _ in result.samples]
-    classes = {"ids": list(result.classes.ids), "names": list(result.classes.names), "sha256": result.classes.sha256}
-    (log.folder / "segments.json").write_text(json.dumps({"classes": classes, "segments": rows}, indent=1) + "\n")
-    save_file(
-        {name: tensor.contiguous() for name, tensor in sweep.probe.state_dict().items()},
-        log.folder / "probe.safetensors",
-    )
+def _record(log: RunLog, result: AnticipateResult, sweep: SweepResult | None, config: AnticipateConfig) -> None:
+    """The scores with the protocol they were made under, and how the probe was found."""
     log.record(
         scores=result.scores,
         horizon_sec=config.protocol.horizon_sec,
         shows_the_action=config.protocol.id != START_MINUS_TAU,
-        sweep=[probe._asdict() for probe in sweep.scores],
-        winner=sweep.winner,
     )
-    for epoch, loss in enumerate(sweep.loss_curve, start=1):
+    curve = () if sweep is None else sweep.loss_curve
+    if sweep is not None:
+        log.record(sweep=[probe._asdict() for probe in sweep.scores], winner=sweep.winner)
+    for epoch, loss in enumerate(curve, start=1):
         log.write(epoch, {"probe/loss": loss})
-    log.write(len(sweep.loss_curve), {f"val/{name}": value for name, value in result.scores["probe"].items()})
+    log.write(len(curve), {f"val/{name}": value for name, value in result.scores["probe"].items()})

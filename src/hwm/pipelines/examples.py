@@ -63,7 +63,7 @@ def annotated_examples(
         sample = with_gaze.samples[index]
         segment, observation, _ = sample
         forecast = _guesses(with_gaze, index)
-        truth = with_gaze.classes.names[segment.label]
+        truth = with_gaze.classes.names[int(with_gaze.labels_S[index])]
         watched = _watch(world, sample)
         last = sum(seconds >= segment.start_sec - observation.last_time_sec for seconds in watched.seconds_to_start) - 1
         heat = None if watched.heat is None else watched.heat[last]

@@ -9,6 +9,7 @@ Input: a `ToyWorldConfig`. Output: the folder `out`, in Ego-Exo4D's layout:
     OUT/takes/<take>/frame_aligned_videos/{cam01,<aria>_214-1,<aria>_1201-1}.mp4
     OUT/takes/<take>/eye_gaze/general_eye_gaze_2d.csv
     OUT/truth/<take>.npz
+    OUT/{ego4d,epic,annotations/keystep_benchmark}, OUT/traps.json      with `formats` and `traps`
 
 The same config gives the same bytes, with any number of processes. A world is made in a folder aside and renamed when
 it is whole, so a folder that holds `toyworld.json` holds all of it.
@@ -30,8 +31,13 @@ import numpy as np
 from hwm.config import ToyWorldConfig
 from hwm.data.toyworld.ceiling import Ceiling, ceilings
 from hwm.data.toyworld.formats import TakePlan, keystep_json, splits_json, takes_json, write_json
+from hwm.data.toyworld.formats_ego4d import write_gaze, write_goalstep, write_lta
+from hwm.data.toyworld.formats_epic import write_epic
+from hwm.data.toyworld.formats_keystep import write_keystep
 from hwm.data.toyworld.rules import RECIPES, sample_script
 from hwm.data.toyworld.take import stream_rng, write_take
+from hwm.data.toyworld.traps import ARIAS as TRAP_ARIAS
+from hwm.data.toyworld.traps import set_traps
 from hwm.errors import DataError
 
 VERSION = 2
@@ -40,6 +46,13 @@ GRID_FPS = 4.0
 """Steps a second of the observer for whom the ceilings are computed."""
 TAKES_PER_PERSON = 4
 _ARIAS = ("aria01", "aria01", "aria02", "aria03", "aria05", "aria")
+_WRITERS: dict[str, Callable[[Path, tuple[TakePlan, ...], ToyWorldConfig], None]] = {
+    "keystep": write_keystep,
+    "lta": write_lta,
+    "goalstep": write_goalstep,
+    "epic": write_epic,
+}
+"""What writes each of `ToyWorldConfig.formats`."""
 
 
 class ToyWorldSummary(NamedTuple):
@@ -79,6 +92,8 @@ def plan_takes(config: ToyWorldConfig) -> tuple[TakePlan, ...]:
             )
             name = f"toy_{RECIPES[recipe].key}_{person + 1:02d}_{number + 1}"
             aria = _ARIAS[int(stream_rng(config.seed, index, "aria").integers(len(_ARIAS)))]
+            if config.traps:
+                aria = TRAP_ARIAS[index % len(TRAP_ARIAS)]
             plans.append(TakePlan(index, name, split, person, aria, script))
     return tuple(plans)
 
@@ -159,6 +174,12 @@ def _write_tables(aside: Path, plans: tuple[TakePlan, ...], config: ToyWorldConf
             _write_list(aside / "lists" / f"{split}_{view}.txt", chosen, view)
     write_json(aside / "annotations" / "splits.json", splits_json(plans, config.seed))
     write_json(aside / "takes.json", takes_json(plans, config.seed))
+    for name in sorted(set(config.formats)):
+        _WRITERS[name](aside, plans, config)
+    if {"lta", "goalstep"} & set(config.formats):
+        write_gaze(aside, plans, config)
+    if config.traps:
+        set_traps(aside, plans, config)
     files = sorted(path for path in aside.rglob("*") if path.is_file())
     description = _identity(config) | {
         "grid_fps": GRID_FPS,
@@ -179,7 +200,12 @@ def _write_list(path: Path, plans: Iterable[TakePlan], view: str) -> None:
 
 
 def _identity(config: ToyWorldConfig) -> dict[str, Any]:
-    return {"generator": "hwm toyworld", "version": VERSION, "config": config.model_dump(mode="json")}
+    values = config.model_dump(mode="json")
+    # Worlds made before these settings were there are the same worlds.
+    for name in ("formats", "traps"):
+        if not values[name]:
+            del values[name]
+    return {"generator": "hwm toyworld", "version": VERSION, "config": values}
 
 
 def _is_made(out: Path, config: ToyWorldConfig) -> bool:

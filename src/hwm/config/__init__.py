@@ -1,0 +1,50 @@
+"""The typed, frozen configuration tree: one class a verb, one string of help a field.
+
+Values come from three places in this order: the defaults here, a YAML recipe, dotted overrides
+(`optim.lr=1e-4`). Unknown keys are errors. `hwm.recipes.load_config` does the reading; this room is the schema.
+Nothing here imports torch: a wrong recipe is refused before anything heavy is loaded.
+"""
+
+from hwm.config.adapt import AdaptConfig, AdaptGazeConfig, DinoConfig, MaskConfig
+from hwm.config.anticipate import AnnotationConfig, AnticipateConfig, ProbeConfig, ProtocolConfig
+from hwm.config.base import (
+    AugmentConfig,
+    ClipDataConfig,
+    EncoderConfig,
+    GazelleConfig,
+    OptimConfig,
+    Part,
+    PredictorConfig,
+    RunConfig,
+    RuntimeConfig,
+    TokenConfig,
+)
+from hwm.config.demo import MIN_TAKES_FOR_TRAPS, TOYWORLD_FORMATS, DemoConfig, ToyWorldConfig
+from hwm.config.pretrain import LossConfig, PretrainConfig
+
+__all__ = [
+    "MIN_TAKES_FOR_TRAPS",
+    "TOYWORLD_FORMATS",
+    "AdaptConfig",
+    "AdaptGazeConfig",
+    "AnnotationConfig",
+    "AnticipateConfig",
+    "AugmentConfig",
+    "ClipDataConfig",
+    "DemoConfig",
+    "DinoConfig",
+    "EncoderConfig",
+    "GazelleConfig",
+    "LossConfig",
+    "MaskConfig",
+    "OptimConfig",
+    "Part",
+    "PredictorConfig",
+    "PretrainConfig",
+    "ProbeConfig",
+    "ProtocolConfig",
+    "RunConfig",
+    "RuntimeConfig",
+    "TokenConfig",
+    "ToyWorldConfig",
+]

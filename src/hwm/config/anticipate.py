@@ -1,0 +1,144 @@
+"""Stage 2: annotations, what may be seen before a step, the probe; `hwm anticipate CONFIG`."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from hwm.config.base import GazelleConfig, Part, RunConfig, TokenConfig
+
+_DATASET_OF = {
+    "takes": "keystep",
+    "view": "keystep",
+    "resolution": "keystep",
+    "splits": "keystep",
+    "classes": "keystep",
+    "label_mapping": "keystep",
+    "level": "ego4d-goalstep",
+    "taxonomy": "ego4d-lta",
+    "sequence_length": "ego4d-lta",
+    "unseen_participants": "epic-kitchens-100",
+    "tail_verbs": "epic-kitchens-100",
+    "tail_nouns": "epic-kitchens-100",
+}
+"""Settings of `AnnotationConfig` that only one data set knows."""
+
+
+class AnnotationConfig(Part):
+    """Which annotations, and where they and their videos are. A setting of another data set is an error."""
+
+    dataset: Literal["keystep", "ego4d-goalstep", "ego4d-lta", "epic-kitchens-100"] = "keystep"
+    """Ego-Exo4D KeyStep, Ego4D Goal-Step, Ego4D long-term anticipation (LTA) or EPIC-KITCHENS-100."""
+    train: Path
+    """Annotations to train on: `keystep_train.json`, `fho_lta_train.json`, `EPIC_100_train.csv`, …"""
+    val: Path
+    """Annotations to score on."""
+    videos: Path
+    """KeyStep: the root that holds `takes/`, or a folder of videos named after takes. Others: searched at any depth."""
+    takes: Path | None = None
+    """KeyStep: `takes.json`; null finds the videos by name below `videos`."""
+    view: str = "ego"
+    """KeyStep: `ego` (the Aria RGB stream, any Aria number) or an exo camera, e.g. `cam01`; never a fallback."""
+    resolution: Literal["full", "448"] = "full"
+    """KeyStep: `448` reads `frame_aligned_videos/downscaled/448`."""
+    splits: Path | None = None
+    """KeyStep: `splits.json`; a take that it puts into another split is excluded. Null does not look."""
+    classes: Literal["full", "benchmark"] = "full"
+    """KeyStep: `full` tells all `step_unique_id`s apart; `benchmark` the 278 classes of `label_mapping`."""
+    label_mapping: Path | None = None
+    """KeyStep: `label_mapping.csv`, for `classes=benchmark`."""
+    level: Literal["step", "substep"] = "step"
+    """Goal-Step: which of the two nested levels is anticipated."""
+    taxonomy: Path | None = None
+    """LTA: `fho_lta_taxonomy.json`, to name and check the labels; null takes the names of the annotations."""
+    sequence_length: int = Field(default=1, ge=1)
+    """LTA: how many of the following actions are named, Z; 20 for edit distance at 20."""
+    unseen_participants: Path | None = None
+    """EPIC-KITCHENS: `EPIC_100_unseen_participant_ids_validation.csv`, for scores over these people."""
+    tail_verbs: Path | None = None
+    """EPIC-KITCHENS: `EPIC_100_tail_verbs.csv`, for scores over rare verbs (with `tail_nouns`: and actions)."""
+    tail_nouns: Path | None = None
+    """EPIC-KITCHENS: `EPIC_100_tail_nouns.csv`."""
+
+    @model_validator(mode="after")
+    def _fits_the_dataset(self) -> "AnnotationConfig":
+        for name, dataset in _DATASET_OF.items():
+            if dataset != self.dataset and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is a setting of dataset={dataset}, and dataset is {self.dataset}")
+        if (self.classes == "benchmark") != (self.label_mapping is not None):
+            raise ValueError(
+                "classes=benchmark and label_mapping (label_mapping.csv) go together: give both or neither"
+            )
+        if (self.tail_verbs is None) != (self.tail_nouns is None):
+            raise ValueError("tail_verbs and tail_nouns go together (a tail action has either): give both or neither")
+        return self
+
+
+class ProtocolConfig(Part):
+    """What may be seen before a step, and how far ahead it must be named."""
+
+    id: Literal["start-minus-tau/v1", "legacy-end-minus-tau"] = "start-minus-tau/v1"
+    """`legacy-end-minus-tau` reproduces the released V-JEPA 2 harness, whose clips show the action."""
+    horizon_sec: float = Field(default=1.0, gt=0)
+    """τ at validation: the last observed frame is at or before start − τ."""
+    train_horizon_sec: tuple[float, float] = (0.75, 1.5)
+    """Range τ is drawn from in training."""
+    num_steps: int = Field(default=8, ge=1)
+    """Observed latent steps, on the time grid of stage 1; the part before time 0 is padded and masked."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "ProtocolConfig":
+        low, high = self.train_horizon_sec
+        if not 0 < low <= high:
+            raise ValueError(f"train_horizon_sec must be 0 < lowest <= highest, found ({low}, {high})")
+        return self
+
+
+class ProbeConfig(Part):
+    """The attentive pooler and linear head, and the sweep over them."""
+
+    inputs: Literal["context", "future", "context+future"] = "context+future"
+    """What the probe reads: observed latents, imagined latents, or both."""
+    gaze_point: bool = False
+    """Adds one token a step: its latents pooled where Gazelle's heat map says people look."""
+    num_queries: int | None = Field(default=None, ge=1)
+    """Learned queries of the pooler; null takes one for each task (verb, noun, action), as upstream."""
+    depth: int = Field(default=1, ge=1)
+    """Pooler blocks, the cross-attention block included (upstream: 4)."""
+    num_heads: int = Field(default=16, ge=1)
+    """Attention heads of the pooler."""
+    lrs: tuple[float, ...] = (1e-3, 3e-4)
+    """Learning rates of the sweep."""
+    weight_decays: tuple[float, ...] = (1e-2,)
+    """Weight decays of the sweep."""
+    num_views: int = Field(default=2, ge=1)
+    """Horizons drawn for each training segment, fixed over epochs; features are computed once for each."""
+    num_epochs: int = Field(default=20, ge=1)
+    """Passes over the training segments (each epoch reads one view of each)."""
+    warmup_epochs: float = Field(default=1.0, ge=0)
+    """Epochs of linear warm-up."""
+    batch_size: int = Field(default=32, ge=1)
+    """Segments a step."""
+    holdout_fraction: float = Field(default=0.15, gt=0, lt=1)
+    """Share of the training takes that chooses the winner of the sweep; validation is never used for that."""
+
+
+class AnticipateConfig(RunConfig):
+    """Stage 2: `hwm anticipate CONFIG --checkpoint RUN_OR_FILE`."""
+
+    checkpoint: Path | None = None
+    """Stage-1 run folder, checkpoint folder or saved model; `--checkpoint` sets it."""
+    annotations: AnnotationConfig
+    protocol: ProtocolConfig = ProtocolConfig()
+    probe: ProbeConfig = ProbeConfig()
+    saved_probe: Path | None = None
+    """`probe.safetensors` of an earlier run, scored as it is instead of training one; its class tables must fit."""
+    gazelle: GazelleConfig | None = None
+    """Gazelle of `probe.gaze_point` where the world model takes no gaze; null uses the world model's own."""
+    tokens: TokenConfig = TokenConfig()
+
+    @model_validator(mode="after")
+    def _gazelle_is_used(self) -> "AnticipateConfig":
+        if self.gazelle is not None and not self.probe.gaze_point:
+            raise ValueError("gazelle is only used by probe.gaze_point, which is false")
+        return self

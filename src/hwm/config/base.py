@@ -1,0 +1,140 @@
+"""What the verbs share: the base of every node, the frozen models, clips of video, the optimiser, the run folder."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Part(BaseModel):
+    """Base of every node of the tree: immutable, no unknown keys, defaults validated."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+
+class EncoderConfig(Part):
+    """The frozen V-JEPA 2 encoder."""
+
+    weights: str = "mini"
+    """`mini` (in the package), a folder or `.safetensors` file of ours, or a released V-JEPA 2 `.pt`."""
+    key: str | None = None
+    """Which state dict of a released `.pt` to read (`target_encoder`, `encoder`); null reads `target_encoder`."""
+    num_heads: int | None = None
+    """Attention heads, only where the file cannot tell (a released `.pt` whose width is not in the table)."""
+    resolution: int = Field(default=256, ge=16)
+    """Pixels of the square encoder view; must be a multiple of the patch size."""
+
+
+class GazelleConfig(Part):
+    """The frozen Gaze-LLE model ("Gazelle")."""
+
+    weights: str = "mini"
+    """`mini` (in the package), a folder of ours, or a released Gaze-LLE decoder `.pt`."""
+    backbone: str | None = None
+    """The DINOv2 `.pth` that goes with a released decoder `.pt`; null for `mini` and for folders of ours."""
+    resolution: int = Field(default=448, ge=14)
+    """Pixels of the square Gazelle view; must be a multiple of the backbone's patch size."""
+
+
+class AugmentConfig(Part):
+    """One random crop box a clip, the same for the encoder and for Gazelle; a function of (seed, epoch, sample)."""
+
+    scale: tuple[float, float] = (0.6, 1.0)
+    """Share of the frame's area that the crop box keeps, lowest and highest."""
+    ratio: tuple[float, float] = (0.75, 1.35)
+    """Aspect ratio (width / height) of the crop box, lowest and highest."""
+
+
+class ClipDataConfig(Part):
+    """Stage-1 clips."""
+
+    train: tuple[str, ...]
+    """Videos to train on: files, folders, `.txt` lists, `.csv` lists (column `path`), in any mixture."""
+    val: tuple[str, ...]
+    """Videos to validate on; none may also be in `train`."""
+    glob: str = "**/*"
+    """Pattern of the files taken from a folder, e.g. `**/*_214-1.mp4` or `**/cam01.mp4`."""
+    fps: float = Field(default=4.0, gt=0)
+    """Latent steps a second, on a grid that starts at the first frame of the video."""
+    step: Literal["frame", "tubelet"] = "frame"
+    """`frame`: each grid frame alone, repeated to a tubelet. `tubelet`: the frame and the one half a step before it."""
+    num_steps: int = Field(default=8, ge=1)
+    """Latent steps in a training clip."""
+    augment: AugmentConfig | None = None
+    """Random crops (live tokens only); null takes the centre square."""
+
+
+class PredictorConfig(Part):
+    """The gaze-conditioned causal predictor."""
+
+    width: int = 384
+    """Predictor width E."""
+    depth: int = 12
+    """Transformer blocks."""
+    num_heads: int = 12
+    """Attention heads."""
+    mlp_ratio: float = 4.0
+    """Hidden width of the MLP over E."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "PredictorConfig":
+        if self.width % self.num_heads:
+            raise ValueError(f"width ({self.width}) must be a multiple of num_heads ({self.num_heads})")
+        return self
+
+
+class OptimConfig(Part):
+    """AdamW with linear warm-up and cosine decay; no weight decay on biases and norms."""
+
+    lr: float = Field(default=4e-4, gt=0)
+    """Peak learning rate."""
+    final_lr_ratio: float = Field(default=0.05, ge=0, le=1)
+    """Learning rate at the end over the peak."""
+    weight_decay: float = Field(default=0.04, ge=0)
+    """Decoupled weight decay of matrices."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's averaging constants."""
+    warmup_steps: int = Field(default=100, ge=0)
+    """Optimiser steps of linear warm-up from 0."""
+    num_steps: int = Field(default=10_000, ge=1)
+    """Optimiser steps in all."""
+    batch_size: int = Field(default=16, ge=1)
+    """Clips a step over all devices."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    """Largest norm of the gradient."""
+
+
+class RuntimeConfig(Part):
+    """Where and how the run computes."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Kind of device."""
+    devices: int = Field(default=1, ge=1)
+    """Processes on this machine, one a device; more than one uses DDP."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Numeric precision of training (Lightning Fabric's names); no float16, whose loss scale would skip steps."""
+    num_workers: int = Field(default=0, ge=0)
+    """Processes that decode video ahead of training; 0 decodes in the main process."""
+
+
+class TokenConfig(Part):
+    """Where latents and scene tokens come from."""
+
+    source: Literal["live", "cached"] = "live"
+    """`live` decodes and encodes every clip; `cached` encodes each video once (centre square) and reads it back."""
+    folder: Path | None = None
+    """Folder of cached tokens; null means `$HWM_HOME/tokens`."""
+
+
+class RunConfig(Part):
+    """What every verb that makes a run folder shares."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run: its folder is `<folder>/<name>`."""
+    folder: Path = Path("runs")
+    """Folder that holds run folders."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of initial weights, sample order, augmentation and gaze dropout."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    mirrors: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where `metrics.jsonl` is shown as well; each needs the extra of its name (`pip install 'hwm[wandb]'`)."""

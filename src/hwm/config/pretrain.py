@@ -1,0 +1,63 @@
+"""Stage 1: `hwm pretrain CONFIG`."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from hwm.config.base import (
+    ClipDataConfig,
+    EncoderConfig,
+    GazelleConfig,
+    OptimConfig,
+    Part,
+    PredictorConfig,
+    RunConfig,
+    TokenConfig,
+)
+
+
+class LossConfig(Part):
+    """Weights of the stage-1 loss."""
+
+    rollout_steps: int = Field(default=2, ge=1)
+    """Steps the predictor is rolled out over its own output in training, gradients through."""
+    rollout_weight: float = Field(default=1.0, ge=0)
+    """Weight of the rolled-out L1 beside the teacher-forced L1."""
+    scene_weight: float = Field(default=0.1, ge=0)
+    """Weight of the L1 on the predicted scene tokens (only where gaze is on)."""
+    gaze_dropout: float = Field(default=0.15, ge=0, le=1)
+    """Probability that a clip, or a suffix of it, loses its gaze in training."""
+
+
+class PretrainConfig(RunConfig):
+    """Stage 1: `hwm pretrain CONFIG`."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    target_encoder: EncoderConfig | None = None
+    """Encoder of the targets; null uses `encoder` itself (one copy in memory)."""
+    gazelle: GazelleConfig = GazelleConfig()
+    gaze: Literal["none", "estimated"] = "estimated"
+    """`estimated` conditions on Gazelle's scene tokens; `none` trains the same model without gaze."""
+    data: ClipDataConfig
+    tokens: TokenConfig = TokenConfig()
+    predictor: PredictorConfig = PredictorConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    log_every: int = Field(default=20, ge=1)
+    """Optimiser steps between lines of `metrics.jsonl` (windowed means)."""
+    validate_every: int = Field(default=500, ge=1)
+    """Optimiser steps between validations."""
+    save_every: int = Field(default=500, ge=1)
+    """Optimiser steps between checkpoints."""
+    keep_last: int = Field(default=3, ge=1)
+    """Checkpoints kept."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "PretrainConfig":
+        if self.loss.rollout_steps >= self.data.num_steps:
+            raise ValueError(
+                f"loss.rollout_steps ({self.loss.rollout_steps}) must be below data.num_steps ({self.data.num_steps})"
+            )
+        if self.tokens.source == "cached" and self.data.augment is not None:
+            raise ValueError("data.augment needs tokens.source=live: cached tokens hold the centre square only")
+        return self

@@ -1,0 +1,42 @@
+"""Annotations of any supported data set, read into one kind of table.
+
+In: an annotation file and the configuration that names its data set. Out: a `SegmentTable`. Reading one more data set
+means one more file beside `hwm.data.keystep`, a reader, and its line here.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hwm.config import AnnotationConfig
+from hwm.data.ego4d_goalstep import read_goalstep
+from hwm.data.ego4d_lta import read_ego4d_lta
+from hwm.data.epic_kitchens import read_epic_kitchens
+from hwm.data.keystep import read_keystep
+from hwm.data.segments import SegmentTable, Task
+
+Reader = Callable[[Path, AnnotationConfig, Sequence[Task] | None], SegmentTable]
+
+READERS: dict[str, Reader] = {
+    "keystep": read_keystep,
+    "ego4d-goalstep": read_goalstep,
+    "ego4d-lta": read_ego4d_lta,
+    "epic-kitchens-100": read_epic_kitchens,
+}
+"""By the names of `annotations.dataset`."""
+
+
+def read_annotations(annotation: Path, config: AnnotationConfig, tasks: Sequence[Task] | None) -> SegmentTable:
+    """Read one annotation file.
+
+    Args:
+        annotation: the file.
+        config: its data set, and where the videos are.
+        tasks: those of the training file, for validation; None (training) builds class tables from the usable segments.
+
+    Returns:
+        The usable segments in the file's order, the tasks, and an exclusion for each annotated segment not used.
+
+    Raises:
+        DataError: a file is malformed, has no labels, or has no usable segment; two videos fit one name.
+    """
+    return READERS[config.dataset](annotation, config, tasks)
