@@ -219,7 +219,7 @@ class ProtocolConfig(Part):
     train_horizon_sec: tuple[float, float] = (0.75, 1.5)
     """Range τ is drawn from in training."""
     num_steps: int = Field(default=8, ge=1)
-    """Observed latent steps, on the time grid of stage 1; the part before time 0 is padded and masked."""
+    """Observed steps on the backbone's time grid: latent steps of stage 1 (`hwm`), or frames of the clip (`vjepa2`)."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "ProtocolConfig":
@@ -234,6 +234,10 @@ class ProbeConfig(Part):
 
     inputs: Literal["context", "future", "context+future"] = "context+future"
     """What the probe reads: observed latents, imagined latents, or both."""
+    positions: bool = True
+    """Adds a learned vector a step and one a patch to what the probe reads; upstream's pooler (false) has none."""
+    loss: Literal["cross-entropy", "focal"] = "cross-entropy"
+    """`focal`: sigmoid focal loss (alpha 0.25, gamma 2) summed over classes, as in the released V-JEPA 2 harness."""
     gaze_point: bool = False
     """Adds one token a step: its latents pooled where Gazelle's heat map says people look."""
     num_queries: int = Field(default=1, ge=1)
@@ -258,11 +262,50 @@ class ProbeConfig(Part):
     """Share of the training takes that chooses the winner of the sweep; validation is never used for that."""
 
 
+class HwmBackboneConfig(Part):
+    """The world model of stage 1, named by `checkpoint`."""
+
+    kind: Literal["hwm"] = "hwm"
+
+
+class MaskedPredictorConfig(Part):
+    """V-JEPA 2's frozen masked predictor."""
+
+    weights: str | None = None
+    """A released V-JEPA 2 `.pt` or a folder of ours; null reads it from the `.pt` of the encoder."""
+    num_heads: int | None = None
+    """Attention heads, only where the file cannot tell (a released `.pt` whose width is not in the table)."""
+
+
+class VJEPA2BackboneConfig(Part):
+    """V-JEPA 2's own encoder and masked predictor: the baseline without gaze and without stage 1.
+
+    `probe.inputs` says what is read: `context` is upstream's `no_predictor`, `future` its `no_encoder`.
+    """
+
+    kind: Literal["vjepa2"]
+    encoder: EncoderConfig = EncoderConfig()
+    predictor: MaskedPredictorConfig = MaskedPredictorConfig()
+    """Not read with `probe.inputs=context`."""
+    fps: float = Field(default=8.0, gt=0)
+    """Frames a second of the clip, which holds `protocol.num_steps` frames (upstream: 32 at 8 a second)."""
+    mask_index: int = Field(default=1, ge=0)
+    """Mask token at the targets; upstream's evaluation uses 1, its training 0 (1 is a token that was never trained)."""
+    num_output_frames: int = Field(default=2, ge=1)
+    """Frames predicted in a round; fewer than a tubelet count as one."""
+    num_rounds: int = Field(default=1, ge=1)
+    """Rounds of prediction (upstream's `num_steps`); their positions are not moved along, as upstream."""
+    position_frames: int = Field(default=64, ge=2)
+    """Frames that the predictor's positions span (released: built for 64); a target beyond them is an error."""
+
+
 class AnticipateConfig(RunConfig):
     """Stage 2: `hwm anticipate CONFIG --checkpoint RUN_OR_FILE`."""
 
+    backbone: HwmBackboneConfig | VJEPA2BackboneConfig = Field(default=HwmBackboneConfig(), discriminator="kind")
+    """Which frozen model makes what the probe reads."""
     checkpoint: Path | None = None
-    """Stage-1 run folder, checkpoint folder or saved model; `--checkpoint` sets it."""
+    """Stage-1 run folder, checkpoint folder or saved model (backbone `hwm`); `--checkpoint` sets it."""
     annotations: AnnotationConfig
     protocol: ProtocolConfig = ProtocolConfig()
     probe: ProbeConfig = ProbeConfig()
@@ -274,6 +317,22 @@ class AnticipateConfig(RunConfig):
     def _gazelle_is_used(self) -> "AnticipateConfig":
         if self.gazelle is not None and not self.probe.gaze_point:
             raise ValueError("gazelle is only used by probe.gaze_point, which is false")
+        return self
+
+    @model_validator(mode="after")
+    def _backbone_uses_all(self) -> "AnticipateConfig":
+        if self.backbone.kind == "hwm":
+            return self
+        unused = {
+            "checkpoint (it is stage 1's)": self.checkpoint is not None,
+            "probe.gaze_point": self.probe.gaze_point,
+            "tokens.source=cached (a clip is encoded as a whole, so its tokens depend on where it ends)": (
+                self.tokens.source == "cached"
+            ),
+        }
+        for setting, is_given in unused.items():
+            if is_given:
+                raise ValueError(f"backbone vjepa2 cannot use {setting}")
         return self
 
 

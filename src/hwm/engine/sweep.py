@@ -1,12 +1,12 @@
 """Many probes (learning rate × weight decay) trained in one pass over stored features; none ever sees validation.
 
 Features of the training segments are split by take: most train the probes, a held-out part chooses the winner (lowest
-cross-entropy at the end). Each probe has its own AdamW and schedule; all start from the same weights and see the same
+loss at the end). Each probe has its own AdamW and schedule; all start from the same weights and see the same
 batches, so a sweep equals its probes trained one by one.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from hwm.config import ProbeConfig
 from hwm.engine.optim import adamw, raise_if_not_finite, set_lr, warmup_cosine
 from hwm.engine.runtime import rng_for, seeded_weights
 from hwm.errors import DataError
+from hwm.evaluation.metrics import sigmoid_focal_loss_sum
 from hwm.models.step_probe import StepProbe, StepProbeSpec
 
 
@@ -74,6 +75,13 @@ class ProbeData(NamedTuple):
         return tokens, valid, torch.from_numpy(self.labels_S[samples]).to(device)
 
 
+def segment_loss(kind: Literal["cross-entropy", "focal"], logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+    """Mean loss of a segment; the focal loss of a segment is summed over the classes, as upstream."""
+    if kind == "focal":
+        return sigmoid_focal_loss_sum(logits_BC, labels_B) / len(labels_B)
+    return F.cross_entropy(logits_BC, labels_B)
+
+
 def train_sweep(
     data: ProbeData,
     num_classes: int,
@@ -99,8 +107,9 @@ def train_sweep(
     train, holdout = np.flatnonzero(~held_S), np.flatnonzero(held_S)
     slots, tokens, width = data.tokens_RTND.shape[1:]
     spec = StepProbeSpec(
-        width, slots, tokens, num_classes, config.num_heads, config.depth, config.num_queries, config.gaze_point
-    )
+        width, slots, tokens, num_classes, config.num_heads, config.depth, config.num_queries, config.gaze_point,
+        config.positions,
+    )  # fmt: skip
     settings = [(lr, decay) for lr in config.lrs for decay in config.weight_decays]
     probes = []
     for _ in settings:
@@ -118,7 +127,7 @@ def train_sweep(
             features, valid, labels = data.batch(samples, epoch % data.num_views, device)
             for index, (probe, optimizer) in enumerate(zip(probes, optimizers, strict=True)):
                 set_lr(optimizer, settings[index][0] * warmup_cosine(step, warmup, num_steps))
-                loss = F.cross_entropy(probe(features, valid), labels)
+                loss = segment_loss(config.loss, probe(features, valid), labels)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 raise_if_not_finite(probe, loss, f"probe {index}, step {step}")
@@ -130,7 +139,7 @@ def train_sweep(
     for index, (probe, (lr, decay)) in enumerate(zip(probes, settings, strict=True)):
         logits = torch.cat([logits_of(probe, data, holdout, view, device) for view in range(data.num_views)])
         labels = torch.from_numpy(np.tile(data.labels_S[holdout], data.num_views))
-        loss = F.cross_entropy(logits, labels).item()
+        loss = segment_loss(config.loss, logits, labels).item()
         top1 = (logits.argmax(1) == labels).float().mean().item()
         scores.append(ProbeScore(lr, decay, float(curves[-1, index]), loss, top1))
     winner = min(range(len(scores)), key=lambda index: scores[index].holdout_loss)

@@ -27,7 +27,8 @@ EMBED_STD = 0.5
 class StepProbeSpec:
     """Sizes of a stage-2 probe: latents D on `num_steps` × `num_tokens` tokens, C classes.
 
-    `num_tokens` counts the patches of a step and, with `gaze_point`, the one token after them.
+    `num_tokens` counts the patches of a step and, with `gaze_point`, the one token after them. Without `positions` no
+    vectors are added: upstream's probe, for tokens that carry their positions already.
     """
 
     width: int
@@ -38,6 +39,7 @@ class StepProbeSpec:
     depth: int = 1
     num_queries: int = 1
     gaze_point: bool = False
+    positions: bool = True
 
 
 class StepProbe(nn.Module):
@@ -46,10 +48,11 @@ class StepProbe(nn.Module):
     def __init__(self, spec: StepProbeSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.step_embed = nn.Parameter(torch.empty(spec.num_steps, 1, spec.width))
-        self.token_embed = nn.Parameter(torch.empty(1, spec.num_tokens, spec.width))
-        nn.init.trunc_normal_(self.step_embed, std=EMBED_STD)
-        nn.init.trunc_normal_(self.token_embed, std=EMBED_STD)
+        if spec.positions:
+            self.step_embed = nn.Parameter(torch.empty(spec.num_steps, 1, spec.width))
+            self.token_embed = nn.Parameter(torch.empty(1, spec.num_tokens, spec.width))
+            nn.init.trunc_normal_(self.step_embed, std=EMBED_STD)
+            nn.init.trunc_normal_(self.token_embed, std=EMBED_STD)
         self.probe = AttentiveProbe(spec.width, spec.num_heads, spec.depth, spec.num_queries, {TASK: spec.num_classes})
         if spec.gaze_point:
             self.gaze_head = nn.Linear(spec.num_steps * spec.width, spec.num_classes, bias=False)
@@ -57,8 +60,9 @@ class StepProbe(nn.Module):
 
     def forward(self, features_BTND: Float[Tensor, "b t n d"], valid_BT: Bool[Tensor, "b t"]) -> Float[Tensor, "b c"]:
         """Logits [B, C]; steps with `valid_BT` false are not read."""
-        tokens_BLD = (features_BTND + self.step_embed + self.token_embed).flatten(1, 2)
-        logits_BC = self.probe(tokens_BLD, valid_BT.repeat_interleave(features_BTND.shape[2], dim=1))[TASK]
+        placed_BTND = features_BTND + self.step_embed + self.token_embed if self.spec.positions else features_BTND
+        valid_BL = valid_BT.repeat_interleave(features_BTND.shape[2], dim=1)
+        logits_BC = self.probe(placed_BTND.flatten(1, 2), valid_BL)[TASK]
         if self.spec.gaze_point:
             points_BTD = layer_normed(features_BTND[:, :, -1]) * valid_BT[:, :, None]
             logits_BC = logits_BC + self.gaze_head(points_BTD.flatten(1))
