@@ -1,7 +1,7 @@
 """What holds for all tests: no network, and devices that are not there are skipped by name."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,26 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(encoder, folder / "encoder")
     save_model(gazelle, folder / "gazelle")
     return folder
+
+
+@pytest.fixture(scope="session")
+def noisy_copy() -> Callable[[Path, Path, float, int | None], None]:
+    """Writes a lossless copy of a video in which everything after a time is noise (`seed` None: an unchanged copy)."""
+    import numpy as np
+
+    from hwm.data.video import VideoReader, probe_video, write_video
+
+    def write(source: Path, path: Path, from_sec: float, seed: int | None) -> None:
+        info = probe_video(source)
+        times = [i / info.fps for i in range(round(info.duration_sec * info.fps))]
+        with VideoReader(source) as reader:
+            frames = reader.read(times, [(info.height, info.width)]).views[0].copy()
+        if seed is not None:
+            late = np.array(times) > from_sec
+            frames[late] = np.random.default_rng(seed).integers(0, 255, frames[late].shape, dtype=np.uint8)
+        write_video(path, iter(frames), info.fps, codec="ffv1", pix_fmt="bgr0")
+
+    return write
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Stage 2 as a run: nothing after the anchor is seen, the world model is stage 1's, every segment is accounted for."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,18 @@ from safetensors.torch import load_file
 from hwm.config import AnticipateConfig, PretrainConfig
 from hwm.data.exclusions import Exclusion
 from hwm.data.keystep import read_keystep
-from hwm.data.video import VideoReader, probe_video, write_video
 from hwm.engine import sweep as sweeping
 from hwm.engine.assemble import load_stage1
 from hwm.errors import DataError, RunError
 from hwm.models.world_model import WorldModel
 from hwm.pipelines import anticipate, pretrain
-from hwm.tokens.features import FeatureRequest, compute_features
+from hwm.tokens import world_foresight
+from hwm.tokens.features import compute_features
 from hwm.tokens.source import LiveSource
 
 CPU = torch.device("cpu")
 HORIZON_SEC = 1.0
+NoisyCopy = Callable[[Path, Path, float, int | None], None]
 
 
 @pytest.fixture
@@ -30,25 +32,13 @@ def stage1(stage1_settings: dict[str, Any]) -> Path:
     return pretrain.run(PretrainConfig(**stage1_settings)).folder
 
 
-def write_noisy(source: Path, path: Path, from_sec: float, seed: int | None) -> None:
-    """A lossless copy of a video in which everything after a time is noise (`seed` None: an unchanged copy)."""
-    info = probe_video(source)
-    times = [i / info.fps for i in range(round(info.duration_sec * info.fps))]
-    with VideoReader(source) as reader:
-        frames = reader.read(times, [(info.height, info.width)]).views[0].copy()
-    if seed is not None:
-        late = np.array(times) > from_sec
-        frames[late] = np.random.default_rng(seed).integers(0, 255, frames[late].shape, dtype=np.uint8)
-    write_video(path, iter(frames), info.fps, codec="ffv1", pix_fmt="bgr0")
-
-
 def imagined(world: WorldModel, sample: anticipate.Sample, protocol: str, path: Path, tmp_path: Path) -> np.ndarray:
     """What the probe would read of a sample, from a video file at `path`."""
     video = sample.segment.video._replace(path=path)
-    request = anticipate.clip_request(sample._replace(segment=sample.segment._replace(video=video)), protocol)
+    request = anticipate.feature_request(sample._replace(segment=sample.segment._replace(video=video)), protocol)
     source = LiveSource(world.observer, world.grid, CPU, num_workers=0)
     features = compute_features(
-        world, source, [FeatureRequest(request, sample.observation.num_future)], "context+future", False, 12,
+        world, source, [request], "context+future", False, 12,
         tmp_path / "features.npy", 1, lambda done: None,
     )  # fmt: skip
     return np.array(features.tokens_STND)
@@ -58,8 +48,9 @@ def imagined(world: WorldModel, sample: anticipate.Sample, protocol: str, path: 
     ("protocol", "sees_the_future"), [("start-minus-tau/v1", False), ("legacy-end-minus-tau", True)]
 )
 def test_pixels_after_the_anchor_change_nothing(
-    stage1: Path, stage2_settings: dict[str, Any], tmp_path: Path, protocol: str, sees_the_future: bool
-) -> None:
+    stage1: Path, stage2_settings: dict[str, Any], noisy_copy: NoisyCopy, tmp_path: Path, protocol: str,
+    sees_the_future: bool,
+) -> None:  # fmt: skip
     world = load_stage1(stage1).world
     with torch.no_grad():  # an open gate and heads, so that everything that is seen matters
         world.predictor.gate_parameter.fill_(0.1)
@@ -74,7 +65,7 @@ def test_pixels_after_the_anchor_change_nothing(
         features = []
         for seed in (None, number):
             path = tmp_path / "copy.mkv"
-            write_noisy(sample.segment.video.path, path, anchor, seed)
+            noisy_copy(sample.segment.video.path, path, anchor, seed)
             features.append(imagined(world, sample, protocol, path, tmp_path))
         changed += not np.array_equal(*features)
     assert changed == (6 if sees_the_future else 0)
@@ -122,7 +113,7 @@ def test_a_world_model_that_changes_while_the_probe_trains_is_found_out(
     stage1: Path, stage2_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worlds = []
-    load = anticipate.load_stage1
+    load = world_foresight.load_stage1
 
     def remembered(path: Path) -> Any:
         worlds.append(load(path))
@@ -133,9 +124,9 @@ def test_a_world_model_that_changes_while_the_probe_trains_is_found_out(
             worlds[-1].world.predictor.no_gaze.add_(1e-3)
         return sweeping.train_sweep(*arguments)
 
-    monkeypatch.setattr(anticipate, "load_stage1", remembered)
+    monkeypatch.setattr(world_foresight, "load_stage1", remembered)
     monkeypatch.setattr(anticipate, "train_sweep", meddling)
-    with pytest.raises(RunError, match="the world model changed"):
+    with pytest.raises(RunError, match="the frozen backbone changed"):
         anticipate.run(AnticipateConfig(**stage2_settings, checkpoint=stage1))
 
 

@@ -87,6 +87,26 @@ def test_anticipate_needs_a_checkpoint_that_is_there(
     assert calls[0][0].checkpoint == tmp_path
 
 
+def test_the_vjepa2_backbone_needs_its_weights_and_no_checkpoint(
+    calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "baseline.yaml"
+    recipe.write_text(
+        f"name: x\nannotations: {{train: {tmp_path}, val: {tmp_path}, videos: {tmp_path}}}\n"
+        "backbone: {kind: vjepa2, encoder: {weights: weights/vitl.pt}, predictor: {weights: nowhere}}\n"
+    )
+    assert ends("anticipate", str(recipe)) == 2
+    error = capsys.readouterr().err
+    assert "backbone.encoder.weights = weights/vitl.pt" in error
+    assert "fbaipublicfiles.com/vjepa2/vitl.pt" in error
+    assert "backbone.predictor.weights = nowhere" in error
+    assert ends("anticipate", str(recipe), "--checkpoint", str(tmp_path)) == 2
+    assert "cannot use checkpoint" in capsys.readouterr().err
+    assert not calls
+    assert ends("anticipate", str(recipe), "backbone.encoder.weights=mini", "probe.inputs=context") == 0
+    assert calls[0][0].backbone.kind == "vjepa2"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -114,7 +134,13 @@ def test_configuration_errors_are_code_2_and_name_the_cure(
 
 
 @pytest.mark.parametrize(
-    "name", ["pretrain/vitl16-256", "anticipate/ego-exo4d-keystep-vitl", "anticipate/ego4d-goalstep-vitl"]
+    "name",
+    [
+        "pretrain/vitl16-256",
+        "anticipate/ego-exo4d-keystep-vitl",
+        "anticipate/ego4d-goalstep-vitl",
+        "anticipate/keystep-vjepa2-baseline-vitl",
+    ],
 )
 def test_real_recipes_without_their_data_stop_at_once(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

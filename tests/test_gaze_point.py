@@ -13,7 +13,7 @@ from hwm.errors import ConfigError
 from hwm.models.observer import gaze_weights
 from hwm.models.step_probe import StepProbe, StepProbeSpec
 from hwm.pipelines import anticipate, pretrain
-from hwm.tokens.features import FeatureRequest, compute_features, with_gaze_point
+from hwm.tokens.features import compute_features, with_gaze_point
 from hwm.tokens.source import LiveSource
 
 
@@ -86,10 +86,7 @@ def test_gaze_for_the_probe_alone_leaves_the_world_model_blind(
     assert set(record["weights"]) == {"encoder", "gazelle"}
     stage1 = load_stage1(blind)
     assert not stage1.world.has_gaze
-    requests = [
-        FeatureRequest(anticipate.clip_request(sample, config.protocol.id), sample.observation.num_future)
-        for sample in result.samples[:3]
-    ]
+    requests = [anticipate.feature_request(sample, config.protocol.id) for sample in result.samples[:3]]
     read = []
     for gaze_point in (True, False):
         seer = probe_seer(stage1, gaze_point, config.gazelle)

@@ -98,6 +98,23 @@ def test_wrong_overrides_are_refused_and_explained(recipe: Path, override: str, 
         assert word in message, message
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("backbone.mask_idx=3", ["no setting 'backbone.mask_idx'", "did you mean 'backbone.mask_index'"]),
+        ("backbone.encoder.weight=x", ["no setting 'backbone.encoder.weight'", "'backbone.encoder.weights'"]),
+        ("backbone.kind=hwm", ["no setting 'backbone.fps' of this kind", "another backbone.kind"]),
+        ("backbone.kind=vjepa", ["backbone: ", "'hwm', 'vjepa2'"]),
+        ("backbone.fps=0", ["backbone.fps: ", "greater than 0"]),
+    ],
+)
+def test_settings_of_a_kind_are_named_as_they_are_written(override: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(AnticipateConfig, "anticipate/keystep-vjepa2-baseline-vitl", [override])
+    for word in words:
+        assert word in str(caught.value), caught.value
+
+
 def test_an_override_given_twice_is_refused(recipe: Path) -> None:
     assert "already given" in refused(recipe, "seed=1", "seed=2")
 

@@ -150,7 +150,7 @@ def anticipate(
 ) -> None:
     """Stage 2: train and score a probe that names the next key step."""
     checked = _checked(AnticipateConfig, config, _with(overrides, folder=folder, checkpoint=checkpoint))
-    if checked.checkpoint is None:
+    if checked.backbone.kind == "hwm" and checked.checkpoint is None:
         raise ConfigError("no world model was given", fix=f"hwm anticipate {config} --checkpoint runs/NAME")
     from hwm.pipelines import anticipate as pipeline
 

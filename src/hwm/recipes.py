@@ -60,7 +60,7 @@ def load_config(cls: type[Config], source: Path | str, overrides: Sequence[str] 
     try:
         config = cls.model_validate(said.tree)
     except ValidationError as error:
-        raise _explain(cls, path, said.origins, error) from None
+        raise _explain(cls, path, said, error) from None
     _require_same_kind(said.tree, config.model_dump(mode="json"), (), said.origins)
     return config
 
@@ -256,12 +256,12 @@ def _kind(value: object) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def _explain(cls: type[BaseModel], path: Path, origins: Origins, error: ValidationError) -> ConfigError:
+def _explain(cls: type[BaseModel], path: Path, said: _Said, error: ValidationError) -> ConfigError:
     """Turns pydantic's errors into one line each: where, which setting, what is wrong, what was meant."""
     lines = []
     for detail in error.errors(include_url=False):
-        loc = detail["loc"]
-        place, key = _place(loc, origins, str(path)), _dotted(loc)
+        loc = _without_tags(detail["loc"], said.tree)
+        place, key = _place(loc, said.origins, str(path)), _dotted(loc)
         if detail["type"] == "extra_forbidden":
             lines.append(f"{place}: there is no setting {key!r}{_meant(cls, loc)}")
         elif detail["type"] == "missing":
@@ -275,10 +275,23 @@ def _explain(cls: type[BaseModel], path: Path, origins: Origins, error: Validati
     return ConfigError("\n  ".join([f"{len(lines)} mistakes in {path} as a {cls.__name__}", *lines]))
 
 
+def _without_tags(loc: Loc, tree: Any) -> Loc:
+    """The place as it was written: pydantic puts the kind of a setting that has kinds into the place of its parts."""
+    written: list[str | int] = []
+    for part in loc[:-1]:
+        inside = part in tree if isinstance(tree, dict) else isinstance(tree, list)
+        if inside:
+            written.append(part)
+            tree = tree[part]
+    return (*written, *loc[-1:])
+
+
 def _meant(cls: type[BaseModel], loc: Loc) -> str:
     """Suggests the nearest setting: beside the unknown one, or of the same name elsewhere in the tree."""
     parent = _dotted(loc[:-1])
-    names = sorted(_settings(cls, ()))
+    names = sorted(set(_settings(cls, ())))
+    if _dotted(loc) in names:
+        return f" of this kind; it belongs to another {parent}.kind"
     beside = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == parent}
     word = str(loc[-1])
     near = [beside[match] for match in difflib.get_close_matches(word, beside, n=1)]

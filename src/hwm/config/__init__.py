@@ -7,6 +7,7 @@ Nothing here imports torch: a wrong recipe is refused before anything heavy is l
 
 from hwm.config.adapt import AdaptConfig, AdaptGazeConfig, DinoConfig, MaskConfig
 from hwm.config.anticipate import AnnotationConfig, AnticipateConfig, ProbeConfig, ProtocolConfig
+from hwm.config.backbone import HwmBackboneConfig, MaskedPredictorConfig, VJEPA2BackboneConfig
 from hwm.config.base import (
     AugmentConfig,
     ClipDataConfig,
@@ -35,8 +36,10 @@ __all__ = [
     "DinoConfig",
     "EncoderConfig",
     "GazelleConfig",
+    "HwmBackboneConfig",
     "LossConfig",
     "MaskConfig",
+    "MaskedPredictorConfig",
     "OptimConfig",
     "Part",
     "PredictorConfig",
@@ -47,4 +50,5 @@ __all__ = [
     "RuntimeConfig",
     "TokenConfig",
     "ToyWorldConfig",
+    "VJEPA2BackboneConfig",
 ]

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from hwm.config.backbone import HwmBackboneConfig, VJEPA2BackboneConfig
 from hwm.config.base import GazelleConfig, Part, RunConfig, TokenConfig
 
 _DATASET_OF = {
@@ -84,7 +85,7 @@ class ProtocolConfig(Part):
     train_horizon_sec: tuple[float, float] = (0.75, 1.5)
     """Range τ is drawn from in training."""
     num_steps: int = Field(default=8, ge=1)
-    """Observed latent steps, on the time grid of stage 1; the part before time 0 is padded and masked."""
+    """Observed steps on the backbone's time grid: latent steps of stage 1 (`hwm`), or frames of the clip (`vjepa2`)."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "ProtocolConfig":
@@ -99,6 +100,10 @@ class ProbeConfig(Part):
 
     inputs: Literal["context", "future", "context+future"] = "context+future"
     """What the probe reads: observed latents, imagined latents, or both."""
+    positions: bool = True
+    """Adds a learned vector a step and one a patch to what the probe reads; upstream's pooler (false) has none."""
+    loss: Literal["cross-entropy", "focal"] = "cross-entropy"
+    """`focal`: sigmoid focal loss (alpha 0.25, gamma 2) summed over classes, as in the released V-JEPA 2 harness."""
     gaze_point: bool = False
     """Adds one token a step: its latents pooled where Gazelle's heat map says people look."""
     num_queries: int | None = Field(default=None, ge=1)
@@ -126,8 +131,10 @@ class ProbeConfig(Part):
 class AnticipateConfig(RunConfig):
     """Stage 2: `hwm anticipate CONFIG --checkpoint RUN_OR_FILE`."""
 
+    backbone: HwmBackboneConfig | VJEPA2BackboneConfig = Field(default=HwmBackboneConfig(), discriminator="kind")
+    """Which frozen model makes what the probe reads."""
     checkpoint: Path | None = None
-    """Stage-1 run folder, checkpoint folder or saved model; `--checkpoint` sets it."""
+    """Stage-1 run folder, checkpoint folder or saved model (backbone `hwm`); `--checkpoint` sets it."""
     annotations: AnnotationConfig
     protocol: ProtocolConfig = ProtocolConfig()
     probe: ProbeConfig = ProbeConfig()
@@ -141,4 +148,20 @@ class AnticipateConfig(RunConfig):
     def _gazelle_is_used(self) -> "AnticipateConfig":
         if self.gazelle is not None and not self.probe.gaze_point:
             raise ValueError("gazelle is only used by probe.gaze_point, which is false")
+        return self
+
+    @model_validator(mode="after")
+    def _backbone_uses_all(self) -> "AnticipateConfig":
+        if self.backbone.kind == "hwm":
+            return self
+        unused = {
+            "checkpoint (it is stage 1's)": self.checkpoint is not None,
+            "probe.gaze_point": self.probe.gaze_point,
+            "tokens.source=cached (a clip is encoded as a whole, so its tokens depend on where it ends)": (
+                self.tokens.source == "cached"
+            ),
+        }
+        for setting, is_given in unused.items():
+            if is_given:
+                raise ValueError(f"backbone vjepa2 cannot use {setting}")
         return self

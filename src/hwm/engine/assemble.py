@@ -12,18 +12,19 @@ from typing import NamedTuple
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from hwm.config import EncoderConfig, GazelleConfig, PretrainConfig
+from hwm.config import EncoderConfig, GazelleConfig, PretrainConfig, VJEPA2BackboneConfig
 from hwm.engine.checkpoint import CHECKPOINTS, CheckpointStore, Rejected, verify
 from hwm.engine.runtime import seeded_weights
 from hwm.errors import ConfigError, RunError
 from hwm.models.gazelle import GazeLLE
+from hwm.models.masked_predictor import MaskedPredictor
 from hwm.models.observer import Observer
 from hwm.models.predictor import GazePredictor, PredictorSpec
 from hwm.models.vjepa2 import VJEPA2Encoder
 from hwm.models.world_model import TimeGrid
 from hwm.recipes import load_config
-from hwm.weights.files import hash_tensors
-from hwm.weights.load import LoadedWeights, read_encoder, read_gazelle
+from hwm.weights.files import PICKLE_SUFFIXES, hash_tensors
+from hwm.weights.load import LoadedWeights, read_encoder, read_gazelle, read_masked_predictor
 from hwm.weights.ours import CONFIG_NAME, TENSORS_NAME
 from hwm.weights.pretrained import HumanWorldModel
 
@@ -118,6 +119,47 @@ def load_stage1(path: Path) -> Stage1:
             fix="put the files of stage 1 back, or train again",
         )
     return Stage1(world.requires_grad_(False).eval(), weights, predictor_hash(world.predictor), folder)
+
+
+class VJEPA2Pair(NamedTuple):
+    """V-JEPA 2's own models, frozen."""
+
+    encoder: VJEPA2Encoder
+    predictor: MaskedPredictor | None
+    """None where only the encoder's latents are read."""
+    weights: dict[str, str]
+    """sha256 of their weight files, by name."""
+
+
+def load_vjepa2_pair(config: VJEPA2BackboneConfig, *, with_predictor: bool) -> VJEPA2Pair:
+    """The encoder and, if it is used, the masked predictor that a configuration names.
+
+    Raises:
+        ConfigError: no file of a masked predictor, one of another encoder, or no such mask token.
+        WeightsError: a weight file is missing, damaged, or does not fit.
+    """
+    encoder = load_frozen_encoder(config.encoder)
+    encoder.module.spec.grid(config.encoder.resolution, config.encoder.resolution)
+    weights = {"encoder": encoder.sha256}
+    if not with_predictor:
+        return VJEPA2Pair(encoder.module, None, weights)
+    path = config.predictor.weights or config.encoder.weights
+    if config.predictor.weights is None and Path(path).suffix not in PICKLE_SUFFIXES:
+        raise ConfigError(
+            f"the encoder's weights ({path}) hold no masked predictor",
+            expected="a released V-JEPA 2 .pt, which holds both, or the setting backbone.predictor.weights",
+            fix="name a masked predictor, or read the encoder alone: probe.inputs=context",
+        )
+    loaded = read_masked_predictor(path, config.predictor.num_heads)
+    predictor = loaded.module
+    if predictor.spec.in_width != encoder.module.spec.width:
+        raise ConfigError(
+            f"the masked predictor of {path} belongs to another encoder",
+            expected=f"latents of width {encoder.module.spec.width}",
+            found=f"width {predictor.spec.in_width}",
+        )
+    predictor.check_mask_index(config.mask_index)
+    return VJEPA2Pair(encoder.module, predictor, weights | {"masked_predictor": loaded.sha256})
 
 
 class Seer(NamedTuple):

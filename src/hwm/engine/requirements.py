@@ -17,6 +17,7 @@ from hwm.config import (
     GazelleConfig,
     PretrainConfig,
     RunConfig,
+    VJEPA2BackboneConfig,
 )
 from hwm.errors import ConfigError
 
@@ -83,15 +84,24 @@ def _needed(config: RunConfig) -> Iterator[Needed]:
             yield Needed("world", config.world, "a toy world; make it: hwm toyworld " + str(config.world))
         case AnticipateConfig():
             yield from _annotations(config.annotations)
-            if config.gazelle is not None:
-                yield from _gazelle(config.gazelle)
-            if config.checkpoint is not None:
-                yield Needed("checkpoint", config.checkpoint, "a run folder of `hwm pretrain`, or a saved world model")
+            yield from _foresight(config)
 
 
 def _encoder(config: EncoderConfig, setting: str) -> Iterator[Needed]:
     if config.weights != "mini":
         yield Needed(f"{setting}.weights", Path(config.weights), "V-JEPA 2 encoder weights")
+
+
+def _foresight(config: AnticipateConfig) -> Iterator[Needed]:
+    if config.gazelle is not None:
+        yield from _gazelle(config.gazelle)
+    if config.checkpoint is not None:
+        yield Needed("checkpoint", config.checkpoint, "a run folder of `hwm pretrain`, or a saved world model")
+    if isinstance(config.backbone, VJEPA2BackboneConfig):
+        yield from _encoder(config.backbone.encoder, "backbone.encoder")
+        if config.backbone.predictor.weights is not None and config.probe.inputs != "context":
+            path = Path(config.backbone.predictor.weights)
+            yield Needed("backbone.predictor.weights", path, "weights of V-JEPA 2's masked predictor")
 
 
 def _gazelle(config: GazelleConfig) -> Iterator[Needed]:

@@ -8,7 +8,7 @@ and are compared when the probe is read.
 from collections.abc import Sequence
 from pathlib import Path
 
-from hwm.config import AnticipateConfig
+from hwm.config import ProbeConfig
 from hwm.data.segments import Task
 from hwm.errors import ConfigError, DataError
 from hwm.models.step_probe import StepProbe, StepProbeSpec
@@ -27,12 +27,13 @@ def save_probe(path: Path, probe: StepProbe, tasks: Sequence[Task]) -> None:
     write_model(path, KIND, spec_to_plain(probe.spec), probe.state_dict(), notes={"classes_sha256": classes})
 
 
-def load_probe(path: Path, tasks: Sequence[Task]) -> StepProbe:
-    """Read a probe that `save_probe` wrote, for these tasks.
+def load_probe(path: Path, tasks: Sequence[Task], config: ProbeConfig) -> StepProbe:
+    """Read a probe that `save_probe` wrote, for these tasks and settings.
 
     Raises:
         WeightsError: a file is missing, damaged, or of another kind.
         DataError: the probe was trained on other class tables.
+        ConfigError: it was trained with or without a gaze point, or positions, unlike the settings.
     """
     stored = read_model(path, KIND)
     classes = {task.name: task.classes.sha256 for task in tasks}
@@ -43,25 +44,14 @@ def load_probe(path: Path, tasks: Sequence[Task]) -> StepProbe:
             found=str(stored.notes.get("classes_sha256")),
             fix="use the training annotations and videos that the probe was trained on, or train a new one",
         )
-    probe = StepProbe(spec_from_plain(StepProbeSpec, stored.spec))
-    probe.load_state_dict(stored.tensors, strict=True)
-    return probe.requires_grad_(False).eval()
-
-
-def future_slots(probe: StepProbe, wanted: int, config: AnticipateConfig) -> int:
-    """The imagined steps that a saved probe reads.
-
-    Raises:
-        ConfigError: the probe was trained with other inputs, another window, or for a shorter horizon.
-    """
-    context = 0 if config.probe.inputs == "future" else config.protocol.num_steps
-    slots = probe.spec.num_steps - context
-    fits = slots == 0 if config.probe.inputs == "context" else slots >= wanted
-    if not fits or probe.spec.gaze_point != config.probe.gaze_point:
+    spec = spec_from_plain(StepProbeSpec, stored.spec)
+    if (spec.gaze_point, spec.positions) != (config.gaze_point, config.positions):
         raise ConfigError(
-            f"{config.saved_probe} does not fit probe.inputs, probe.gaze_point, protocol.num_steps or the horizon",
-            expected=f"{probe.spec.num_steps} steps, gaze point {probe.spec.gaze_point}",
-            found=f"{context} observed and {wanted} imagined steps, gaze point {config.probe.gaze_point}",
+            f"{path} does not fit probe.gaze_point or probe.positions",
+            expected=f"gaze_point {spec.gaze_point}, positions {spec.positions}",
+            found=f"gaze_point {config.gaze_point}, positions {config.positions}",
             fix="use the settings of the run that made the probe (its config.yaml)",
         )
-    return max(slots, wanted)
+    probe = StepProbe(spec)
+    probe.load_state_dict(stored.tensors, strict=True)
+    return probe.requires_grad_(False).eval()

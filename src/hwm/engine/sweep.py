@@ -1,13 +1,13 @@
 """Many probes (learning rate × weight decay) trained in one pass over stored features; none ever sees validation.
 
 Features of the training segments are split by take: most train the probes, a held-out part chooses the winner (lowest
-cross-entropy at the end). A probe has one head a task; its loss is the sum over tasks of the mean cross-entropy of the
-labels that are known. Each probe has its own AdamW and schedule; all start from the same weights and see the same
-batches, so a sweep equals its probes trained one by one.
+loss at the end). A probe has one head a task; its loss is the sum over tasks of the mean loss of the labels that are
+known. Each probe has its own AdamW and schedule; all start from the same weights and see the same batches, so a sweep
+equals its probes trained one by one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from hwm.data.segments import UNKNOWN
 from hwm.engine.optim import adamw, raise_if_not_finite, set_lr, warmup_cosine
 from hwm.engine.runtime import rng_for, seeded_weights
 from hwm.errors import DataError, RunError
+from hwm.evaluation.metrics import sigmoid_focal_loss_sum
 from hwm.models.step_probe import StepProbe, StepProbeSpec
 
 
@@ -81,6 +82,16 @@ class ProbeData(NamedTuple):
         return {task: torch.from_numpy(labels_SZ[samples]).to(device) for task, labels_SZ in self.labels.items()}
 
 
+LossKind = Literal["cross-entropy", "focal"]
+
+
+def segment_loss(kind: LossKind, logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+    """Mean loss of a segment; the focal loss of a segment is summed over the classes, as upstream."""
+    if kind == "focal":
+        return sigmoid_focal_loss_sum(logits_BC, labels_B) / len(labels_B)
+    return F.cross_entropy(logits_BC, labels_B)
+
+
 def train_sweep(
     data: ProbeData,
     num_classes: Mapping[str, int],
@@ -123,7 +134,7 @@ def train_sweep(
             labels = data.labels_of(samples, device)
             for index, (probe, optimizer) in enumerate(zip(probes, optimizers, strict=True)):
                 set_lr(optimizer, settings[index][0] * warmup_cosine(step, warmup, num_steps))
-                loss = loss_of_known(probe(features, valid), labels)
+                loss = loss_of_known(config.loss, probe(features, valid), labels)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 raise_if_not_finite(probe, loss, f"probe {index}, step {step}")
@@ -137,7 +148,7 @@ def train_sweep(
         views = [logits_of(probe, data, holdout, view, device) for view in range(data.num_views)]
         logits = {task: torch.cat([view[task] for view in views]) for task in num_classes}
         right = [(logits[task][:, 0].argmax(1) == labels[task][:, 0]).float().mean().item() for task in num_classes]
-        loss = loss_of_known(logits, labels).item()
+        loss = loss_of_known(config.loss, logits, labels).item()
         scores.append(ProbeScore(lr, decay, float(curves[-1, index]), loss, sum(right) / len(right)))
     winner = min(range(len(scores)), key=lambda index: scores[index].holdout_loss)
     return SweepResult(probes[winner].eval(), winner, tuple(scores), tuple(curves[:, winner]))
@@ -148,13 +159,16 @@ def probe_spec(data: ProbeData, num_classes: Mapping[str, int], config: ProbeCon
     slots, tokens, width = data.tokens_RTND.shape[1:]
     heads = {task: (data.labels[task].shape[1], count) for task, count in num_classes.items()}
     num_queries = len(heads) if config.num_queries is None else config.num_queries
-    return StepProbeSpec(width, slots, tokens, heads, config.num_heads, config.depth, num_queries, config.gaze_point)
+    return StepProbeSpec(
+        width, slots, tokens, heads, config.num_heads, config.depth, num_queries, config.gaze_point, config.positions
+    )
 
 
-def loss_of_known(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
-    """Sum over tasks of the mean cross-entropy over known labels.
+def loss_of_known(kind: LossKind, logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> Tensor:
+    """Sum over tasks of the mean loss over known labels.
 
     Args:
+        kind: see `segment_loss`.
         logits: task → [B, Z, C].
         labels: task → [B, Z], below 0 where not known; a task without any known label adds nothing.
 
@@ -163,9 +177,9 @@ def loss_of_known(logits: Mapping[str, Tensor], labels: Mapping[str, Tensor]) ->
     """
     losses = []
     for task, logits_BZC in logits.items():
-        labels_L = labels[task].flatten().clamp(min=UNKNOWN)
-        if (labels_L != UNKNOWN).any():
-            losses.append(F.cross_entropy(logits_BZC.flatten(0, 1), labels_L, ignore_index=UNKNOWN))
+        known_BZ = labels[task] > UNKNOWN
+        if known_BZ.any():
+            losses.append(segment_loss(kind, logits_BZC[known_BZ], labels[task][known_BZ]))
     if not losses:
         raise RunError("a batch has no known label", fix="please report this as a bug")
     return torch.stack(losses).sum()

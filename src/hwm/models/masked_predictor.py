@@ -121,12 +121,7 @@ class MaskedPredictor(nn.Module):
 
         The outputs at the context serve a loss on seen tokens, as in V-JEPA 2.1.
         """
-        if not 0 <= mask_index < self.spec.num_mask_tokens:
-            raise ConfigError(
-                "the masked predictor has no such mask token",
-                expected=f"mask_index 0..{self.spec.num_mask_tokens - 1}",
-                found=str(mask_index),
-            )
+        self.check_mask_index(mask_index)
         context_BLE = self.predictor_embed(context_BLD)
         mask_BME = self.mask_tokens[mask_index].to(context_BLE.dtype).expand(*target_positions_BM.shape, -1)
         x_BKE = self._tell_modality(torch.cat((context_BLE, mask_BME), dim=1), image)
@@ -152,6 +147,29 @@ class MaskedPredictor(nn.Module):
         """Outputs of the context's rows, then of the targets'."""
         del num_context
         return self.predictor_proj(hidden_BKE)
+
+    def check_mask_index(self, mask_index: int) -> None:
+        """Refuse the number of a mask token that is not there.
+
+        Raises:
+            ConfigError: there is no such mask token.
+        """
+        if not 0 <= mask_index < self.spec.num_mask_tokens:
+            raise ConfigError(
+                "the masked predictor has no such mask token",
+                expected=f"mask_index 0..{self.spec.num_mask_tokens - 1}",
+                found=str(mask_index),
+            )
+
+
+def skipped_steps(anticipation_sec: float, fps: float, tubelet_size: int) -> int:
+    """Steps between a clip's last step and the first predicted one: whole steps within the time, as upstream."""
+    return int(anticipation_sec * fps / tubelet_size)
+
+
+def predicted_steps(num_output_frames: int, tubelet_size: int) -> int:
+    """Steps predicted in one round: whole tubelets of the asked frames, at least one."""
+    return max(num_output_frames // tubelet_size, 1)
 
 
 def anticipate(
@@ -191,8 +209,8 @@ def anticipate(
             "anticipation times do not match the clips", expected=str(num_clips), found=str(len(anticipation_sec))
         )
     num_patches = grid[0] * grid[1]
-    steps = [int(seconds * fps / tubelet_size) for seconds in anticipation_sec]
-    num_predicted = num_patches * max(num_output_frames // tubelet_size, 1)
+    steps = [skipped_steps(seconds, fps, tubelet_size) for seconds in anticipation_sec]
+    num_predicted = num_patches * predicted_steps(num_output_frames, tubelet_size)
     first_B = num_tokens + num_patches * torch.tensor(steps, device=z_BLD.device)
     target_BM = first_B[:, None] + torch.arange(num_predicted, device=z_BLD.device)
     context_BL = torch.arange(num_tokens, device=z_BLD.device).expand(num_clips, -1)

@@ -28,7 +28,8 @@ class StepProbeSpec:
     """Sizes of a stage-2 probe: latents D on `num_steps` × `num_tokens` tokens, and the heads.
 
     `num_tokens` counts the patches of a step and, with `gaze_point`, the one token after them. `heads` is task → (Z
-    positions, C classes): what is said of the step to come, and with Z > 1 of those that follow it.
+    positions, C classes): what is said of the step to come, and with Z > 1 of those that follow it. Without `positions`
+    no vectors are added: upstream's probe, for tokens that carry their positions already.
     """
 
     width: int
@@ -39,6 +40,7 @@ class StepProbeSpec:
     depth: int = 1
     num_queries: int = 1
     gaze_point: bool = False
+    positions: bool = True
 
 
 class StepProbe(nn.Module):
@@ -47,10 +49,11 @@ class StepProbe(nn.Module):
     def __init__(self, spec: StepProbeSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.step_embed = nn.Parameter(torch.empty(spec.num_steps, 1, spec.width))
-        self.token_embed = nn.Parameter(torch.empty(1, spec.num_tokens, spec.width))
-        nn.init.trunc_normal_(self.step_embed, std=EMBED_STD)
-        nn.init.trunc_normal_(self.token_embed, std=EMBED_STD)
+        if spec.positions:
+            self.step_embed = nn.Parameter(torch.empty(spec.num_steps, 1, spec.width))
+            self.token_embed = nn.Parameter(torch.empty(1, spec.num_tokens, spec.width))
+            nn.init.trunc_normal_(self.step_embed, std=EMBED_STD)
+            nn.init.trunc_normal_(self.token_embed, std=EMBED_STD)
         outputs = {task: positions * classes for task, (positions, classes) in spec.heads.items()}
         self.probe = AttentiveProbe(spec.width, spec.num_heads, spec.depth, spec.num_queries, outputs)
         if spec.gaze_point:
@@ -61,8 +64,9 @@ class StepProbe(nn.Module):
         self, features_BTND: Float[Tensor, "b t n d"], valid_BT: Bool[Tensor, "b t"]
     ) -> dict[str, Float[Tensor, "b z _"]]:
         """Logits [B, Z, C] of each task; steps with `valid_BT` false are not read."""
-        tokens_BLD = (features_BTND + self.step_embed + self.token_embed).flatten(1, 2)
-        logits = self.probe(tokens_BLD, valid_BT.repeat_interleave(features_BTND.shape[2], dim=1))
+        placed_BTND = features_BTND + self.step_embed + self.token_embed if self.spec.positions else features_BTND
+        valid_BL = valid_BT.repeat_interleave(features_BTND.shape[2], dim=1)
+        logits = self.probe(placed_BTND.flatten(1, 2), valid_BL)
         if self.spec.gaze_point:
             points_BTD = layer_normed(features_BTND[:, :, -1]) * valid_BT[:, :, None]
             shifts = self.gaze_head(points_BTD.flatten(1)).split([part.shape[1] for part in logits.values()], dim=1)

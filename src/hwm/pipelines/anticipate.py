@@ -1,12 +1,12 @@
 """`hwm anticipate CONFIG --checkpoint RUN_OR_FILE`: stage 2, which key step comes next?
 
-Annotated segments → clips that end τ before the step starts (asserted for each) → the frozen world model imagines the
-time up to the start → only an attentive probe is trained on what it imagined, with a head for each task of the data set
-→ its scores, beside a majority guess and a guess from the previous step's label (`pipelines.scoring`). The record
-names the hash of stage 1's predictor, taken before and after the probe was trained.
+Annotated segments → clips that end τ before the step starts (asserted for each) → a frozen backbone (the world model,
+or V-JEPA 2's own predictor) imagines what follows → only an attentive probe is trained on that, with a head for each
+task of the data set → its scores, beside a majority guess and a guess from the previous step's label
+(`pipelines.scoring`). The record names the hash of what is frozen, taken before and after the probe was trained.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,16 +22,15 @@ from hwm.data.protocol import START_MINUS_TAU, Observation, draw_horizon, guard,
 from hwm.data.segments import ClassTable, Segment, SegmentTable, Task
 from hwm.data.transforms import centre_square
 from hwm.data.video import VideoInfo, num_grid_steps
-from hwm.engine.assemble import Stage1, load_stage1, predictor_hash, probe_seer
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import start
-from hwm.engine.saved_probe import future_slots, load_probe, save_probe
+from hwm.engine.saved_probe import load_probe, save_probe
 from hwm.engine.sweep import ProbeData, SweepResult, logits_of, train_sweep
-from hwm.errors import ConfigError, DataError, RunError
+from hwm.errors import DataError, RunError
 from hwm.pipelines.scoring import TaskOutput, labels_of, score_all, write_outputs
-from hwm.tokens.features import FeatureRequest, Features, compute_features
-from hwm.tokens.source import TokenSource, open_source
+from hwm.tokens.features import FeatureRequest, Features
+from hwm.tokens.foresight import Foresight, open_foresight
 
 
 class Sample(NamedTuple):
@@ -70,38 +69,23 @@ class AnticipateResult(NamedTuple):
 
 
 def run(config: AnticipateConfig) -> AnticipateResult:
-    """Train and score an anticipator on a frozen world model.
+    """Train and score an anticipator on a frozen backbone.
 
     Raises:
         HwmError: annotations, videos, weights or settings that cannot be used.
     """
-    if config.checkpoint is None:
-        raise ConfigError("no stage-1 checkpoint was given", fix="hwm anticipate CONFIG --checkpoint runs/NAME")
     fabric = start(config.runtime)
     with RunLog.open(config, "anticipate", resume=False, is_writer=fabric.is_global_zero) as log:
-        # Frozen world model
-        stage1 = load_stage1(config.checkpoint)
-        world = stage1.world.to(fabric.device)
-        seer = probe_seer(stage1, config.probe.gaze_point, config.gazelle)
-        log.record(
-            weights=seer.weights,
-            stage1={"source": str(stage1.source), "predictor_sha256": stage1.predictor_sha256},
-            protocol=config.protocol.id,
-        )
-        source = open_source(
-            config.tokens,
-            seer.observer.to(fabric.device),
-            seer.grid,
-            seer.weights,
-            fabric.device,
-            config.runtime.num_workers,
-        )
+        # Frozen backbone
+        foresight = open_foresight(config, fabric.device)
+        frozen = foresight.frozen_sha256()
+        log.record(**foresight.facts, frozen_sha256=frozen, protocol=config.protocol.id)
 
         # Segments and what may be seen of them
-        train_table, val_table = _read_tables(config, source, log)
+        train_table, val_table = _read_tables(config, foresight, log)
         tasks = train_table.tasks
-        saved = None if config.saved_probe is None else load_probe(config.saved_probe, tasks)
-        fps = world.grid.fps
+        saved = None if config.saved_probe is None else load_probe(config.saved_probe, tasks, config.probe)
+        fps = foresight.fps
         train = training_views(train_table, config, fps)
         val, left_out = validation_samples(val_table, config, fps)
         log.record_coverage(
@@ -119,15 +103,12 @@ def run(config: AnticipateConfig) -> AnticipateResult:
         )
 
         # Features of the imagined future
-        rows = [] if saved is not None else [sample for view in train.views for sample in view]
-        max_future = max(sample.observation.num_future for sample in rows + val)
+        samples = {"train": [sample for view in train.views for sample in view], "val": val}
+        log.record(padded_clips={name: sum(s.observation.num_padded > 0 for s in of) for name, of in samples.items()})
         if saved is not None:
-            max_future = future_slots(saved, max_future, config)
-        features = {
-            name: _features(stage1, source, samples, config, max_future, log.folder / f"features-{name}.npy", name)
-            for name, samples in (("train", rows), ("val", val))
-            if samples
-        }
+            del samples["train"]
+        num_slots = None if saved is None else saved.spec.num_steps
+        features = _features(foresight, samples, config.protocol.id, log.folder, num_slots)
 
         # Probe sweep
         sweep = None
@@ -142,8 +123,8 @@ def run(config: AnticipateConfig) -> AnticipateResult:
         assert probe is not None
         val_data = _probe_data(features["val"], val, tasks)
         logits = logits_of(probe.to(fabric.device), val_data, np.arange(len(val)), 0, fabric.device)
-        if predictor_hash(world.predictor) != stage1.predictor_sha256:
-            raise RunError("the world model changed while the probe was trained", fix="please report this as a bug")
+        if foresight.frozen_sha256() != frozen:
+            raise RunError("the frozen backbone changed while the probe was trained", fix="please report this as a bug")
 
         # Scores
         outputs = tuple(TaskOutput(t, logits[t.name], torch.from_numpy(val_data.labels[t.name])) for t in tasks)
@@ -211,7 +192,7 @@ def validation_samples(
 
 
 def clip_request(sample: Sample, protocol: str) -> ClipRequest:
-    """The clip that the world model sees; the guard is asked once more, right before decoding.
+    """The clip that the backbone sees; the guard is asked once more, right before decoding.
 
     Raises:
         DataError: the clip would show what the protocol forbids.
@@ -219,6 +200,11 @@ def clip_request(sample: Sample, protocol: str) -> ClipRequest:
     segment, observation, horizon_sec = sample
     guard(observation, segment.start_sec, segment.end_sec, horizon_sec, protocol, segment.row)
     return ClipRequest(segment.video, observation.first_step, observation.num_steps, centre_square(segment.video))
+
+
+def feature_request(sample: Sample, protocol: str) -> FeatureRequest:
+    """The clip of a sample and how far ahead its key step starts; see `clip_request`."""
+    return FeatureRequest(clip_request(sample, protocol), sample.observation.num_future, sample.horizon_sec)
 
 
 def _observe(segment: Segment, horizon_sec: float, config: AnticipateConfig, fps: float) -> Observation | Exclusion:
@@ -231,8 +217,8 @@ def _observe(segment: Segment, horizon_sec: float, config: AnticipateConfig, fps
     return observed
 
 
-def _read_tables(config: AnticipateConfig, source: TokenSource, log: RunLog) -> tuple[SegmentTable, SegmentTable]:
-    """Training and validation segments whose videos the token source can use; no video may be in both.
+def _read_tables(config: AnticipateConfig, foresight: Foresight, log: RunLog) -> tuple[SegmentTable, SegmentTable]:
+    """Training and validation segments whose videos the backbone can use; no video may be in both.
 
     Raises:
         DataError: annotations that cannot be used, or a take in both files.
@@ -249,7 +235,7 @@ def _read_tables(config: AnticipateConfig, source: TokenSource, log: RunLog) -> 
         )
     videos: dict[Path, VideoInfo] = {s.video.path: s.video for s in (*train.segments, *val.segments)}
     with Progress("videos", total=len(videos)) as bar:
-        unusable = {e.item: e.reason for e in source.prepare(tuple(videos.values()), bar.set)}
+        unusable = {e.item: e.reason for e in foresight.prepare(tuple(videos.values()), bar.set)}
     log.record(
         annotations={"train": dict(train.counts), "val": dict(val.counts)},
     )
@@ -266,29 +252,15 @@ def _without(table: SegmentTable, unusable: dict[str, str]) -> SegmentTable:
 
 
 def _features(
-    stage1: Stage1,
-    source: TokenSource,
-    samples: Sequence[Sample],
-    config: AnticipateConfig,
-    max_future: int,
-    path: Path,
-    name: str,
-) -> Features:
-    requests = [
-        FeatureRequest(clip_request(sample, config.protocol.id), sample.observation.num_future) for sample in samples
-    ]
-    with Progress(f"{name} features", total=len(requests)) as bar:
-        return compute_features(
-            stage1.world,
-            source,
-            requests,
-            config.probe.inputs,
-            config.probe.gaze_point,
-            max_future,
-            path,
-            config.probe.batch_size,
-            bar.set,
-        )
+    foresight: Foresight,
+    samples: Mapping[str, Sequence[Sample]],
+    protocol: str,
+    folder: Path,
+    num_slots: int | None,
+) -> dict[str, Features]:
+    requests = {name: [feature_request(sample, protocol) for sample in of] for name, of in samples.items()}
+    with Progress("features", total=sum(len(of) for of in requests.values())) as bar:
+        return foresight.features(requests, folder, bar.set, num_slots)
 
 
 def _probe_data(features: Features, samples: Sequence[Sample], tasks: Sequence[Task]) -> ProbeData:

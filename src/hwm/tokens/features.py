@@ -7,7 +7,7 @@ last observed step, the last future slot is the step at which the key step start
 The array is memory-mapped, so that its size is bounded by the disk; its size is known before it is computed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hwm.data.clips import ClipRequest
+from hwm.errors import ConfigError, RunError
 from hwm.models.world_model import WorldModel
 from hwm.tokens.source import TokenBatch, TokenSource
 
@@ -24,10 +25,13 @@ Inputs = Literal["context", "future", "context+future"]
 
 
 class FeatureRequest(NamedTuple):
-    """One sample: the observed clip and how many steps lie between its last step and the start of the key step."""
+    """One sample: the observed clip and how far ahead its key step starts."""
 
     clip: ClipRequest
     num_future: int
+    """Steps of the time grid between the clip's last step and the start of the key step."""
+    horizon_sec: float
+    """τ: the clip's last step lies at least this long before the start."""
 
 
 class Features(NamedTuple):
@@ -37,9 +41,29 @@ class Features(NamedTuple):
     valid_ST: np.ndarray
 
 
-def num_slots(inputs: Inputs, num_context: int, max_future: int) -> int:
-    """Steps the probe reads: T of `Features`."""
-    return {"context": num_context, "future": max_future, "context+future": num_context + max_future}[inputs]
+class FeaturePart(NamedTuple):
+    """Features of some samples: their rows, tokens and which steps count."""
+
+    rows: list[int]
+    tokens_BTND: Tensor
+    valid_BT: Tensor
+
+
+def future_room(inputs: Inputs, num_context: int, needed: int, num_slots: int) -> int:
+    """Future slots of a probe that reads `num_slots` steps.
+
+    Raises:
+        ConfigError: the probe reads fewer steps than there are, or was trained with other inputs.
+    """
+    room = num_slots - (0 if inputs == "future" else num_context)
+    if room != 0 if inputs == "context" else room < needed:
+        raise ConfigError(
+            "the saved probe does not fit probe.inputs, protocol.num_steps or the horizon",
+            expected=f"{num_slots} steps",
+            found=f"{num_context} observed and {needed} imagined steps, of which {inputs} are read",
+            fix="use the settings of the run that made the probe (its config.yaml)",
+        )
+    return max(room, needed)
 
 
 def compute_features(
@@ -70,25 +94,53 @@ def compute_features(
         batch_size: samples a batch.
         on_progress: called with the number of samples done.
     """
-    num_context = requests[0].clip.num_steps
-    slots = num_slots(inputs, num_context, max_future)
     by_length = sorted(range(len(requests)), key=lambda index: requests[index].num_future)
     batches = [group for group in _equal_runs(by_length, requests, batch_size)]
+
+    def parts() -> Iterator[FeaturePart]:
+        plan = [[requests[i].clip for i in group] for group in batches]
+        for group, batch in zip(batches, source.batches(plan), strict=True):
+            num_future = requests[group[0]].num_future
+            yield FeaturePart(group, *_read_out(world, batch, inputs, gaze_point, num_future, max_future))
+
+    return store_features(path, len(requests), parts(), on_progress)
+
+
+def store_features(
+    path: Path, num_samples: int, parts: Iterable[FeaturePart], on_progress: Callable[[int], None]
+) -> Features:
+    """Write the features of all samples to a memory-mapped file as they are made.
+
+    Args:
+        path: file to write (.npy).
+        num_samples: S; the rows of the parts are 0..S-1, each once.
+        parts: features in any order of the rows, all of one shape [·, T, N, D].
+        on_progress: called with the number of samples done.
+
+    Raises:
+        RunError: a value is not finite in float16.
+    """
     tokens: np.ndarray | None = None
-    valid_ST = np.zeros((len(requests), slots), dtype=bool)
+    valid_ST = np.zeros((num_samples, 0), dtype=bool)
     done = 0
-    for group, batch in zip(
-        batches, source.batches([[requests[i].clip for i in group] for group in batches]), strict=True
-    ):
-        parts, valid = _read_out(world, batch, inputs, gaze_point, requests[group[0]].num_future, max_future)
+    for rows, tokens_BTND, valid_BT in parts:
         if tokens is None:
-            shape = (len(requests), slots, *parts.shape[2:])
+            shape = (num_samples, *tokens_BTND.shape[1:])
+            valid_ST = np.zeros(shape[:2], dtype=bool)
             tokens = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
-        tokens[group] = parts.to(torch.float16).cpu().numpy()
-        valid_ST[group] = valid.cpu().numpy()
-        done += len(group)
+        half_BTND = tokens_BTND.to(torch.float16)
+        if not torch.isfinite(half_BTND).all():
+            raise RunError(
+                "the frozen backbone gave values that float16 cannot hold",
+                expected="finite latents below 65504",
+                found=f"largest {tokens_BTND.abs().max().item():g} in samples {rows[0]}..{rows[-1]}",
+                fix="check the weights: they may be damaged, or of another model",
+            )
+        tokens[rows] = half_BTND.cpu().numpy()
+        valid_ST[rows] = valid_BT.cpu().numpy()
+        done += len(rows)
         on_progress(done)
-    assert tokens is not None
+    assert tokens is not None, "there are no samples"
     tokens.flush()
     return Features(tokens, valid_ST)
 

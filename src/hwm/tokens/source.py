@@ -75,14 +75,7 @@ class LiveSource:
         Raises:
             DataError: a clip cannot be decoded; the message names the video.
         """
-        context = "spawn" if self._num_workers else None  # a forked worker would inherit decoder and thread state
-        loader = DataLoader(
-            _PixelBatches(plan, self._grid),
-            batch_size=None,
-            num_workers=self._num_workers,
-            multiprocessing_context=context,
-        )
-        for pixels, valid_BT in loader:
+        for pixels, valid_BT in decode_batches(plan, self._grid, self._num_workers):
             batch, steps = valid_BT.shape
             flat = StepPixels(
                 pixels.frames_SFYXR.flatten(0, 1), _each(pixels.gaze_frames_SYXR, lambda view: view.flatten(0, 1))
@@ -149,6 +142,18 @@ class CachedSource:
             _each(scene, lambda x: _left_padded(x, num_padded)),
             _each(gaze, lambda x: _left_padded(x, num_padded)),
         )
+
+
+def decode_batches(plan: Plan, grid: TimeGrid, num_workers: int) -> Iterator[tuple[StepPixels, Tensor]]:
+    """Pixels [B, T, …] of each batch of requests and `valid` [B, T], in order, decoded by `num_workers` processes.
+
+    Raises:
+        DataError: a clip cannot be decoded; the message names the video.
+    """
+    context = "spawn" if num_workers else None  # a forked worker would inherit decoder and thread state
+    yield from DataLoader(
+        _PixelBatches(plan, grid), batch_size=None, num_workers=num_workers, multiprocessing_context=context
+    )
 
 
 class _PixelBatches(Dataset[tuple[StepPixels, Tensor]]):
