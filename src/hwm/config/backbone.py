@@ -11,6 +11,7 @@ class HwmBackboneConfig(Part):
     """The world model of stage 1, named by `checkpoint`."""
 
     kind: Literal["hwm"] = "hwm"
+    """Says that the world model of stage 1 is the backbone."""
 
 
 class MaskedPredictorConfig(Part):
@@ -29,6 +30,7 @@ class VJEPA2BackboneConfig(Part):
     """
 
     kind: Literal["vjepa2"]
+    """Says that V-JEPA 2's own pair is the backbone."""
     encoder: EncoderConfig = EncoderConfig()
     predictor: MaskedPredictorConfig = MaskedPredictorConfig()
     """Not read with `probe.inputs=context`."""
