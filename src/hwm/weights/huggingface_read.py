@@ -38,7 +38,7 @@ from hwm.weights.strict import (
 
 INDEX_NAME = f"{TENSORS_NAME}.index.json"
 MAX_INDEX_BYTES = 4 << 20
-MASK_TOKEN = "embeddings.mask_token"
+MASK_TOKEN, _CLASS_TOKEN = "embeddings.mask_token", "embeddings.cls_token"
 _OF_VJEPA2 = re.compile(r"(vjepa2\.)?(encoder|predictor)\.(layer|embeddings)\.|pooler\.cross_attention_layer\.")
 _OF_DINOV2 = re.compile(r"embeddings\.(patch_embeddings\.|position_embeddings$)")
 
@@ -195,7 +195,7 @@ def _fill_one(
         if model.what == wanted:
             chosen = module, model.part
     assert chosen is not None
-    dropped = {MASK_TOKEN: (1, None)} if MASK_TOKEN in mapped.dropped else None
+    dropped = {MASK_TOKEN: (1, expected[_CLASS_TOKEN][-1])} if MASK_TOKEN in mapped.dropped else None
     check_names_and_shapes(source.path, mapped, expected, dropped)
     if source.config_path is not None:
         configs.check_claims(source.config_path, source.config, claims)
