@@ -200,7 +200,7 @@ def test_pixels_after_the_anchor_leave_the_logits_bit_identical(
     config = AnticipateConfig(**settings | {"protocol": {"id": protocol, "num_steps": NUM_FRAMES}})
     foresight = opened(config)
     torch.manual_seed(0)
-    probe = StepProbe(StepProbeSpec(WIDTH, 5, 16, 7, num_heads=2, depth=2, positions=False)).eval()
+    probe = StepProbe(StepProbeSpec(WIDTH, 5, 16, {"step": (1, 7)}, num_heads=2, depth=2, positions=False)).eval()
     changed = 0
     for number, sample in enumerate(samples_of(config)[:6]):
         anchor = sample.segment.start_sec - sample.horizon_sec
@@ -214,7 +214,7 @@ def test_pixels_after_the_anchor_leave_the_logits_bit_identical(
             features = foresight.features({"one": [request]}, tmp_path, lambda done: None)["one"]
             tokens = torch.from_numpy(np.array(features.tokens_STND)).float()
             with torch.inference_mode():
-                logits.append(probe(tokens, torch.from_numpy(features.valid_ST)))
+                logits.append(probe(tokens, torch.from_numpy(features.valid_ST))["step"])
         changed += not torch.equal(*logits)
     assert changed == (6 if sees_the_future else 0)
 
@@ -312,12 +312,14 @@ def test_settings_that_this_backbone_cannot_use_are_refused(settings: dict[str, 
 def test_the_probe_without_positions_is_upstreams(golden: dict[str, Tensor]) -> None:
     weights = load_file(GOLDEN / "probe_weights.safetensors")
     num_classes, width = weights["action_classifier.weight"].shape
-    probe = StepProbe(StepProbeSpec(width, 4, 16, num_classes, num_heads=4, depth=3, positions=False)).eval()
+    probe = StepProbe(
+        StepProbeSpec(width, 4, 16, {"step": (1, num_classes)}, num_heads=4, depth=3, positions=False)
+    ).eval()
     renamed = {name.replace("action_classifier", "step_classifier"): value for name, value in weights.items()}
     probe.probe.load_state_dict(renamed, strict=True)
     assert set(probe.state_dict()) == {f"probe.{name}" for name in renamed}
     tokens = golden["encoder.tokens"].unflatten(1, (4, 16))
-    assert_close(probe(tokens, torch.ones(2, 4, dtype=torch.bool)), golden["probe.logits"])
+    assert_close(probe(tokens, torch.ones(2, 4, dtype=torch.bool))["step"][:, 0], golden["probe.logits"])
 
 
 def test_the_focal_loss_is_upstreams_and_trains_the_sweep() -> None:
@@ -335,15 +337,18 @@ def test_the_focal_loss_is_upstreams_and_trains_the_sweep() -> None:
     tokens = rng.normal(size=(48, 2, 4, 16)) * 0.3
     tokens[np.arange(48), :, :, labels] += 3.0
     data = sweeping.ProbeData(
-        tokens.astype(np.float16), np.ones((48, 2), dtype=bool), labels, tuple(f"t{i % 6}" for i in range(48))
+        tokens.astype(np.float16),
+        np.ones((48, 2), dtype=bool),
+        {"step": labels[:, None]},
+        tuple(f"t{i % 6}" for i in range(48)),
     )
     config = ProbeConfig(num_heads=2, num_epochs=12, batch_size=8, lrs=(3e-3, 1e-12), loss="focal", positions=False)
-    result = sweeping.train_sweep(data, 3, config, 0, CPU, lambda epoch, value: None)
+    result = sweeping.train_sweep(data, {"step": 3}, config, 0, CPU, lambda epoch, value: None)
     assert result.loss_curve[-1] < 0.5 * result.loss_curve[0]
     at_chance = (0.25 + 2 * 0.75) * 0.5**2 * np.log(2)  # one true class and two others, each answered with 1/2
     assert result.scores[1].train_loss == pytest.approx(at_chance, abs=0.02)  # a probe that hardly moves
     assert result.scores[0].holdout_top1 == 1.0
     held = sweeping.split_by_take(data.takes_S, config.holdout_fraction, sweeping.rng_for(0, "holdout"))
     logits = sweeping.logits_of(result.probe, data, np.flatnonzero(held), 0, CPU)
-    focal = sweeping.segment_loss("focal", logits, torch.from_numpy(labels[held]))
+    focal = sweeping.segment_loss("focal", logits["step"][:, 0], torch.from_numpy(labels[held]))
     assert result.scores[0].holdout_loss == pytest.approx(focal.item())
