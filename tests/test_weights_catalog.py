@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from hwm.cli import main
-from hwm.config import EncoderConfig, GazelleConfig
-from hwm.engine.assemble import load_frozen_encoder
+from hwm.config import EncoderConfig, GazelleConfig, PretrainConfig
+from hwm.engine.assemble import _load_gazelle, load_frozen_encoder, new_world
 from hwm.engine.named_weights import is_offline, weights_folder, weights_path
 from hwm.errors import ConfigError, WeightsError
 from hwm.pipelines.convert import convert
@@ -138,8 +138,6 @@ def test_a_recipe_that_names_weights_reads_the_fetched_file(weights_home: Path) 
 
 
 def test_gazelle_and_its_backbone_may_be_named(weights_home: Path) -> None:
-    from hwm.engine.assemble import _load_gazelle
-
     put(weights_home, "gazelle-vitb14-inout", GOLDEN / "gazelle_inout.pt")
     put(weights_home, "dinov2-vitb14", GOLDEN / "dinov2_inout.pth")
     config = GazelleConfig(weights="gazelle-vitb14-inout", backbone="dinov2-vitb14", resolution=56)
@@ -280,11 +278,15 @@ def test_inspect_tells_the_true_sizes() -> None:
     assert "opt" in inspect(CHECKPOINT).beside
 
 
-def test_inspect_of_a_world_model(tmp_path: Path, stage1_settings: dict[str, object]) -> None:
-    from hwm.config import PretrainConfig
-    from hwm.engine.assemble import new_world
-
-    world = new_world(PretrainConfig.model_validate(stage1_settings)).world
+def test_inspect_of_a_world_model(tmp_path: Path, tiny_weights: Path) -> None:
+    settings = {
+        "name": "world",
+        "encoder": {"weights": str(tiny_weights / "encoder"), "resolution": 64},
+        "gazelle": {"weights": str(tiny_weights / "gazelle"), "resolution": 56},
+        "data": {"train": ["a"], "val": ["b"]},
+        "predictor": {"width": 24, "depth": 2, "num_heads": 2},
+    }
+    world = new_world(PretrainConfig.model_validate(settings)).world
     world.save_pretrained(tmp_path / "world")
     found = inspect(tmp_path / "world").models[0]
     assert (found.name, found.problem) == ("world_model", None)
@@ -326,12 +328,15 @@ def test_inspect_of_an_unknown_file_says_what_it_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", [None, "encoder", "predictor"])
 def test_converted_weights_are_the_same_tensors(tmp_path: Path, model: str | None) -> None:
-    heads = 3 if model == "predictor" else 4
-    done = convert(CHECKPOINT, tmp_path / "out", model=model, num_heads=heads)
+    content = torch.load(CHECKPOINT, weights_only=True)
+    content["target_encoder"] = {key: 2 * tensor for key, tensor in content["encoder"].items()}
+    source, heads = tmp_path / "x.pt", 3 if model == "predictor" else 4
+    torch.save(content, source)
+    done = convert(source, tmp_path / "out", model=model, num_heads=heads)
     if model == "predictor":
-        before, after = load.load_masked_predictor(CHECKPOINT, heads), load.load_masked_predictor(tmp_path / "out")
+        before, after = load.load_masked_predictor(source, heads), load.load_masked_predictor(tmp_path / "out")
     else:
-        before, after = load.load_encoder(CHECKPOINT, model, heads), load.load_encoder(tmp_path / "out")
+        before, after = load.load_encoder(source, model, heads), load.load_encoder(tmp_path / "out")
     assert before.spec == after.spec
     assert before.state_dict().keys() == after.state_dict().keys()
     assert all(torch.equal(tensor, after.state_dict()[name]) for name, tensor in before.state_dict().items())

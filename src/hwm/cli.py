@@ -1,4 +1,4 @@
-"""The command line: one function a verb, and the only place that prints.
+"""The command line: one function a verb; this file and `cli_weights.py` are the only places that print.
 
     hwm VERB CONFIG [key=value ...]
 
@@ -35,15 +35,21 @@ from hwm.errors import ConfigError, HwmError
 from hwm.recipes import load_config
 from hwm.terminal import printable
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    help="A gaze-conditioned human world model: watch people work, imagine what comes next, name the next step.",
-)
 
-app.add_typer(cli_weights.app, name="weights", rich_help_panel="Weights")
+def _command_line() -> typer.Typer:
+    """The application that the verbs below register with, and the group `weights` in it."""
+    made = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        help="A gaze-conditioned human world model: watch people work, imagine what comes next, name the next step.",
+    )
+    made.add_typer(cli_weights.app, name="weights", rich_help_panel="Weights")
+    return made
+
+
+app = _command_line()
 
 _Run = TypeVar("_Run", bound=RunConfig)
 _ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML recipe, or a shipped one's name.")]

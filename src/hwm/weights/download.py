@@ -40,7 +40,7 @@ class Limits:
         timeout_sec: silence after which a connection is dropped.
         slow_sec: over this time at least `slow_bytes` must arrive.
         slow_bytes: see `slow_sec`.
-        attempts: connections in a row that bring fewer than `slow_bytes`.
+        attempts: connections in a row that bring the file less than `slow_bytes` further.
         wait_sec: pause before the second attempt; doubles with each, up to a minute.
     """
 
@@ -75,18 +75,18 @@ def download(url: str, part: Path, size: int | None, limits: Limits, watch: Watc
     """
     failures = restarts = 0
     with _Part(part, url) as growing:
-        resumed_at = growing.note.done
+        resumed_at = furthest = growing.note.done
         while not growing.is_whole:
-            before = growing.note.done
             try:
                 _receive(growing, url, size, limits, watch)
             except _AnotherFileError as error:
                 growing.start_anew()
-                restarts += 1
+                furthest, restarts = 0, restarts + 1
                 if restarts > MAX_RESTARTS:
                     raise _gave_up(url, f"the file kept changing: {error}", growing) from error
             except _TROUBLE as error:
-                failures = 1 if growing.note.done - before >= limits.slow_bytes else failures + 1
+                failures = 1 if growing.note.done - furthest >= limits.slow_bytes else failures + 1
+                furthest = max(furthest, growing.note.done)
                 if failures >= limits.attempts:
                     raise _gave_up(url, _plain(error), growing) from error
                 time.sleep(min(limits.wait_sec * 2 ** (failures - 1), 60.0))
