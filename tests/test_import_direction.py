@@ -10,7 +10,7 @@ import hwm
 
 SOURCE = Path(hwm.__file__).resolve().parent
 FLOORS = (
-    {"errors", "shapes"},
+    {"errors", "shapes", "terminal"},
     {"config"},
     {"losses", "recipes"},
     {"evaluation", "viz"},
@@ -20,6 +20,7 @@ FLOORS = (
     {"engine"},
     {"tokens"},
     {"pipelines"},
+    {"cli_weights"},
     {"cli"},
 )
 """Rooms from the ground up; rooms of one floor do not import each other."""

@@ -24,6 +24,7 @@ import hwm
 from hwm import cli
 from hwm.errors import ConfigError
 from hwm.recipes import find_recipe, load_config, shipped_recipes
+from hwm.weights import catalog
 
 ROOT = Path(hwm.__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -156,12 +157,18 @@ def check_hwm(words: list[str]) -> None:
         assert words[0] in ("--help", "--version")
         return
     command = group.commands[words[0]]  # pyright: ignore[reportAttributeAccessIssue]
+    if hasattr(command, "commands") and words[1] != "--help":
+        words = words[1:]
+        command = command.commands[words[0]]
     rest = [word for word in words[1:] if word != "--debug"]
     if rest == ["--help"]:
         return
     parsed = command.make_context(words[0], rest).params
     if words[0] in VERBS:
         load_config(getattr(cli, VERBS[words[0]]), parsed["config"], parsed["overrides"] or ())
+    elif words[0] == "fetch":
+        for name in parsed["names"]:
+            catalog.require(name)
     elif words[0] == "demo":
         load_config(cli.DemoConfig, "demo/quick" if parsed["quick"] else "demo/full", parsed["overrides"] or ())
 
@@ -173,10 +180,12 @@ def check_hwm(words: list[str]) -> None:
         "pretrain pretrain/toyworld optim.lrr=3",
         "pretrain pretrain/toyworld --fressh",
         "pretrian x",
+        "weights fetsh vjepa2-vitl-256",
+        "weights fetch vjepa2-vitl256",
     ],
 )
 def test_a_command_that_cannot_work_would_be_found(line: str) -> None:
-    with pytest.raises((ConfigError, KeyError, Exception), match=r"recipe|lrr|fressh|pretrian"):
+    with pytest.raises((ConfigError, KeyError, Exception), match=r"recipe|lrr|fressh|pretrian|fetsh|vitl256"):
         check_hwm(line.split())
 
 

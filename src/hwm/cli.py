@@ -1,4 +1,4 @@
-"""The command line: one function a verb, and the only place that prints.
+"""The command line: one function a verb; this file and `cli_weights.py` are the only places that print.
 
     hwm VERB CONFIG [key=value ...]
 
@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 import hwm
+from hwm import cli_weights
 from hwm.config import (
     MIN_TAKES_FOR_TRAPS,
     TOYWORLD_FORMATS,
@@ -34,14 +35,23 @@ from hwm.config import (
 from hwm.engine.requirements import require_inputs
 from hwm.errors import ConfigError, HwmError
 from hwm.recipes import load_config
+from hwm.terminal import printable
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    help="A gaze-conditioned human world model: watch people work, imagine what comes next, name the next step.",
-)
+
+def _command_line() -> typer.Typer:
+    """The application that the verbs below register with, and the group `weights` in it."""
+    made = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        help="A gaze-conditioned human world model: watch people work, imagine what comes next, name the next step.",
+    )
+    made.add_typer(cli_weights.app, name="weights", rich_help_panel="Weights")
+    return made
+
+
+app = _command_line()
 
 _Run = TypeVar("_Run", bound=RunConfig)
 _ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML recipe, or a shipped one's name.")]
@@ -219,11 +229,6 @@ def _table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     return table
 
 
-def _printable(text: str) -> str:
-    """Text with control characters spelled out: names of files and takes must not steer the terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point `hwm`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -233,5 +238,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except HwmError as error:
         if len(kept) < len(given):
             raise
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), _printable(str(error))), soft_wrap=True)
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), printable(str(error))), soft_wrap=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)

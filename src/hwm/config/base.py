@@ -16,9 +16,9 @@ class EncoderConfig(Part):
     """The frozen V-JEPA 2 encoder."""
 
     weights: str = "mini"
-    """`mini` (in the package), a folder or `.safetensors` file of ours, or a released V-JEPA 2 `.pt`."""
+    """`mini` (in the package), a name of `hwm weights list`, a folder or file of ours, or a released V-JEPA 2 file."""
     key: str | None = None
-    """Which state dict of a released `.pt` to read (`target_encoder`, `encoder`); null reads `target_encoder`."""
+    """Which encoder of a released `.pt` to read; null: `ema_encoder`, else `target_encoder`, else `encoder`."""
     num_heads: int | None = None
     """Attention heads, only where the file cannot tell (a released `.pt` whose width is not in the table)."""
     resolution: int = Field(default=256, ge=16)
@@ -29,9 +29,9 @@ class GazelleConfig(Part):
     """The frozen Gaze-LLE model ("Gazelle")."""
 
     weights: str = "mini"
-    """`mini` (in the package), a folder of ours, or a released Gaze-LLE decoder `.pt`."""
+    """`mini` (in the package), a name of `hwm weights list`, a folder of ours, or a released Gaze-LLE decoder `.pt`."""
     backbone: str | None = None
-    """The DINOv2 `.pth` that goes with a released decoder `.pt`; null for `mini` and for folders of ours."""
+    """DINOv2 file, or its catalogue name, that goes with a released decoder; null for `mini` and folders of ours."""
     resolution: int = Field(default=448, ge=14)
     """Pixels of the square Gazelle view; must be a multiple of the backbone's patch size."""
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hwm.config import EncoderConfig, GazelleConfig, PretrainConfig, VJEPA2BackboneConfig
 from hwm.engine.checkpoint import CHECKPOINTS, CheckpointStore, Rejected, verify
+from hwm.engine.named_weights import weights_path
 from hwm.engine.runtime import seeded_weights
 from hwm.errors import ConfigError, RunError
 from hwm.models.gazelle import GazeLLE
@@ -56,7 +57,7 @@ def load_frozen_encoder(config: EncoderConfig) -> LoadedWeights[VJEPA2Encoder]:
     Raises:
         WeightsError: missing, damaged, or not fitting.
     """
-    return read_encoder(config.weights, config.key, config.num_heads)
+    return read_encoder(weights_path(config.weights), config.key, config.num_heads)
 
 
 def new_world(config: PretrainConfig) -> Assembled:
@@ -204,7 +205,8 @@ def probe_seer(stage1: Stage1, gaze_point: bool, config: GazelleConfig | None) -
 
 def _load_gazelle(config: GazelleConfig) -> tuple[GazeLLE, dict[str, str]]:
     """A frozen Gazelle and the sha256 of its files, by name."""
-    loaded = read_gazelle(config.weights, config.backbone)
+    backbone = None if config.backbone is None else weights_path(config.backbone)
+    loaded = read_gazelle(weights_path(config.weights), backbone)
     loaded.module.backbone.spec.grid(config.resolution, config.resolution)
     names = ("gazelle", "gazelle_backbone")
     return loaded.module, {name: file.sha256 for name, file in zip(names, loaded.files, strict=False)}

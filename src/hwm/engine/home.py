@@ -1,4 +1,4 @@
-"""Where weights and tokens are kept between runs: `$HWM_HOME`, or `~/.cache/hwm`. The only environment variable."""
+"""Where weights and tokens are kept between runs: `$HWM_HOME`, or `~/.cache/hwm`."""
 
 import os
 from pathlib import Path

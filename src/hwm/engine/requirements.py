@@ -19,19 +19,9 @@ from hwm.config import (
     RunConfig,
     VJEPA2BackboneConfig,
 )
+from hwm.engine.named_weights import MINI, weights_path
 from hwm.errors import ConfigError
-
-_VJEPA2 = "https://dl.fbaipublicfiles.com/vjepa2"
-_GAZELLE = "https://github.com/fkryan/gazelle/releases/download/v1.0.0"
-_DINOV2 = "https://dl.fbaipublicfiles.com/dinov2"
-_SIZES = ("vitb14", "vitl14")
-_SOURCES = (
-    {f"{name}.pt": f"{_VJEPA2}/{name}.pt" for name in ("vitl", "vith", "vitg", "vitg-384")}
-    | {f"gazelle_dinov2_{size}.pt": f"{_GAZELLE}/gazelle_dinov2_{size}.pt" for size in _SIZES}
-    | {f"gazelle_dinov2_{size}_inout.pt": f"{_GAZELLE}/gazelle_dinov2_{size}_inout.pt" for size in _SIZES}
-    | {f"dinov2_{size}_pretrain.pth": f"{_DINOV2}/dinov2_{size}/dinov2_{size}_pretrain.pth" for size in _SIZES}
-)
-"""Released weight files by their released names."""
+from hwm.weights import catalog
 
 
 class Needed(NamedTuple):
@@ -40,6 +30,8 @@ class Needed(NamedTuple):
     setting: str
     path: Path
     what: str
+    given: str = ""
+    """What the setting says, where that is a name and not the path."""
 
 
 def require_inputs(config: RunConfig) -> None:
@@ -56,15 +48,26 @@ def require_files(needed: Sequence[Needed]) -> None:
     missing = [item for item in needed if not item.path.expanduser().exists()]
     if not missing:
         return
-    lines = [f"{item.setting} = {item.path}: {item.what}" for item in missing]
-    fetch = [f"{_SOURCES[item.path.name]} -> {item.path}" for item in missing if item.path.name in _SOURCES]
+    lines = [f"{item.setting} = {item.given or item.path}: {item.what}" for item in missing]
+    cures = list(_how_to_get(missing))
     raise ConfigError(
         "\n    ".join(["files that the configuration names are missing:", *lines]),
         expected=f"paths below {Path.cwd()} (relative paths start at the folder the command runs in)",
-        fix="\n    ".join(["fetch", *fetch])
-        if fetch
+        fix="\n    ".join(["get them:", *cures])
+        if cures
         else "the comment at the top of the recipe says where they come from",
     )
+
+
+def _how_to_get(missing: Sequence[Needed]) -> Iterator[str]:
+    """One command for the weights that are named, and for each weight file at a path its address."""
+    if named := [item.given for item in missing if catalog.find(item.given)]:
+        yield f"hwm weights fetch {' '.join(dict.fromkeys(named))}"
+    for item in missing:
+        if (released := catalog.find_file(item.path.name)) and item.given not in named:
+            yield f"{released.url} -> {item.path}, or {item.setting}={released.name} and {released.fetch_command}"
+        elif item.given and item.given not in named and (near := catalog.near(item.given)):
+            yield f"{item.setting}: did you mean {' or '.join(near)}? (all names: hwm weights list)"
 
 
 def _needed(config: RunConfig) -> Iterator[Needed]:
@@ -88,8 +91,8 @@ def _needed(config: RunConfig) -> Iterator[Needed]:
 
 
 def _encoder(config: EncoderConfig, setting: str) -> Iterator[Needed]:
-    if config.weights != "mini":
-        yield Needed(f"{setting}.weights", Path(config.weights), "V-JEPA 2 encoder weights")
+    if config.weights != MINI:
+        yield _weights(f"{setting}.weights", config.weights, "V-JEPA 2 encoder weights")
 
 
 def _foresight(config: AnticipateConfig) -> Iterator[Needed]:
@@ -105,10 +108,14 @@ def _foresight(config: AnticipateConfig) -> Iterator[Needed]:
 
 
 def _gazelle(config: GazelleConfig) -> Iterator[Needed]:
-    if config.weights != "mini":
-        yield Needed("gazelle.weights", Path(config.weights), "Gaze-LLE weights")
+    if config.weights != MINI:
+        yield _weights("gazelle.weights", config.weights, "Gaze-LLE weights")
     if config.backbone is not None:
-        yield Needed("gazelle.backbone", Path(config.backbone), "DINOv2 weights")
+        yield _weights("gazelle.backbone", config.backbone, "DINOv2 weights")
+
+
+def _weights(setting: str, given: str, what: str) -> Needed:
+    return Needed(setting, Path(weights_path(given)), what, given)
 
 
 def _clips(config: ClipDataConfig) -> Iterator[Needed]:
