@@ -18,6 +18,7 @@ from hwm.models.dinov2 import DINOv2
 from hwm.models.vjepa2 import EncoderSpec
 from hwm.weights import foreign, huggingface_read, load
 from hwm.weights.files import SafetensorsContent, hash_file, read_pickle
+from hwm.weights.layouts import inspect
 
 GOLDEN = Path(__file__).parent / "golden"
 CHECKPOINT = GOLDEN / "vjepa2_checkpoint.pt"
@@ -192,6 +193,27 @@ def test_classification_probes_have_a_head_called_linear(tmp_path: Path) -> None
     assert torch.equal(probe.get_submodule("label_classifier").weight, state["action_classifier.weight"])
     with pytest.raises(WeightsError, match=r"module\.linear\.bias"):
         load.load_probe(probe_checkpoint(tmp_path, {k: v for k, v in renamed.items() if k != "linear.bias"}), 4)
+
+
+def test_inspection_tells_every_layout(tmp_path: Path) -> None:
+    probe = read_state("probe3_weights.safetensors", None)
+    expected = {
+        ac_checkpoint(tmp_path): ("V-JEPA 2 checkpoint", ["encoder", "predictor"]),
+        probe_checkpoint(tmp_path, probe, probe): (
+            "V-JEPA 2 attentive probe",
+            ["classifiers[0]", "classifiers[1]"],
+        ),
+        GOLDEN / "vjepa2_1_distilled.pt": ("V-JEPA 2 checkpoint", ["ema_encoder", "predictor"]),
+        GOLDEN / "vjepa2_1.pt": ("V-JEPA 2 checkpoint", ["target_encoder", "predictor"]),
+        GOLDEN / "huggingface_vjepa2.safetensors": ("Hugging Face", ["encoder", "predictor", "probe"]),
+        GOLDEN / "huggingface_dinov2.safetensors": ("Hugging Face", ["backbone"]),
+        GOLDEN / "probe3_weights.safetensors": ("V-JEPA 2 attentive probe", ["probe"]),
+        GOLDEN / "causal_predictor_weights.safetensors": ("block-causal stack", ["causal_stack"]),
+    }
+    for path, (layout, models) in expected.items():
+        found = inspect(path)
+        assert (found.layout, [model.name for model in found.models]) == (layout, models)
+        assert all(model.problem is None and model.num_parameters > 5000 for model in found.models)
 
 
 def test_account_names_every_key_and_the_file() -> None:
