@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from hwm.config import AnnotationConfig
 from hwm.data.files import read_csv
-from hwm.data.rows import Annotation, Row, build_table, fault_of
+from hwm.data.rows import Annotation, Row, build_table, fault_of, integer_in
 from hwm.data.segments import SegmentTable, Task
 from hwm.data.video_folder import VideoFolder
 from hwm.errors import DataError
@@ -25,7 +25,7 @@ UNSEEN, TAIL = "unseen", "tail"
 
 _COLUMNS = ("video_id", "start_timestamp", "stop_timestamp")
 _LABELS = ("verb_class", "noun_class")
-_TIMESTAMP = re.compile(r"(\d+):([0-5]?\d):([0-5]?\d(?:\.\d+)?)", re.ASCII)
+_TIMESTAMP = re.compile(r"(\d{1,4}):([0-5]?\d):([0-5]?\d(?:\.\d{1,9})?)", re.ASCII)
 
 
 class _Subsets(NamedTuple):
@@ -60,7 +60,7 @@ def read_epic_kitchens(annotation: Path, config: AnnotationConfig, tasks: Sequen
         )
     folder = VideoFolder(config.videos)
     subsets = _read_subsets(config)
-    rows = [_row(f"{annotation.name}#{index}", line, subsets) for index, line in enumerate(lines, start=1)]
+    rows = [_row(annotation.name, index, line, subsets) for index, line in enumerate(lines, start=1)]
     videos = {row.video: folder.locate(row.video) for row in rows}
     return build_table(
         Annotation(
@@ -90,7 +90,7 @@ def action_id(verb: int, noun: int) -> int:
     return verb * ACTION_STRIDE + noun
 
 
-def _row(item: str, line: dict[str, str], subsets: _Subsets) -> Row:
+def _row(file: str, index: int, line: dict[str, str], subsets: _Subsets) -> Row:
     """A row; what cannot be parsed stays text, and `fault_of` finds it."""
     fields: dict[str, object] = {name: value.strip() or None for name, value in line.items()}
     video = line["video_id"].strip()
@@ -98,8 +98,8 @@ def _row(item: str, line: dict[str, str], subsets: _Subsets) -> Row:
         seconds = seconds_of(line[name])
         fields[name] = fields[name] if seconds is None else seconds
     for name in _LABELS:
-        text = line[name].strip()
-        fields[name] = int(text) if text.isdecimal() else fields[name]
+        class_id = integer_in(line[name].strip())
+        fields[name] = fields[name] if class_id is None else class_id
     fault = fault_of(fields, "start_timestamp", "stop_timestamp", _LABELS) if video else "no video_id"
     verb, noun = fields["verb_class"], fields["noun_class"]
     if fault is None and isinstance(noun, int) and noun >= ACTION_STRIDE:
@@ -113,7 +113,7 @@ def _row(item: str, line: dict[str, str], subsets: _Subsets) -> Row:
         action_id(verb, noun) if isinstance(verb, int) and isinstance(noun, int) else None,
     )
     return Row(
-        item=item,
+        item=f"{file}#{line.get('narration_id', '').strip() or index}",
         video=video,
         fault=fault,
         start_sec=start if isinstance(start, float) else 0.0,
