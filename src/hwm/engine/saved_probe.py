@@ -1,12 +1,13 @@
-"""A trained stage-2 probe on disk: its tensors, its sizes, and the classes that its outputs mean.
+"""A trained stage-2 probe on disk: its tensors, its sizes, and what it reads and says.
 
 `probe.safetensors` and `probe.json` in the format of `hwm.weights.ours`. Output i of a head is class i of a class
-table; the same tensors under another table would name other steps without complaint, so the tables' hashes go with them
-and are compared when the probe is read.
+table, and token i is a step as one world model sees it; the same tensors under another table or on another world model
+would name other steps without complaint. So what the probe was trained on goes with it and is compared when it is read.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from hwm.config import AnticipateConfig
 from hwm.data.segments import Task
@@ -17,51 +18,79 @@ from hwm.weights.ours import read_model, spec_from_plain, spec_to_plain, write_m
 KIND = "step_probe"
 
 
-def save_probe(path: Path, probe: StepProbe, tasks: Sequence[Task]) -> None:
-    """Write a probe and the hashes of its class tables.
+class TrainedOn(NamedTuple):
+    """What a probe must meet again to mean what it says."""
+
+    classes_sha256: dict[str, str]
+    """Task → hash of its class table."""
+    predictor_sha256: str
+    """The world model's predictor."""
+    inputs: str
+    num_steps: int
+    """Observed steps."""
+    gaze_point: bool
+
+
+def trained_on(tasks: Sequence[Task], predictor_sha256: str, config: AnticipateConfig) -> TrainedOn:
+    """What a probe of this run is trained on."""
+    classes = {task.name: task.classes.sha256 for task in tasks}
+    probe = config.probe
+    return TrainedOn(classes, predictor_sha256, probe.inputs, config.protocol.num_steps, probe.gaze_point)
+
+
+def save_probe(path: Path, probe: StepProbe, given: TrainedOn) -> None:
+    """Write a probe and what it was trained on.
 
     Raises:
         WeightsError: a value is not finite.
     """
-    classes = {task.name: task.classes.sha256 for task in tasks}
-    write_model(path, KIND, spec_to_plain(probe.spec), probe.state_dict(), notes={"classes_sha256": classes})
+    write_model(path, KIND, spec_to_plain(probe.spec), probe.state_dict(), notes=given._asdict())
 
 
-def load_probe(path: Path, tasks: Sequence[Task]) -> StepProbe:
-    """Read a probe that `save_probe` wrote, for these tasks.
+def load_probe(path: Path, given: TrainedOn) -> StepProbe:
+    """Read a probe that `save_probe` wrote, for a run like the one that made it.
 
     Raises:
         WeightsError: a file is missing, damaged, or of another kind.
-        DataError: the probe was trained on other class tables.
+        DataError: the probe was trained on other classes.
+        ConfigError: it was trained on another world model, or reads other inputs.
     """
     stored = read_model(path, KIND)
-    classes = {task.name: task.classes.sha256 for task in tasks}
-    if stored.notes.get("classes_sha256") != classes:
-        raise DataError(
-            f"{path} was trained on other classes than those of these annotations",
-            expected=f"class tables (sha256) {classes}",
-            found=str(stored.notes.get("classes_sha256")),
-            fix="use the training annotations and videos that the probe was trained on, or train a new one",
-        )
+    for name, wanted in given._asdict().items():
+        found = stored.notes.get(name)
+        if found != wanted and name == "classes_sha256":
+            raise DataError(
+                f"{path} was trained on other classes than those of these annotations",
+                expected=f"class tables (sha256) {wanted}",
+                found=str(found),
+                fix="use the training annotations and videos that the probe was trained on, or train a new one",
+            )
+        if found != wanted:
+            raise ConfigError(
+                f"{path} was trained on another {name}",
+                expected=str(found),
+                found=str(wanted),
+                fix="use the checkpoint and settings of the run that made the probe (its config.yaml)",
+            )
     probe = StepProbe(spec_from_plain(StepProbeSpec, stored.spec))
     probe.load_state_dict(stored.tensors, strict=True)
     return probe.requires_grad_(False).eval()
 
 
 def future_slots(probe: StepProbe, wanted: int, config: AnticipateConfig) -> int:
-    """The imagined steps that a saved probe reads.
+    """The imagined steps that a saved probe reads; `wanted` where it reads none.
 
     Raises:
-        ConfigError: the probe was trained with other inputs, another window, or for a shorter horizon.
+        ConfigError: it was trained for a shorter horizon.
     """
-    context = 0 if config.probe.inputs == "future" else config.protocol.num_steps
-    slots = probe.spec.num_steps - context
-    fits = slots == 0 if config.probe.inputs == "context" else slots >= wanted
-    if not fits or probe.spec.gaze_point != config.probe.gaze_point:
+    if config.probe.inputs == "context":
+        return wanted
+    slots = probe.spec.num_steps - (config.protocol.num_steps if config.probe.inputs == "context+future" else 0)
+    if slots < wanted:
         raise ConfigError(
-            f"{config.saved_probe} does not fit probe.inputs, probe.gaze_point, protocol.num_steps or the horizon",
-            expected=f"{probe.spec.num_steps} steps, gaze point {probe.spec.gaze_point}",
-            found=f"{context} observed and {wanted} imagined steps, gaze point {config.probe.gaze_point}",
-            fix="use the settings of the run that made the probe (its config.yaml)",
+            f"{config.saved_probe} was trained for a shorter horizon",
+            expected=f"at most {slots} imagined steps",
+            found=f"{wanted}",
+            fix="lower protocol.horizon_sec, or train a probe with a wider protocol.train_horizon_sec",
         )
-    return max(slots, wanted)
+    return slots
