@@ -147,3 +147,16 @@ def stage2_settings(toy_world: Path, tmp_path: Path) -> dict[str, Any]:
         "protocol": {"num_steps": 4},
         "probe": {"num_heads": 2, "num_epochs": 2, "num_views": 1, "lrs": [1e-3], "batch_size": 16},
     }
+
+
+@pytest.fixture(scope="session")
+def ten_seconds(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The bytes of an mp4 of 10 s, 2 frames a second."""
+    import numpy as np
+
+    from hwm.data.video import write_video
+
+    path = tmp_path_factory.mktemp("video") / "v.mp4"
+    frames = np.random.default_rng(0).integers(0, 255, (20, 16, 16, 3), dtype=np.uint8)
+    write_video(path, frames, 2.0, preset="ultrafast")
+    return path.read_bytes()

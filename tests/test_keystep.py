@@ -102,6 +102,8 @@ BAD_FIELDS = [
     ({"start_time": "1.0"}, "start_time is not a number"),
     ({"end_time": float("nan")}, "end_time is not a number"),
     ({"end_time": True}, "end_time is not a number"),
+    ({"end_time": 10**400}, "end_time is not a number"),
+    ({"step_unique_id": -5}, "step_unique_id is negative"),
     ({"start_time": float("inf")}, "start_time is not a number"),
     ({"step_unique_id": "5"}, "step_unique_id is not an integer"),
     ({"step_unique_id": 5.5}, "step_unique_id is not an integer"),
@@ -173,6 +175,7 @@ def test_previous_label_counts_excluded_segments_and_never_tells_a_repeat_its_ow
     [
         ('{"annotations": {\n  "a": }\n}', "line 2, column 8"),
         ("", "line 1, column 1"),
+        (f'{{"annotations": {"9" * 5000}}}', "cannot read"),
         ('{"annotations": {"a": {"segments": []}, "a": {"segments": []}}}', "has the key 'a' twice"),
         ("[1, 2]", "wrong shape"),
         ('{"takes": {}}', "wrong shape"),
@@ -242,6 +245,66 @@ def test_toy_world_is_read_whole_in_both_views(tmp_path_factory: pytest.TempPath
     assert not {row.participant for row in train.segments} & {row.participant for row in val.segments}
 
 
+MAPPING = "label_id,step_unique_id,step_name,scenario_name\n0,40,Stir,cooking\n1,7,Check,cooking\n2,9,Set,bike\n"
+
+
+def test_benchmark_classes(plain: Path):
+    mapping = plain / "label_mapping.csv"
+    mapping.write_text(MAPPING)
+    steps = [
+        segment(0, 1, 7, label_id=1),
+        segment(1, 2, 40),  # of the full files: no label_id
+        segment(2, 3, 7, label_id=2),
+        segment(3, 4, 8),
+        segment(4, 5, None, label_id=1),
+        segment(5, 6, None, label_id=3),
+        segment(6, 7, None),
+    ]
+    rows = [fields | {"take_name": "take_a", "ego_segment_name": "train/take_a/x.mp4"} for fields in steps]
+    table = _read(plain, {"splits": "train", "segments": rows}, classes="benchmark", label_mapping=mapping)
+    assert table.tasks[0].classes == ClassTable((0, 1), ("Stir", "Check"))
+    assert [(row.start_sec, row.labels) for row in table.segments] == [(0, (1,)), (1, (0,)), (4, (1,))]
+    assert table.segments[2].previous_labels == (UNKNOWN,)  # step 8 is none of the benchmark's
+    assert [reason for _, reason in table.excluded] == [
+        "label_id contradicts label_mapping.csv",
+        "not one of the classes of label_mapping.csv",
+        "label_id is not in label_mapping.csv",
+        "no step_unique_id",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MAPPING + "3,9,Again,x\n", "row 4 of .* repeats an id"),
+        (MAPPING + "x,10,Word,x\n", "row 4 of .* has no label_id"),
+        ("label_id,step_name\n0,Stir\n", "does not have the columns"),
+        (MAPPING.replace("scenario_name", "step_name"), "each column once"),
+        (MAPPING + "3,10,Wrong, comma,x\n", "too many values in line 5"),
+    ],
+)
+def test_wrong_label_mappings_are_refused(plain: Path, text: str, message: str):
+    mapping = plain / "label_mapping.csv"
+    mapping.write_text(text)
+    with pytest.raises(DataError, match=message):
+        _read(plain, {"annotations": {}}, classes="benchmark", label_mapping=mapping)
+
+
+def test_takes_of_another_split_are_excluded(plain: Path):
+    splits = _write_json(plain / "splits.json", {"take_uid_to_split": {UID: "val"}})
+    annotation = {"annotations": {UID: {"segments": [segment(0, 1, 4)]}, "take_a": {"segments": [segment(0, 1, 4)]}}}
+    with pytest.raises(DataError, match=r"1 × splits.json has the take in val, not in train"):
+        _read(plain, annotation, splits=splits)
+    tasks = (Task("step", ClassTable((4,), ("a",))),)
+    val = _read(plain, annotation, tasks, splits=splits)
+    assert [row.row for row in val.segments] == [f"keystep.json#{UID}[0]"]
+    assert summarise(val.excluded) == {"the take is not in splits.json": 1}
+    assert val.counts["takes in splits.json"] == 1
+    for wrong in ([], {"split_to_take_uids": {}}, {"take_uid_to_split": {UID: "dev"}}):
+        with pytest.raises(DataError, match=r"splits\.json has the wrong shape"):
+            _read(plain, annotation, splits=_write_json(splits, wrong))
+
+
 def test_class_table():
     table = ClassTable((3, 10), ("a", "a"))
     assert (table.index(10), 3 in table, 4 in table, len(table)) == (1, True, False, 2)
@@ -249,6 +312,7 @@ def test_class_table():
     assert table.sha256 == ClassTable((3, 10), ("a", "a")).sha256
     with pytest.raises(DataError, match=r"class 4"):
         table.index(4)
+    assert [table.label(i) for i in (3, 10, 4, None)] == [0, 1, UNKNOWN, UNKNOWN]
     for ids, names in (((3, 3), ("a", "b")), ((4, 3), ("a", "b")), ((3,), ())):
         with pytest.raises(DataError):
             ClassTable(ids, names)

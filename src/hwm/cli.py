@@ -217,16 +217,27 @@ def _tell(result: Any) -> None:
             console.print(Text(f"{name}: {shown}"), soft_wrap=True)
         elif isinstance(value, str | int | float | Path):
             console.print(Text(f"{name}: {value}"), soft_wrap=True)
-    if scores:
-        console.print(_table(scores))
+    for table in _tables(scores):
+        console.print(table)
 
 
-def _table(scores: Mapping[str, Mapping[str, float]]) -> Table:
-    metrics = list(dict.fromkeys(metric for row in scores.values() for metric in row))
-    table = Table("", *metrics)
-    for name, row in scores.items():
-        table.add_row(name, *(f"{row[metric]:.3f}" if metric in row else "" for metric in metrics))
-    return table
+def _tables(scores: Mapping[str, Mapping[str, float]]) -> list[Table]:
+    """One table for each part of `part/metric`: a table of all tasks and subsets would be too wide to read."""
+    metrics: dict[str, list[str]] = {}
+    for metric in dict.fromkeys(metric for row in scores.values() for metric in row):
+        metrics.setdefault(metric.rpartition("/")[0], []).append(metric)
+    tables = []
+    for part, names in metrics.items():
+        table = Table(part, *(metric.rpartition("/")[2] for metric in names))
+        for name, row in scores.items():
+            if any(metric in row for metric in names):
+                table.add_row(name, *(_value(row[metric]) if metric in row else "" for metric in names))
+        tables.append(table)
+    return tables
+
+
+def _value(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

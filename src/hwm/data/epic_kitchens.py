@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from hwm.config import AnnotationConfig
 from hwm.data.files import read_csv
-from hwm.data.rows import Annotation, Row, build_table, fault_of
+from hwm.data.rows import Annotation, Row, build_table, fault_of, integer_in
 from hwm.data.segments import SegmentTable, Task
 from hwm.data.video_folder import VideoFolder
 from hwm.errors import DataError
@@ -25,7 +25,7 @@ UNSEEN, TAIL = "unseen", "tail"
 
 _COLUMNS = ("video_id", "start_timestamp", "stop_timestamp")
 _LABELS = ("verb_class", "noun_class")
-_TIMESTAMP = re.compile(r"(\d+):([0-5]?\d):([0-5]?\d(?:\.\d+)?)", re.ASCII)
+_TIMESTAMP = re.compile(r"(\d{1,4}):([0-5]?\d):([0-5]?\d(?:\.\d{1,9})?)", re.ASCII)
 
 
 class _Subsets(NamedTuple):
@@ -98,8 +98,8 @@ def _row(file: str, index: int, line: dict[str, str], subsets: _Subsets) -> Row:
         seconds = seconds_of(line[name])
         fields[name] = fields[name] if seconds is None else seconds
     for name in _LABELS:
-        text = line[name].strip()
-        fields[name] = int(text) if text.isdecimal() else fields[name]
+        class_id = integer_in(line[name].strip())
+        fields[name] = fields[name] if class_id is None else class_id
     fault = fault_of(fields, "start_timestamp", "stop_timestamp", _LABELS) if video else "no video_id"
     verb, noun = fields["verb_class"], fields["noun_class"]
     if fault is None and isinstance(noun, int) and noun >= ACTION_STRIDE:

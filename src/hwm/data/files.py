@@ -35,6 +35,8 @@ def read_json(path: Path) -> Any:
         raise DataError(
             f"{path} has the key {error.args[0]!r} twice in one object", fix="one of the two would be lost: remove it"
         ) from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise DataError(f"cannot read {path}: {error}") from error
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

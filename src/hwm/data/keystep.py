@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from hwm.config import AnnotationConfig
 from hwm.data.exclusions import Exclusion
 from hwm.data.files import read_csv, read_json
-from hwm.data.rows import Annotation, Row, build_table, fault_of, finite, integer
+from hwm.data.rows import Annotation, Row, build_table, fault_of, finite, integer, integer_in
 from hwm.data.segments import ClassId, SegmentTable, Task
 from hwm.data.takes import Take, TakeIndex
 from hwm.data.video_folder import Located
@@ -75,7 +75,11 @@ def read_keystep(annotation: Path, config: AnnotationConfig, tasks: Sequence[Tas
     videos = {key: _located(found, split_of, split) for key, found in takes.items()}
     benchmark = None if config.label_mapping is None else _read_mapping(config.label_mapping)
     rows = [_row(row, parsed, takes[row.take_key].take, benchmark) for row in parsed.rows]
-    names: dict[ClassId, str] = {int(k): str(v) for k, v in parsed.vocabulary.items() if k.isdecimal() and v}
+    names: dict[ClassId, str] = {}
+    for key, name in parsed.vocabulary.items():
+        step = integer_in(key)
+        if step is not None and name:
+            names[step] = str(name)
     counts: dict[str, int] = {}
     if config.takes is not None:
         counts["takes in takes.json"] = sum(found.take is not None for found in takes.values())
@@ -203,9 +207,9 @@ def _read_mapping(path: Path) -> _Benchmark:
     """
     benchmark = _Benchmark({}, {})
     for number, row in enumerate(read_csv(path, ("label_id", "step_unique_id", "step_name")), start=1):
-        if not (row["label_id"].isdecimal() and row["step_unique_id"].isdecimal()):
+        label, step = integer_in(row["label_id"]), integer_in(row["step_unique_id"])
+        if label is None or step is None:
             raise DataError(f"row {number} of {path} has no label_id or no step_unique_id", found=str(row)[:200])
-        label, step = int(row["label_id"]), int(row["step_unique_id"])
         if step in benchmark.label_of_step or label in benchmark.names:
             raise DataError(f"row {number} of {path} repeats an id", found=f"label_id {label}, step_unique_id {step}")
         benchmark.label_of_step[step] = label
@@ -230,7 +234,8 @@ def _class_of(fields: dict[str, Any], benchmark: _Benchmark | None) -> tuple[Cla
 
 
 def _row(row: _FileRow, parsed: _Parsed, take: Take | None, benchmark: _Benchmark | None) -> Row:
-    id_field = "label_id" if benchmark is not None and row.fields.get("step_unique_id") is None else "step_unique_id"
+    has_label_alone = row.fields.get("step_unique_id") is None and row.fields.get("label_id") is not None
+    id_field = "label_id" if benchmark is not None and has_label_alone else "step_unique_id"
     class_id, class_fault = _class_of(row.fields, benchmark)
     entry = (take.entry if take is not None else None) or {}
     participant = entry.get("participant_uid")

@@ -6,6 +6,8 @@ excluded is checked.
 """
 
 import math
+import re
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +21,8 @@ from hwm.data.video_folder import Located
 from hwm.errors import DataError
 
 NOT_IN_TRAINING = "class not in training"
+
+_DIGITS = re.compile(r"[0-9]{1,15}")
 
 
 class Row(NamedTuple):
@@ -90,14 +94,20 @@ def fault_of(fields: Mapping[str, object], start: str, end: str, ids: Sequence[s
 
 
 def finite(value: object) -> float | None:
-    """A finite number; None for anything else (JSON's true is no number)."""
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if fits else None  # pyright: ignore[reportArgumentType]
+    """A finite number; None for anything else (JSON's true is no number, and its integers may exceed any float)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > sys.float_info.max:
+        return None
+    return None if math.isnan(value) else float(value)
 
 
 def integer(value: object) -> int | None:
     """A whole number; None for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def integer_in(text: str) -> int | None:
+    """The whole number, 0 or more, that a text writes with at most 15 digits; None for anything else."""
+    return int(text) if _DIGITS.fullmatch(text) else None
 
 
 def build_table(

@@ -1,14 +1,15 @@
-"""A trained stage-2 probe on disk: its tensors, its sizes, and the classes that its outputs mean.
+"""A trained stage-2 probe on disk: its tensors, its sizes, and what it reads and says.
 
 `probe.safetensors` and `probe.json` in the format of `hwm.weights.ours`. Output i of a head is class i of a class
-table; the same tensors under another table would name other steps without complaint, so the tables' hashes go with them
-and are compared when the probe is read.
+table, and token i is a step as one backbone sees it; the same tensors under another table or on another backbone would
+name other steps without complaint. So what the probe was trained on goes with it and is compared when it is read.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from hwm.config import ProbeConfig
+from hwm.config import AnticipateConfig
 from hwm.data.segments import Task
 from hwm.errors import ConfigError, DataError
 from hwm.models.step_probe import StepProbe, StepProbeSpec
@@ -17,41 +18,61 @@ from hwm.weights.ours import read_model, spec_from_plain, spec_to_plain, write_m
 KIND = "step_probe"
 
 
-def save_probe(path: Path, probe: StepProbe, tasks: Sequence[Task]) -> None:
-    """Write a probe and the hashes of its class tables.
+class TrainedOn(NamedTuple):
+    """What a probe must meet again to mean what it says."""
+
+    classes_sha256: dict[str, str]
+    """Task → hash of its class table."""
+    frozen_sha256: dict[str, str]
+    """The frozen models of the backbone, by name."""
+    inputs: str
+    num_steps: int
+    """Observed steps."""
+    gaze_point: bool
+    positions: bool
+
+
+def trained_on(tasks: Sequence[Task], frozen_sha256: dict[str, str], config: AnticipateConfig) -> TrainedOn:
+    """What a probe of this run is trained on."""
+    classes = {task.name: task.classes.sha256 for task in tasks}
+    probe = config.probe
+    return TrainedOn(classes, frozen_sha256, probe.inputs, config.protocol.num_steps, probe.gaze_point, probe.positions)
+
+
+def save_probe(path: Path, probe: StepProbe, given: TrainedOn) -> None:
+    """Write a probe and what it was trained on.
 
     Raises:
         WeightsError: a value is not finite.
     """
-    classes = {task.name: task.classes.sha256 for task in tasks}
-    write_model(path, KIND, spec_to_plain(probe.spec), probe.state_dict(), notes={"classes_sha256": classes})
+    write_model(path, KIND, spec_to_plain(probe.spec), probe.state_dict(), notes=given._asdict())
 
 
-def load_probe(path: Path, tasks: Sequence[Task], config: ProbeConfig) -> StepProbe:
-    """Read a probe that `save_probe` wrote, for these tasks and settings.
+def load_probe(path: Path, given: TrainedOn) -> StepProbe:
+    """Read a probe that `save_probe` wrote, for a run like the one that made it.
 
     Raises:
         WeightsError: a file is missing, damaged, or of another kind.
-        DataError: the probe was trained on other class tables.
-        ConfigError: it was trained with or without a gaze point, or positions, unlike the settings.
+        DataError: the probe was trained on other classes.
+        ConfigError: it was trained on another backbone, or reads other inputs.
     """
     stored = read_model(path, KIND)
-    classes = {task.name: task.classes.sha256 for task in tasks}
-    if stored.notes.get("classes_sha256") != classes:
-        raise DataError(
-            f"{path} was trained on other classes than those of these annotations",
-            expected=f"class tables (sha256) {classes}",
-            found=str(stored.notes.get("classes_sha256")),
-            fix="use the training annotations and videos that the probe was trained on, or train a new one",
-        )
-    spec = spec_from_plain(StepProbeSpec, stored.spec)
-    if (spec.gaze_point, spec.positions) != (config.gaze_point, config.positions):
-        raise ConfigError(
-            f"{path} does not fit probe.gaze_point or probe.positions",
-            expected=f"gaze_point {spec.gaze_point}, positions {spec.positions}",
-            found=f"gaze_point {config.gaze_point}, positions {config.positions}",
-            fix="use the settings of the run that made the probe (its config.yaml)",
-        )
-    probe = StepProbe(spec)
+    for name, wanted in given._asdict().items():
+        found = stored.notes.get(name)
+        if found != wanted and name == "classes_sha256":
+            raise DataError(
+                f"{path} was trained on other classes than those of these annotations",
+                expected=f"class tables (sha256) {wanted}",
+                found=str(found),
+                fix="use the training annotations and videos that the probe was trained on, or train a new one",
+            )
+        if found != wanted:
+            raise ConfigError(
+                f"{path} was trained on another {name}",
+                expected=str(found),
+                found=str(wanted),
+                fix="use the checkpoint and settings of the run that made the probe (its config.yaml)",
+            )
+    probe = StepProbe(spec_from_plain(StepProbeSpec, stored.spec))
     probe.load_state_dict(stored.tensors, strict=True)
     return probe.requires_grad_(False).eval()

@@ -25,7 +25,7 @@ from hwm.data.video import VideoInfo, num_grid_steps
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import start
-from hwm.engine.saved_probe import load_probe, save_probe
+from hwm.engine.saved_probe import load_probe, save_probe, trained_on
 from hwm.engine.sweep import ProbeData, SweepResult, logits_of, train_sweep
 from hwm.errors import DataError, RunError
 from hwm.pipelines.scoring import TaskOutput, labels_of, score_all, write_outputs
@@ -84,7 +84,8 @@ def run(config: AnticipateConfig) -> AnticipateResult:
         # Segments and what may be seen of them
         train_table, val_table = _read_tables(config, foresight, log)
         tasks = train_table.tasks
-        saved = None if config.saved_probe is None else load_probe(config.saved_probe, tasks, config.probe)
+        given = trained_on(tasks, frozen, config)
+        saved = None if config.saved_probe is None else load_probe(config.saved_probe, given)
         fps = foresight.fps
         train = training_views(train_table, config, fps)
         val, left_out = validation_samples(val_table, config, fps)
@@ -131,7 +132,7 @@ def run(config: AnticipateConfig) -> AnticipateResult:
         known, asked = ([sample.segment for sample in samples] for samples in (train.views[0], val))
         scores = score_all(outputs, known, asked, val_table.subsets, config.seed)
         result = AnticipateResult(log.folder, scores, outputs, tuple(val), (*val_table.excluded, *left_out))
-        save_probe(log.folder / "probe.safetensors", probe, tasks)
+        save_probe(log.folder / "probe.safetensors", probe, given)
         write_outputs(log.folder, outputs, asked)
         _record(log, result, sweep, config)
         for name in features:
