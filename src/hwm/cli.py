@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeAlias, TypeVar
 
 import typer
 from lightning_utilities.core.rank_zero import rank_zero_only
@@ -29,9 +29,12 @@ from hwm.config import (
     RunConfig,
     ToyWorldConfig,
 )
-from hwm.engine.requirements import require_inputs
+from hwm.engine.requirements import require_data, require_inputs
 from hwm.errors import ConfigError, HwmError
-from hwm.recipes import load_config
+from hwm.recipes import load_any, load_config
+
+if TYPE_CHECKING:
+    from hwm.pipelines.data_summary import SummaryTable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,6 +45,7 @@ app = typer.Typer(
 )
 
 _Run = TypeVar("_Run", bound=RunConfig)
+_DataRun: TypeAlias = PretrainConfig | AnticipateConfig | AdaptConfig
 _ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML recipe, or a shipped one's name.")]
 _Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045 (typer reads the older form)
@@ -164,6 +168,64 @@ def adapt_gaze(
     _tell(pipeline.run(checked, resume=resume))
 
 
+@app.command(rich_help_panel="Start here")
+def doctor(
+    config: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(metavar="[CONFIG]", help="A recipe whose files and folders are looked at as well."),
+    ] = None,
+    overrides: _Overrides = None,
+) -> None:
+    """What is installed, what is missing and how to get it; ends with a block for an issue."""
+    kinds: tuple[type[RunConfig], ...] = (PretrainConfig, AnticipateConfig, AdaptConfig, AdaptGazeConfig)
+    checked = load_any(kinds, config, overrides or ()) if config is not None else None
+    from hwm.pipelines import doctor as pipeline
+    from hwm.pipelines.issue_block import issue_block
+
+    diagnosis = pipeline.run(checked)
+    console = Console()
+    colours = {"ok": "green", "missing": "yellow", "broken": "bold red"}
+    for name, state, text, fix, *_ in diagnosis.findings:
+        shown = Text.assemble((f"{state:<8}", colours[state]), f"{_printable(name)}: {_printable(text)}")
+        console.print(shown, soft_wrap=True)
+        if fix is not None:
+            console.print(Text(f"        fix: {_printable(fix)}"), soft_wrap=True)
+    console.print(Text("\nFor an issue (no private paths in it):\n\n```text"))
+    for line in issue_block(diagnosis):
+        console.print(Text(_printable(line)), soft_wrap=True)
+    console.print(Text("```"))
+    if not diagnosis.works:
+        raise typer.Exit(1)
+
+
+data_app = typer.Typer(no_args_is_help=True, help="Look at data before a run does.")
+app.add_typer(data_app, name="data", rich_help_panel="Data")
+
+
+@data_app.command("check")
+def data_check(
+    config: _ConfigArgument,
+    overrides: _Overrides = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=1.0, help="Seconds a video may take, on top of its size at 10 MB/s.")
+    ] = 60.0,
+) -> None:
+    """Check annotations, metadata and every video of a recipe, and write data_manifest.json."""
+    kinds: tuple[type[_DataRun], ...] = (PretrainConfig, AnticipateConfig, AdaptConfig)
+    checked = load_any(kinds, config, overrides or ())
+    require_data(checked)
+    from hwm.pipelines import data_check as pipeline
+    from hwm.pipelines.data_summary import closing, tables
+
+    result = pipeline.run(checked, timeout)
+    for table in tables(result.manifest):
+        _show(table)
+    for line in closing(result, config):
+        Console().print(Text(_printable(line)), soft_wrap=True)
+    if result.manifest.unusable:
+        raise typer.Exit(1)
+
+
 def _checked(cls: type[_Run], source: str, overrides: Sequence[str]) -> _Run:
     """The configuration, after a look whether the files that it names are there."""
     config = load_config(cls, source, overrides)
@@ -202,6 +264,13 @@ def _table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     for name, row in scores.items():
         table.add_row(name, *(f"{row[metric]:.3f}" if metric in row else "" for metric in metrics))
     return table
+
+
+def _show(table: "SummaryTable") -> None:
+    shown = Table(*table.columns, title=table.title, title_justify="left")
+    for row in table.rows:
+        shown.add_row(*(Text(_printable(cell)) for cell in row))
+    Console().print(shown)
 
 
 def _printable(text: str) -> str:

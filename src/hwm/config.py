@@ -67,6 +67,8 @@ class ClipDataConfig(Part):
     """Latent steps in a training clip."""
     augment: AugmentConfig | None = None
     """Random crops (live tokens only); null takes the centre square."""
+    manifest: Path | None = None
+    """`data_manifest.json` of `hwm data check`, which the videos are held to; null probes the videos instead."""
 
 
 class PredictorConfig(Part):
@@ -207,6 +209,8 @@ class AnnotationConfig(Part):
     """`ego` (the Aria RGB stream, any Aria number) or the name of an exo camera, e.g. `cam01`; never a fallback."""
     resolution: Literal["full", "448"] = "full"
     """`448` reads `frame_aligned_videos/downscaled/448`."""
+    manifest: Path | None = None
+    """`data_manifest.json` of `hwm data check`, which annotations and videos are held to; null probes the videos."""
 
 
 class ProtocolConfig(Part):

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from hwm.config import AnnotationConfig
 from hwm.data.exclusions import Exclusion, check_coverage, summarise
-from hwm.data.probing import probe_videos
+from hwm.data.manifest import known_videos
 from hwm.data.segments import ClassTable, Segment, SegmentTable
-from hwm.data.takes import Take, TakeIndex, read_json
+from hwm.data.takes import Located, Take, TakeIndex, read_json
 from hwm.data.video import VideoInfo
 from hwm.errors import DataError
 
@@ -45,12 +45,36 @@ class _Parsed(NamedTuple):
     """Entries that hold no readable segments; each counts as one expected item."""
 
 
+class LocatedTake(NamedTuple):
+    """One annotated take and where its video is."""
+
+    take: Take | None
+    """None where `takes.json` does not have it."""
+    located: Located
+
+
 class _FoundVideo(NamedTuple):
     """A take joined with its video; exactly one of `video` and `reason` is set."""
 
     take: Take | None
     video: VideoInfo | None
     reason: str | None
+
+
+def locate_takes(annotation: Path, config: AnnotationConfig) -> dict[str, LocatedTake]:
+    """Where the video of each annotated take is; no video is opened.
+
+    Args:
+        annotation: the JSON file.
+        config: where the videos are and which view is wanted; see `hwm.data.takes`.
+
+    Returns:
+        By the key that the annotation files the take under, in the file's order.
+
+    Raises:
+        DataError: the JSON is malformed, or two videos fit one take.
+    """
+    return _locate(_parse(annotation), TakeIndex(config))
 
 
 def read_keystep(annotation: Path, config: AnnotationConfig, classes: ClassTable | None) -> SegmentTable:
@@ -70,7 +94,7 @@ def read_keystep(annotation: Path, config: AnnotationConfig, classes: ClassTable
     """
     parsed = _parse(annotation)
     index = TakeIndex(config)
-    videos = _find_videos(parsed, index)
+    videos = _find_videos(parsed, index, config.manifest)
     excluded = list(parsed.broken)
     usable: list[_Row] = []
     for row in parsed.rows:
@@ -165,26 +189,26 @@ def _annotated_take(entry: dict[str, Any]) -> _AnnotatedTake:
     return _AnnotatedTake(str(uid) if uid else None, str(name) if name else None, str(scenario or ""))
 
 
-def _find_videos(parsed: _Parsed, index: TakeIndex) -> dict[str, _FoundVideo]:
-    """The video of each annotated take, located first (cheap) and then probed, each file once."""
-    located: dict[str, _FoundVideo] = {}
-    paths: dict[str, Path] = {}
+def _locate(parsed: _Parsed, index: TakeIndex) -> dict[str, LocatedTake]:
+    found: dict[str, LocatedTake] = {}
     for key, annotated in parsed.takes.items():
         take = index.take(key, annotated.uid, annotated.name)
-        if take is None:
-            located[key] = _FoundVideo(None, None, "the take is not in takes.json")
-            continue
-        found = index.locate(take)
-        located[key] = _FoundVideo(take, None, found.reason)
-        if found.path is not None:
-            paths[key] = found.path
-    for key, probed in zip(paths, probe_videos(list(paths.values())), strict=True):
-        take = located[key].take
-        if isinstance(probed, str):
-            located[key] = _FoundVideo(take, None, f"unreadable video: {probed}")
+        nowhere = Located(None, "the take is not in takes.json")
+        found[key] = LocatedTake(take, nowhere if take is None else index.locate(take))
+    return found
+
+
+def _find_videos(parsed: _Parsed, index: TakeIndex, manifest: Path | None) -> dict[str, _FoundVideo]:
+    """The video of each annotated take, located first (cheap) and then probed, each file once."""
+    takes = _locate(parsed, index)
+    videos = {key: _FoundVideo(found.take, None, found.located.reason) for key, found in takes.items()}
+    paths = {key: found.located.path for key, found in takes.items() if found.located.path is not None}
+    for key, known in zip(paths, known_videos(list(paths.values()), manifest), strict=True):
+        if isinstance(known, str):
+            videos[key] = videos[key]._replace(reason=f"unreadable video: {known}")
         else:
-            located[key] = _FoundVideo(take, probed, None)
-    return located
+            videos[key] = videos[key]._replace(video=known)
+    return videos
 
 
 def _fault(fields: dict[str, Any]) -> str | None:

@@ -33,6 +33,9 @@ _SOURCES = (
 """Released weight files by their released names."""
 
 
+_MANIFEST = "the manifest of the data; make it: hwm data check CONFIG"
+
+
 class Needed(NamedTuple):
     """A file or folder that a setting names."""
 
@@ -47,16 +50,42 @@ def require_inputs(config: RunConfig) -> None:
     Raises:
         ConfigError: lists all that is missing, the setting that names it, and what to fetch.
     """
-    require_files(list(_needed(config)))
+    require_files(list(needed_inputs(config)))
+
+
+def require_data(config: RunConfig) -> None:
+    """Stops where videos or annotations are not there; weights, checkpoints and the manifest may be missing.
+
+    Raises:
+        ConfigError: lists all that is missing.
+    """
+    require_files(
+        [
+            item
+            for item in needed_inputs(config)
+            if item.setting.startswith(("data.", "annotations.")) and not item.setting.endswith(".manifest")
+        ]
+    )
+
+
+def is_there(item: Needed) -> bool:
+    """Whether a file or folder exists."""
+    return item.path.expanduser().exists()
+
+
+def how_to_get(item: Needed) -> str | None:
+    """Where a missing file comes from, if that is known."""
+    source = _SOURCES.get(item.path.name)
+    return f"{source} -> {item.path}" if source else None
 
 
 def require_files(needed: Sequence[Needed]) -> None:
     """Stops where any of these is not there; see `require_inputs`."""
-    missing = [item for item in needed if not item.path.expanduser().exists()]
+    missing = [item for item in needed if not is_there(item)]
     if not missing:
         return
     lines = [f"{item.setting} = {item.path}: {item.what}" for item in missing]
-    fetch = [f"{_SOURCES[item.path.name]} -> {item.path}" for item in missing if item.path.name in _SOURCES]
+    fetch = [source for source in map(how_to_get, missing) if source is not None]
     raise ConfigError(
         "\n    ".join(["files that the configuration names are missing:", *lines]),
         expected=f"paths below {Path.cwd()} (relative paths start at the folder the command runs in)",
@@ -66,7 +95,8 @@ def require_files(needed: Sequence[Needed]) -> None:
     )
 
 
-def _needed(config: RunConfig) -> Iterator[Needed]:
+def needed_inputs(config: RunConfig) -> Iterator[Needed]:
+    """Every file and folder that a configuration names, there or not."""
     match config:
         case PretrainConfig():
             yield from _encoder(config.encoder, "encoder")
@@ -105,6 +135,8 @@ def _clips(config: ClipDataConfig) -> Iterator[Needed]:
     for setting, sources in (("data.train", config.train), ("data.val", config.val)):
         for source in sources:
             yield Needed(setting, Path(source), "a video, a folder of videos, or a .txt or .csv list")
+    if config.manifest is not None:
+        yield Needed("data.manifest", config.manifest, _MANIFEST)
 
 
 def _annotations(config: AnnotationConfig) -> Iterator[Needed]:
@@ -113,3 +145,5 @@ def _annotations(config: AnnotationConfig) -> Iterator[Needed]:
     yield Needed("annotations.videos", config.videos, "the folder that holds takes/, or videos named after the takes")
     if config.takes is not None:
         yield Needed("annotations.takes", config.takes, "takes.json")
+    if config.manifest is not None:
+        yield Needed("annotations.manifest", config.manifest, _MANIFEST)

@@ -25,6 +25,7 @@ from hwm.data.segments import ClassTable, Segment, SegmentTable
 from hwm.data.transforms import centre_square
 from hwm.data.video import VideoInfo, num_grid_steps
 from hwm.engine.assemble import Stage1, load_stage1, predictor_hash, probe_seer
+from hwm.engine.held_data import hold_to_manifest
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import start
@@ -210,8 +211,9 @@ def _read_tables(config: AnticipateConfig, source: TokenSource, log: RunLog) -> 
     """Training and validation segments whose videos the token source can use; no video may be in both.
 
     Raises:
-        DataError: annotations that cannot be used, or a take in both files.
+        DataError: annotations that cannot be used, a take in both files, or data that are not the manifest's.
     """
+    hold_to_manifest(config.annotations.manifest, log)
     train = read_keystep(config.annotations.train, config.annotations, None)
     val = read_keystep(config.annotations.val, config.annotations, train.classes)
     both = sorted({s.video.path for s in train.segments} & {s.video.path for s in val.segments})
