@@ -62,10 +62,9 @@ def _exclusions(manifest: DataManifest) -> SummaryTable:
     rows = []
     for name, part in manifest.coverage.items():
         for reason, count in summarise(Exclusion(item.item, item.reason) for item in part.excluded).items():
-            example = next(item.item for item in part.excluded if item.reason == reason)
             advice = advice_for(reason)
-            rows.append((name, str(count), reason, advice.cure if advice else "see docs/data.md", example))
-    return SummaryTable("left out", ("", "count", "reason", "what to do", "for example"), tuple(rows))
+            rows.append((name, str(count), reason, advice.cure if advice else "see docs/data.md"))
+    return SummaryTable("left out", ("", "count", "reason", "what to do"), tuple(rows))
 
 
 def _notes(manifest: DataManifest) -> SummaryTable:

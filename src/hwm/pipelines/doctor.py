@@ -28,8 +28,8 @@ LITTLE_DISK_BYTES = 5 * 2**30
 _SHOWN = ("torch", "numpy", "av", "lightning-fabric", "safetensors", "pydantic", "scipy", "transformers", "torchcodec")
 _CORE = ("hwm.pipelines.pretrain", "hwm.pipelines.anticipate")
 _OPTIONAL = {
-    "tensorboard": ("torch.utils.tensorboard", "pip install 'hwm[tensorboard]'"),
-    "wandb": ("wandb", "pip install 'hwm[wandb]'"),
+    "tensorboard": ("torch.utils.tensorboard", "pip install 'tensorboard>=2.18'"),
+    "wandb": ("wandb", "pip install 'wandb>=0.19'"),
     "transformers": ("transformers", "pip install 'transformers>=4.53'"),
     "torchcodec": ("torchcodec", "pip install torchcodec"),
 }
@@ -142,7 +142,7 @@ def _device(device: Mapping[str, Any]) -> Finding:
 
 def _core(answers: Mapping[str, Answer]) -> list[Finding]:
     core, mini = answers["core"], answers["mini"]
-    fix = _REINSTALL.format("hwm")
+    fix = "in the checkout: pip install --force-reinstall ."
     if isinstance(core, str):
         findings = [Finding("hwm's own modules", "broken", core, fix, is_needed=True)]
     else:
