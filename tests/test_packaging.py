@@ -23,7 +23,7 @@ from packaging.version import Version
 import hwm
 from hwm import cli
 from hwm.errors import ConfigError
-from hwm.recipes import find_recipe, load_config, shipped_recipes
+from hwm.recipes import find_recipe, load_any, load_config, shipped_recipes
 
 ROOT = Path(hwm.__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -92,7 +92,7 @@ def test_versions_agree() -> None:
     assert f"\nversion: {hwm.__version__}\n" in citation
 
 
-@pytest.mark.parametrize("name", ["demo", "pretrain", "anticipate", "adapt", "adapt_gaze"])
+@pytest.mark.parametrize("name", ["demo", "pretrain", "anticipate", "adapt", "adapt_gaze", "data_check", "doctor"])
 def test_every_verb_has_its_pipeline(name: str) -> None:
     assert callable(import_module(f"hwm.pipelines.{name}").run)
 
@@ -157,11 +157,15 @@ def check_hwm(words: list[str]) -> None:
         return
     command = group.commands[words[0]]  # pyright: ignore[reportAttributeAccessIssue]
     rest = [word for word in words[1:] if word != "--debug"]
+    if hasattr(command, "commands") and rest[0] != "--help":
+        command, rest = command.commands[rest[0]], rest[1:]
     if rest == ["--help"]:
         return
     parsed = command.make_context(words[0], rest).params
     if words[0] in VERBS:
         load_config(getattr(cli, VERBS[words[0]]), parsed["config"], parsed["overrides"] or ())
+    elif words[0] in ("data", "doctor") and parsed["config"] is not None:
+        load_any(cli.RECIPES, parsed["config"], parsed["overrides"] or ())
     elif words[0] == "demo":
         load_config(cli.DemoConfig, "demo/quick" if parsed["quick"] else "demo/full", parsed["overrides"] or ())
 
@@ -173,6 +177,8 @@ def check_hwm(words: list[str]) -> None:
         "pretrain pretrain/toyworld optim.lrr=3",
         "pretrain pretrain/toyworld --fressh",
         "pretrian x",
+        "doctor pretrain/toywrld",
+        "data check pretrain/toyworld --fressh",
     ],
 )
 def test_a_command_that_cannot_work_would_be_found(line: str) -> None:

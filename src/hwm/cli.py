@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 from lightning_utilities.core.rank_zero import rank_zero_only
@@ -45,7 +45,8 @@ app = typer.Typer(
 )
 
 _Run = TypeVar("_Run", bound=RunConfig)
-_DataRun: TypeAlias = PretrainConfig | AnticipateConfig | AdaptConfig
+RECIPES: tuple[type[RunConfig], ...] = (PretrainConfig, AnticipateConfig, AdaptConfig, AdaptGazeConfig)
+"""Every kind of recipe that makes a run; where a verb takes any, its keys tell which it is."""
 _ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML recipe, or a shipped one's name.")]
 _Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045 (typer reads the older form)
@@ -177,8 +178,7 @@ def doctor(
     overrides: _Overrides = None,
 ) -> None:
     """What is installed, what is missing and how to get it; ends with a block for an issue."""
-    kinds: tuple[type[RunConfig], ...] = (PretrainConfig, AnticipateConfig, AdaptConfig, AdaptGazeConfig)
-    checked = load_any(kinds, config, overrides or ()) if config is not None else None
+    checked = load_any(RECIPES, config, overrides or ()) if config is not None else None
     from hwm.pipelines import doctor as pipeline
     from hwm.pipelines.issue_block import issue_block
 
@@ -211,8 +211,9 @@ def data_check(
     ] = 60.0,
 ) -> None:
     """Check annotations, metadata and every video of a recipe, and write data_manifest.json."""
-    kinds: tuple[type[_DataRun], ...] = (PretrainConfig, AnticipateConfig, AdaptConfig)
-    checked = load_any(kinds, config, overrides or ())
+    checked = load_any(RECIPES, config, overrides or ())
+    if not isinstance(checked, PretrainConfig | AnticipateConfig | AdaptConfig):
+        raise ConfigError(f"{config} names no videos of yours", expected="a recipe of pretrain, adapt or anticipate")
     require_data(checked)
     from hwm.pipelines import data_check as pipeline
     from hwm.pipelines.data_summary import closing, tables
