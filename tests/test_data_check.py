@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from hwm.data.check_log import CheckLog
 from hwm.data.checking import VideoCheck
 from hwm.data.clips import find_videos
 from hwm.data.manifest import Coverage, ExcludedItem, known_videos, read_manifest, require_unchanged
+from hwm.engine.runlog import RunLog
 from hwm.errors import DataError
-from hwm.pipelines import data_check, pretrain
+from hwm.pipelines import anticipate, data_check, pretrain
 from hwm.pipelines.data_advice import ADVICE, advice_for
 from hwm.pipelines.data_check import DataCheckResult, run
 from hwm.pipelines.data_summary import closing, tables
@@ -337,6 +338,29 @@ def test_stage_1_is_held_to_its_manifest_and_says_so(stage1_settings: dict[str, 
     assert len(record["sha256"]) == 64
     pretrain.run(PretrainConfig.model_validate(stage1_settings | {"name": "free"}), resume=False)
     assert json.loads((config.folder / "free" / "run.json").read_text())["data_manifest"] is None
+
+
+class Ready:
+    """A token source for which every video is ready."""
+
+    def prepare(self, videos: Any, on_progress: Any) -> tuple[()]:
+        return ()
+
+    def batches(self, plan: Any) -> Iterator[Any]:
+        yield from ()
+
+
+def test_stage_2_is_held_to_its_manifest(remembered: AnticipateConfig, world: Path) -> None:
+    annotations = remembered.annotations.model_copy(update={"manifest": run(remembered).path})
+    config = remembered.model_copy(update={"annotations": annotations, "name": "held"})
+    source = Ready()
+    with RunLog.open(config, "anticipate", resume=False) as log:
+        train, _ = anticipate._read_tables(config, source, log)
+        assert train.expected == len(train.segments)
+        assert json.loads((log.folder / "run.json").read_text())["data_manifest"]["counts"]["videos used"] == 8
+        flip_a_byte(ego_videos(world)[0])
+        with pytest.raises(DataError, match="not those of"):
+            anticipate._read_tables(config, source, log)
 
 
 def test_a_run_with_a_changed_video_does_not_start(stage1_settings: dict[str, Any], world: Path) -> None:
