@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from hwm.config import AnticipateConfig, PretrainConfig
+from hwm.data.annotations import read_annotations
 from hwm.data.exclusions import Exclusion
-from hwm.data.keystep import read_keystep
 from hwm.engine import sweep as sweeping
 from hwm.engine.assemble import load_stage1
 from hwm.errors import DataError, RunError
@@ -57,7 +57,7 @@ def test_pixels_after_the_anchor_change_nothing(
         world.predictor.stack.predictor_proj.weight.normal_(std=0.3)
     stage2_settings["protocol"] |= {"id": protocol}
     config = AnticipateConfig(**stage2_settings)
-    table = read_keystep(config.annotations.val, config.annotations, None)
+    table = read_annotations(config.annotations.val, config.annotations, None)
     samples, _ = anticipate.validation_samples(table, config, world.grid.fps)
     changed = 0
     for number, sample in enumerate(samples[:6]):
@@ -75,7 +75,7 @@ def test_gaze_reaches_stage_2(stage1: Path, stage2_settings: dict[str, Any], tmp
     """Other scene tokens at the observed steps give another imagined future: the gaze path is not left out here."""
     world = load_stage1(stage1).world
     config = AnticipateConfig(**stage2_settings)
-    table = read_keystep(config.annotations.val, config.annotations, None)
+    table = read_annotations(config.annotations.val, config.annotations, None)
     sample = anticipate.validation_samples(table, config, world.grid.fps)[0][2]
     path = sample.segment.video.path
     before = imagined(world, sample, config.protocol.id, path, tmp_path)
@@ -178,7 +178,7 @@ def test_a_segment_that_starts_before_the_horizon_is_left_out_of_training_too(
     stage1: Path, stage2_settings: dict[str, Any]
 ) -> None:
     config = AnticipateConfig(**stage2_settings | {"protocol": {"num_steps": 4, "train_horizon_sec": (2.9, 3.0)}})
-    table = read_keystep(config.annotations.train, config.annotations, None)
+    table = read_annotations(config.annotations.train, config.annotations, None)
     views = anticipate.training_views(table, config, 4.0)
     assert views.excluded
     assert len(views.views[0]) + len(views.excluded) == len(table.segments)

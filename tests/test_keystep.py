@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hwm.config import AnnotationConfig, ToyWorldConfig
+from hwm.data.annotations import read_annotations
 from hwm.data.exclusions import summarise
-from hwm.data.keystep import read_keystep
 from hwm.data.segments import UNKNOWN, ClassTable, SegmentTable, Task
 from hwm.data.toyworld import generate
 from hwm.data.video import write_video
@@ -49,7 +49,7 @@ def _config(videos: Path, **more: Any) -> AnnotationConfig:
 
 
 def _read(videos: Path, annotation: Any, tasks: tuple[Task, ...] | None = None, **more: Any) -> SegmentTable:
-    table = read_keystep(_write_json(videos / "keystep.json", annotation), _config(videos, **more), tasks)
+    table = read_annotations(_write_json(videos / "keystep.json", annotation), _config(videos, **more), tasks)
     assert table.expected == len(table.segments) + len(table.excluded)
     return table
 
@@ -187,17 +187,17 @@ def test_malformed_files_name_file_line_and_column(plain: Path, text: str, messa
     path = plain / "broken.json"
     path.write_text(text)
     with pytest.raises(DataError) as raised:
-        read_keystep(path, _config(plain), None)
+        read_annotations(path, _config(plain), None)
     assert message in str(raised.value)
     assert "broken.json" in str(raised.value)
 
 
 def test_missing_files(plain: Path):
     with pytest.raises(DataError, match=r"none\.json does not exist"):
-        read_keystep(plain / "none.json", _config(plain), None)
+        read_annotations(plain / "none.json", _config(plain), None)
     annotation = _write_json(plain / "keystep.json", {"annotations": {}})
     with pytest.raises(DataError, match=r"set annotations\.videos"):
-        read_keystep(annotation, _config(plain / "no"), None)
+        read_annotations(annotation, _config(plain / "no"), None)
 
 
 def test_takes_without_usable_video_are_exclusions(plain: Path, video: bytes):
@@ -232,14 +232,14 @@ def test_toy_world_is_read_whole_in_both_views(tmp_path_factory: pytest.TempPath
         train=world / "annotations/keystep_train.json", val=world / "annotations/keystep_val.json", videos=world,
         takes=world / "takes.json", view=view,
     )  # fmt: skip
-    train = read_keystep(config.train, config, None)
+    train = read_annotations(config.train, config, None)
     assert len(train.segments) == made.num_segments["train"]
     assert not train.excluded
     classes = train.tasks[0].classes
     assert set(classes.ids) <= set(made.classes)
     assert all(made.classes[int(i)] == name for i, name in zip(classes.ids, classes.names, strict=True))
     assert all((row.video.width == row.video.height) == (view == "ego") for row in train.segments)
-    val = read_keystep(config.val, config, train.tasks)
+    val = read_annotations(config.val, config, train.tasks)
     assert val.expected == made.num_segments["val"]
     assert not {row.take for row in train.segments} & {row.take for row in val.segments}
     assert not {row.participant for row in train.segments} & {row.participant for row in val.segments}

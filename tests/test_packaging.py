@@ -23,7 +23,7 @@ from packaging.version import Version
 import hwm
 from hwm import cli
 from hwm.errors import ConfigError
-from hwm.recipes import find_recipe, load_config, shipped_recipes
+from hwm.recipes import find_recipe, load_any, load_config, shipped_recipes
 from hwm.weights import catalog
 
 ROOT = Path(hwm.__file__).resolve().parents[2]
@@ -93,7 +93,7 @@ def test_versions_agree() -> None:
     assert f"\nversion: {hwm.__version__}\n" in citation
 
 
-@pytest.mark.parametrize("name", ["demo", "pretrain", "anticipate", "adapt", "adapt_gaze"])
+@pytest.mark.parametrize("name", ["demo", "pretrain", "anticipate", "adapt", "adapt_gaze", "data_check", "doctor"])
 def test_every_verb_has_its_pipeline(name: str) -> None:
     assert callable(import_module(f"hwm.pipelines.{name}").run)
 
@@ -161,6 +161,8 @@ def check_hwm(words: list[str]) -> None:
         words = words[1:]
         command = command.commands[words[0]]
     rest = [word for word in words[1:] if word != "--debug"]
+    if hasattr(command, "commands") and rest[0] != "--help":
+        command, rest = command.commands[rest[0]], rest[1:]
     if rest == ["--help"]:
         return
     parsed = command.make_context(words[0], rest).params
@@ -169,6 +171,8 @@ def check_hwm(words: list[str]) -> None:
     elif words[0] == "fetch":
         for name in parsed["names"]:
             catalog.require(name)
+    elif words[0] in ("check", "doctor") and parsed["config"] is not None:
+        load_any(cli.RECIPES, parsed["config"], parsed["overrides"] or ())
     elif words[0] == "demo":
         load_config(cli.DemoConfig, "demo/quick" if parsed["quick"] else "demo/full", parsed["overrides"] or ())
 
@@ -182,6 +186,8 @@ def check_hwm(words: list[str]) -> None:
         "pretrian x",
         "weights fetsh vjepa2-vitl-256",
         "weights fetch vjepa2-vitl256",
+        "doctor pretrain/toywrld",
+        "data check pretrain/toyworld --fressh",
     ],
 )
 def test_a_command_that_cannot_work_would_be_found(line: str) -> None:

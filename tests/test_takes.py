@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hwm.config import AnnotationConfig
-from hwm.data.keystep import read_keystep
+from hwm.data.annotations import read_annotations
 from hwm.data.segments import SegmentTable
 from hwm.data.video import write_video
 from hwm.errors import DataError
@@ -37,7 +37,7 @@ def _config(videos: Path, **more: Any) -> AnnotationConfig:
 
 
 def _read(videos: Path, annotation: Any, **more: Any) -> SegmentTable:
-    table = read_keystep(_write_json(videos / "keystep.json", annotation), _config(videos, **more), None)
+    table = read_annotations(_write_json(videos / "keystep.json", annotation), _config(videos, **more), None)
     assert table.expected == len(table.segments) + len(table.excluded)
     return table
 

@@ -1,5 +1,6 @@
 """Files that are not what they should be end in a clear error in bounded time, never in a hang or a wrong frame."""
 
+import hashlib
 import os
 import shutil
 import struct
@@ -12,7 +13,8 @@ import av
 import numpy as np
 import pytest
 
-from hwm.data.video import VideoInfo, VideoReader, check_video, probe_video, run_killable, write_video
+from hwm.data.checking import CheckChild, VideoCheck, check_videos
+from hwm.data.video import VideoReader, probe_video, write_video
 from hwm.errors import DataError
 
 SIDE = 64
@@ -31,9 +33,17 @@ def good(folder: Path) -> Path:
     return path
 
 
+def _checked(path: Path) -> VideoCheck:
+    return next(check for _, check in check_videos([path], lambda _: 20.0, 1))
+
+
 def _refused(path: Path, *reasons: str) -> None:
-    """Both probes refuse the file in one line that names it and gives the reason."""
-    for refuse in (lambda: probe_video(path), lambda: VideoReader(path), lambda: check_video(path, 20)):
+    """Both probes and the check refuse the file in one line that gives the reason; the probes name it, too."""
+    reason = _checked(path).reason
+    assert reason is not None
+    assert any(expected in reason for expected in reasons), reason
+    assert str(path) not in reason
+    for refuse in (lambda: probe_video(path), lambda: VideoReader(path)):
         with pytest.raises(DataError) as raised:
             refuse()
         assert str(path) in raised.value.problem
@@ -68,9 +78,9 @@ def test_cut_download_without_index(folder: Path, good: Path):
 def test_file_cut_in_the_middle_with_its_index_at_the_front(folder: Path, good: Path):
     path = folder / "middle.mp4"
     path.write_bytes(good.read_bytes()[: good.stat().st_size * 6 // 10])
-    for refuse in (lambda: probe_video(path), lambda: check_video(path, 20)):
-        with pytest.raises(DataError, match=r"cut off before its end"):
-            refuse()
+    with pytest.raises(DataError, match=r"cut off before its end"):
+        probe_video(path)
+    assert "cut off before its end" in str(_checked(path).reason)
     with VideoReader(path) as reader:
         reader.read([0.0, 1.0], [(8, 8)])  # what is there can be read
         with pytest.raises(DataError, match=r"middle\.mp4"):
@@ -86,8 +96,7 @@ def test_container_that_promises_more_frames_than_can_be_decoded(folder: Path, g
         data[position : position + size] = bytes(size)
     path = folder / "promises.mp4"
     path.write_bytes(data)
-    with pytest.raises(DataError, match=r"promises\.mp4"):
-        check_video(path, 20)
+    assert _checked(path).reason == "its last frame cannot be decoded"
     with VideoReader(path) as reader:
         reader.read([3.0], [(8, 8)])
         with pytest.raises(DataError, match=r"promises\.mp4"):
@@ -103,7 +112,9 @@ def test_container_that_claims_a_longer_duration(folder: Path, good: Path):
         data[place : place + 4] = struct.pack(">I", value * 3)
     path = folder / "claims.mp4"
     path.write_bytes(data)
-    assert check_video(path, 20).duration_sec == pytest.approx(6.0, abs=0.01)
+    facts = _checked(path).facts
+    assert facts is not None
+    assert facts["duration_sec"] == pytest.approx(6.0, abs=0.01)
 
 
 def test_damaged_data_in_the_middle_is_an_error_or_leaves_other_frames_right(folder: Path, good: Path):
@@ -170,26 +181,65 @@ def test_fifo_is_refused_at_once(folder: Path):
     assert time.perf_counter() - began < 10
 
 
-def test_a_decoder_that_hangs_is_ended(folder: Path):
-    """A child that opens the FIFO blocks for ever in the kernel, as on a dead network disk."""
-    path = folder / "hanging.mp4"
-    os.mkfifo(path)
-    record = folder / "child.txt"
-    code = f"import os, pathlib; pathlib.Path({str(record)!r}).write_text(str(os.getpid())); open({str(path)!r})"
+READY = "import json, os, sys, time; print(json.dumps({'ready': True}), flush=True)"
+
+
+def test_a_decoder_that_hangs_is_ended_named_and_the_next_video_gets_a_new_one(folder: Path):
+    """The child blocks for ever on the first path it is asked, and answers the second."""
+    record = folder / "children.txt"
+    code = f"""{READY}
+open({str(record)!r}, "a").write(f"{{os.getpid()}} ")
+for line in sys.stdin:
+    if "hangs" in line:
+        time.sleep(600)
+    print(json.dumps({{"reason": "answered"}}), flush=True)
+"""
     began = time.perf_counter()
-    with pytest.raises(DataError, match=r"did not answer within 1\.5 s"):
-        run_killable([sys.executable, "-c", code], path, 1.5)
-    assert time.perf_counter() - began < 5
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(record.read_text()), 0)
+    paths = [folder / "hangs.mp4", folder / "next.mp4"]
+    checks = dict(check_videos(paths, lambda _: 1.5, 1, [sys.executable, "-c", code]))
+    assert time.perf_counter() - began < 20
+    late = VideoCheck(None, "the decoder did not answer within 1.5 s and was ended", None, is_final=False)
+    assert checks == {paths[0]: late, paths[1]: VideoCheck(None, "answered", None, is_final=True)}
+    children = [int(number) for number in record.read_text().split()]
+    assert len(children) == 2
+    for child in children:
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
 
 
-def test_a_decoder_that_crashes_is_named(folder: Path):
-    with pytest.raises(DataError, match=r"x\.mp4: the decoder ended with code -11"):
-        run_killable([sys.executable, "-c", "import os; os.kill(os.getpid(), 11)"], folder / "x.mp4", 10)
+def test_a_decoder_that_crashes_is_named_with_its_last_words():
+    code = (
+        f"{READY}\nfor line in sys.stdin: print('no such luck', file=sys.stderr, flush=True); os.kill(os.getpid(), 11)"
+    )
+    ((_, check),) = check_videos([Path("x.mp4")], lambda _: 20.0, 1, [sys.executable, "-c", code])
+    assert check == VideoCheck(None, "the decoder ended with code -11", "no such luck", is_final=False)
+
+
+def test_a_child_that_cannot_start_is_a_fault_of_the_installation():
+    child = CheckChild([sys.executable, "-c", "raise ImportError('libavcodec.so is gone')"])
+    with pytest.raises(DataError, match="cannot be started") as raised:
+        child.check(Path("x.mp4"), 5.0)
+    assert "libavcodec.so is gone" in str(raised.value.found)
+    child.close()
+
+
+def test_a_check_that_is_given_up_leaves_no_child_behind(folder: Path):
+    record = folder / "given-up.txt"
+    code = f"{READY}\nopen({str(record)!r}, 'a').write(f'{{os.getpid()}} ')\nfor line in sys.stdin: time.sleep(600)"
+    paths = [folder / f"{number}.mp4" for number in range(4)]
+    answers = check_videos(paths, lambda _: 0.5, 2, [sys.executable, "-c", code])
+    next(answers)
+    answers.close()
+    for child in record.read_text().split():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(child), 0)
 
 
 def test_check_agrees_with_probe(good: Path):
-    info = check_video(good, 30)
-    assert info == probe_video(good)
-    assert info == VideoInfo(good, pytest.approx(6.0), SIDE, SIDE, 10.0, "h264", 0, 1)
+    facts, info = _checked(good).facts, probe_video(good)
+    assert facts is not None
+    assert {name: facts[name] for name in info._fields if name != "path"} == {
+        name: value for name, value in info._asdict().items() if name != "path"
+    }
+    assert (facts["frames"], facts["frames_promised"], facts["frames_hidden"]) == (60, 60, 0)
+    assert facts["sha256"] == hashlib.sha256(good.read_bytes()).hexdigest()

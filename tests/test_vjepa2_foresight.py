@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hwm.config import AnticipateConfig, VJEPA2BackboneConfig
-from hwm.data.keystep import read_keystep
+from hwm.data.annotations import read_annotations
 from hwm.data.transforms import centre_square, normalise
 from hwm.data.video import VideoReader
 from hwm.engine import sweep as sweeping
@@ -146,7 +146,7 @@ def test_targets_beyond_the_positions_are_refused(golden: dict[str, Tensor], set
 
 
 def samples_of(config: AnticipateConfig) -> list[anticipate.Sample]:
-    table = read_keystep(config.annotations.val, config.annotations, None)
+    table = read_annotations(config.annotations.val, config.annotations, None)
     return anticipate.validation_samples(table, config, FPS)[0]
 
 

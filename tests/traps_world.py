@@ -10,7 +10,6 @@ import pytest
 
 from hwm.config import AnnotationConfig, ToyWorldConfig
 from hwm.data.annotations import read_annotations
-from hwm.data.keystep import read_keystep
 from hwm.data.segments import SegmentTable
 from hwm.data.toyworld.formats import TakePlan
 from hwm.data.toyworld.generate import plan_takes
@@ -60,7 +59,7 @@ class World:
             tasks = None
             if "val" in file:
                 tasks = self.keystep(file.replace("val", "train"), setting, with_takes_json).tasks
-            self._tables[key] = read_keystep(folder / file, config, tasks)
+            self._tables[key] = read_annotations(folder / file, config, tasks)
         return self._tables[key]
 
     def table(self, file: str) -> SegmentTable:

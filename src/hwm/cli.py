@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 from lightning_utilities.core.rank_zero import rank_zero_only
@@ -32,10 +32,13 @@ from hwm.config import (
     RunConfig,
     ToyWorldConfig,
 )
-from hwm.engine.requirements import require_inputs
+from hwm.engine.requirements import require_data, require_inputs
 from hwm.errors import ConfigError, HwmError
-from hwm.recipes import load_config
+from hwm.recipes import load_any, load_config
 from hwm.terminal import printable
+
+if TYPE_CHECKING:
+    from hwm.pipelines.data_summary import SummaryTable
 
 
 def _command_line() -> typer.Typer:
@@ -54,6 +57,8 @@ def _command_line() -> typer.Typer:
 app = _command_line()
 
 _Run = TypeVar("_Run", bound=RunConfig)
+RECIPES: tuple[type[RunConfig], ...] = (PretrainConfig, AnticipateConfig, AdaptConfig, AdaptGazeConfig)
+"""Every kind of recipe that makes a run; where a verb takes any, its keys tell which it is."""
 _ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML recipe, or a shipped one's name.")]
 _Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045 (typer reads the older form)
@@ -189,6 +194,64 @@ def adapt_gaze(
     _tell(pipeline.run(checked, resume=resume))
 
 
+@app.command(rich_help_panel="Start here")
+def doctor(
+    config: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(metavar="[CONFIG]", help="A recipe whose files and folders are looked at as well."),
+    ] = None,
+    overrides: _Overrides = None,
+) -> None:
+    """What is installed, what is missing and how to get it; ends with a block for an issue."""
+    checked = load_any(RECIPES, config, overrides or ()) if config is not None else None
+    from hwm.pipelines import doctor as pipeline
+    from hwm.pipelines.issue_block import issue_block
+
+    diagnosis = pipeline.run(checked)
+    console = Console()
+    colours = {"ok": "green", "missing": "yellow", "broken": "bold red"}
+    for name, state, text, fix, *_ in diagnosis.findings:
+        shown = Text.assemble((f"{state:<8}", colours[state]), f"{printable(name)}: {printable(text)}")
+        console.print(shown, soft_wrap=True)
+        if fix is not None:
+            console.print(Text(f"        fix: {printable(fix)}"), soft_wrap=True)
+    console.print(Text("\nFor an issue (no private paths in it):\n\n```text"))
+    for line in issue_block(diagnosis):
+        console.print(Text(printable(line)), soft_wrap=True)
+    console.print(Text("```"))
+    if not diagnosis.works:
+        raise typer.Exit(1)
+
+
+data_app = typer.Typer(no_args_is_help=True, help="Look at data before a run does.")
+app.add_typer(data_app, name="data", rich_help_panel="Data")
+
+
+@data_app.command("check")
+def data_check(
+    config: _ConfigArgument,
+    overrides: _Overrides = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=1.0, help="Seconds a video may take, on top of its size at 10 MB/s.")
+    ] = 60.0,
+) -> None:
+    """Check annotations, metadata and every video of a recipe, and write data_manifest.json."""
+    checked = load_any(RECIPES, config, overrides or ())
+    if not isinstance(checked, PretrainConfig | AnticipateConfig | AdaptConfig):
+        raise ConfigError(f"{config} names no videos of yours", expected="a recipe of pretrain, adapt or anticipate")
+    require_data(checked)
+    from hwm.pipelines import data_check as pipeline
+    from hwm.pipelines.data_summary import closing, tables
+
+    result = pipeline.run(checked, timeout)
+    for table in tables(result.manifest):
+        _show(table)
+    for line in closing(result, config):
+        Console().print(Text(printable(line)), soft_wrap=True)
+    if result.manifest.unusable:
+        raise typer.Exit(1)
+
+
 def _checked(cls: type[_Run], source: str, overrides: Sequence[str]) -> _Run:
     """The configuration, after a look whether the files that it names are there."""
     config = load_config(cls, source, overrides)
@@ -238,6 +301,13 @@ def _tables(scores: Mapping[str, Mapping[str, float]]) -> list[Table]:
 
 def _value(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def _show(table: "SummaryTable") -> None:
+    shown = Table(*table.columns, title=table.title, title_justify="left")
+    for row in table.rows:
+        shown.add_row(*(Text(printable(cell)) for cell in row))
+    Console().print(shown)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

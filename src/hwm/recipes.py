@@ -65,6 +65,17 @@ def load_config(cls: type[Config], source: Path | str, overrides: Sequence[str] 
     return config
 
 
+def load_any(classes: Sequence[type[Config]], source: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """Reads a recipe of one of several verbs: of the first whose settings include most of the recipe's keys.
+
+    Raises:
+        ConfigError: as `load_config` of that verb.
+    """
+    keys = _read_file(find_recipe(source), seen=()).tree.keys()
+    likeliest = max(classes, key=lambda cls: len(keys & cls.model_fields.keys()))
+    return load_config(likeliest, source, overrides)
+
+
 def dump_config(config: BaseModel, path: Path) -> None:
     """Writes a resolved configuration as a recipe that loads to an equal configuration."""
     yaml = YAML(typ="safe", pure=True)

@@ -36,6 +36,8 @@ class AnnotationConfig(Part):
     """Annotations to score on."""
     videos: Path
     """KeyStep: the root that holds `takes/`, or a folder of videos named after takes. Others: searched at any depth."""
+    manifest: Path | None = None
+    """`data_manifest.json` of `hwm data check`, which annotations and videos are held to; null probes the videos."""
     takes: Path | None = None
     """KeyStep: `takes.json`; null finds the videos by name below `videos`."""
     view: str = "ego"

@@ -62,6 +62,8 @@ class ClipDataConfig(Part):
     """Latent steps in a training clip."""
     augment: AugmentConfig | None = None
     """Random crops (live tokens only); null takes the centre square."""
+    manifest: Path | None = None
+    """`data_manifest.json` of `hwm data check`, which the videos are held to; null probes the videos instead."""
 
 
 class PredictorConfig(Part):

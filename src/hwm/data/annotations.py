@@ -12,17 +12,32 @@ from hwm.data.ego4d_goalstep import read_goalstep
 from hwm.data.ego4d_lta import read_ego4d_lta
 from hwm.data.epic_kitchens import read_epic_kitchens
 from hwm.data.keystep import read_keystep
+from hwm.data.rows import Annotation, build_table
 from hwm.data.segments import SegmentTable, Task
 
-Reader = Callable[[Path, AnnotationConfig, Sequence[Task] | None], SegmentTable]
+TRAIN, VAL = "train", "val"
 
-READERS: dict[str, Reader] = {
+READERS: dict[str, Callable[[Path, AnnotationConfig, str], Annotation]] = {
     "keystep": read_keystep,
     "ego4d-goalstep": read_goalstep,
     "ego4d-lta": read_ego4d_lta,
     "epic-kitchens-100": read_epic_kitchens,
 }
 """By the names of `annotations.dataset`."""
+
+
+def parse_annotations(annotation: Path, config: AnnotationConfig, split: str) -> Annotation:
+    """What one annotation file says, and where its videos are; no video is opened.
+
+    Args:
+        annotation: the file.
+        config: its data set, and where the videos are.
+        split: `train` or `val`, for metadata that tell them apart.
+
+    Raises:
+        DataError: a file is malformed or has no labels; two videos fit one name.
+    """
+    return READERS[config.dataset](annotation, config, split)
 
 
 def read_annotations(annotation: Path, config: AnnotationConfig, tasks: Sequence[Task] | None) -> SegmentTable:
@@ -39,4 +54,5 @@ def read_annotations(annotation: Path, config: AnnotationConfig, tasks: Sequence
     Raises:
         DataError: a file is malformed, has no labels, or has no usable segment; two videos fit one name.
     """
-    return READERS[config.dataset](annotation, config, tasks)
+    split = TRAIN if tasks is None else VAL
+    return build_table(parse_annotations(annotation, config, split), tasks, config.manifest)

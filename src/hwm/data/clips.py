@@ -14,7 +14,7 @@ import numpy as np
 
 from hwm.config import AugmentConfig
 from hwm.data.exclusions import Exclusion, check_coverage, summarise
-from hwm.data.probing import probe_videos
+from hwm.data.manifest import known_videos
 from hwm.data.transforms import centre_square, random_box
 from hwm.data.video import CropBox, VideoInfo, num_grid_steps
 from hwm.errors import DataError
@@ -24,6 +24,15 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".m
 
 VALIDATION_CLIPS_PER_VIDEO = 4
 """At most this many clips of a video in `ClipPlan.validation`."""
+
+
+class NamedVideos(NamedTuple):
+    """The files that some sources name; expected = len(paths) + len(excluded)."""
+
+    paths: tuple[Path, ...]
+    excluded: tuple[Exclusion, ...]
+    """Those that were named before."""
+    expected: int
 
 
 class VideoSet(NamedTuple):
@@ -45,21 +54,11 @@ class ClipRequest(NamedTuple):
     """The crop of all its views, in upright source pixels."""
 
 
-def find_videos(sources: Sequence[str | Path], glob: str, min_duration_sec: float) -> VideoSet:
-    """Collect and probe the videos named by files, folders, `.txt` lists and `.csv` lists, in any mixture.
-
-    Args:
-        sources: a video file; a folder, searched with `glob`; a `.txt` list (one path a line, `#` starts a comment);
-            a `.csv` list (a column `path`, or V-JEPA's headerless `path label` lines). Relative paths in a list are
-            relative to the list. Order is kept; folders are sorted.
-        glob: pattern for folders, e.g. `**/*_214-1.mp4`. Hidden files and files without a video suffix do not count.
-        min_duration_sec: shorter videos are excluded.
-
-    Returns:
-        The videos, and for each name that gave none (unreadable, missing, too short, named twice) an `Exclusion`.
+def name_videos(sources: Sequence[str | Path], glob: str) -> NamedVideos:
+    """The files that `find_videos` would probe; see there.
 
     Raises:
-        DataError: a source is missing, empty or malformed, or no video is left.
+        DataError: a source is missing, empty or malformed.
     """
     named = [path for source in sources for path in _paths_of(Path(source), glob)]
     fresh: list[Path] = []
@@ -72,15 +71,39 @@ def find_videos(sources: Sequence[str | Path], glob: str, min_duration_sec: floa
         else:
             seen.add(real)
             fresh.append(path)
+    return NamedVideos(tuple(fresh), tuple(excluded), len(named))
+
+
+def find_videos(
+    sources: Sequence[str | Path], glob: str, min_duration_sec: float, manifest: Path | None = None
+) -> VideoSet:
+    """Collect and probe the videos named by files, folders, `.txt` lists and `.csv` lists, in any mixture.
+
+    Args:
+        sources: a video file; a folder, searched with `glob`; a `.txt` list (one path a line, `#` starts a comment);
+            a `.csv` list (a column `path`, or V-JEPA's headerless `path label` lines). Relative paths in a list are
+            relative to the list. Order is kept; folders are sorted.
+        glob: pattern for folders, e.g. `**/*_214-1.mp4`. Hidden files and files without a video suffix do not count.
+        min_duration_sec: shorter videos are excluded.
+        manifest: where the videos' facts stand; None probes the videos.
+
+    Returns:
+        The videos, and for each name that gave none (unreadable, missing, too short, named twice) an `Exclusion`.
+
+    Raises:
+        DataError: a source is missing, empty or malformed, no video is left, or one is not in the manifest.
+    """
+    named = name_videos(sources, glob)
+    excluded = list(named.excluded)
     videos: list[VideoInfo] = []
-    for path, probed in zip(fresh, probe_videos(fresh), strict=True):
+    for path, probed in zip(named.paths, known_videos(named.paths, manifest), strict=True):
         if isinstance(probed, str):
             excluded.append(Exclusion(str(path), probed))
         elif probed.duration_sec < min_duration_sec:
             excluded.append(Exclusion(str(path), f"shorter than {min_duration_sec:g} s"))
         else:
             videos.append(probed)
-    check_coverage("the search for videos", len(named), len(videos), len(excluded))
+    check_coverage("the search for videos", named.expected, len(videos), len(excluded))
     if not videos:
         causes = "; ".join(f"{count} × {reason}" for reason, count in summarise(excluded).items())
         raise DataError(
@@ -88,7 +111,7 @@ def find_videos(sources: Sequence[str | Path], glob: str, min_duration_sec: floa
             expected=f"at least one readable video of {min_duration_sec:g} s or more",
             found=causes or "nothing",
         )
-    return VideoSet(tuple(videos), tuple(excluded), len(named))
+    return VideoSet(tuple(videos), tuple(excluded), named.expected)
 
 
 class ClipPlan:

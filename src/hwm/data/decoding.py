@@ -185,10 +185,10 @@ class FrameCursor:
                 f"cannot read video {self.path}: {one_line(error)}",
                 fix="fetch or encode the file again: a cut download lacks its index",
             ) from error
-        streams = _video_streams(self._container)
-        if not streams:
+        stream = main_stream(self._container)
+        if stream is None:
             raise DataError(f"cannot read video {self.path}: it has no video stream")
-        self._stream = max(streams, key=lambda stream: stream.codec_context.width * stream.codec_context.height)
+        self._stream = stream
         self._stream.thread_type = "SLICE"
         self._stream.codec_context.thread_count = self._num_threads
         self._start_decoding()
@@ -307,6 +307,12 @@ class FrameCursor:
 def _pts(frame: av.VideoFrame) -> int:
     assert frame.pts is not None
     return frame.pts
+
+
+def main_stream(container: av.container.InputContainer) -> av.video.stream.VideoStream | None:
+    """The video stream with the most pixels (first of equals; cover pictures do not count); None without one."""
+    streams = _video_streams(container)
+    return max(streams, key=lambda s: s.codec_context.width * s.codec_context.height) if streams else None
 
 
 def _video_streams(container: av.container.InputContainer) -> list[av.video.stream.VideoStream]:

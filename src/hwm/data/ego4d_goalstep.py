@@ -7,7 +7,7 @@ Videos are found by `<video_uid>.mp4` at any depth, as in `v2/full_scale/<video_
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,7 @@ from hwm.config import AnnotationConfig
 from hwm.data.exclusions import Exclusion
 from hwm.data.files import read_json
 from hwm.data.keystep import STEP
-from hwm.data.rows import Annotation, Row, build_table, fault_of, finite
-from hwm.data.segments import SegmentTable, Task
+from hwm.data.rows import Annotation, Row, fault_of, finite
 from hwm.data.video_folder import Located, VideoFolder
 from hwm.errors import DataError
 
@@ -28,8 +27,9 @@ class _Parsed(NamedTuple):
     counts: Counter[str]
 
 
-def read_goalstep(annotation: Path, config: AnnotationConfig, tasks: Sequence[Task] | None) -> SegmentTable:
-    """Read one annotation file; arguments and errors as `hwm.data.annotations.read_annotations`."""
+def read_goalstep(annotation: Path, config: AnnotationConfig, split: str) -> Annotation:
+    """Read one annotation file; arguments and errors as `hwm.data.annotations.parse_annotations`."""
+    del split  # these annotations do not say which they are
     document = read_json(annotation)
     entries = document.get("videos") if isinstance(document, dict) else None
     if not isinstance(entries, list):
@@ -47,17 +47,14 @@ def read_goalstep(annotation: Path, config: AnnotationConfig, tasks: Sequence[Ta
     parsed = _Parsed([], [], {}, Counter())
     for index, entry in enumerate(entries):
         _add_video(parsed, annotation.name, index, entry, folder, config.level)
-    return build_table(
-        Annotation(
-            file=annotation,
-            tasks=(STEP,),
-            rows=parsed.rows,
-            broken=parsed.broken,
-            videos=parsed.videos,
-            needs="start_time, end_time, step_category",
-            counts=parsed.counts,
-        ),
-        tasks,
+    return Annotation(
+        file=annotation,
+        tasks=(STEP,),
+        rows=parsed.rows,
+        broken=parsed.broken,
+        videos=parsed.videos,
+        needs="start_time, end_time, step_category",
+        counts=parsed.counts,
     )
 
 

@@ -14,8 +14,8 @@ from hwm.config import AnnotationConfig
 from hwm.data.epic_kitchens import ACTION_STRIDE, TASKS, action_id
 from hwm.data.exclusions import Exclusion
 from hwm.data.files import read_json
-from hwm.data.rows import Annotation, Row, build_table, fault_of, finite, integer
-from hwm.data.segments import ClassId, SegmentTable, Task
+from hwm.data.rows import Annotation, Row, fault_of, finite, integer
+from hwm.data.segments import ClassId
 from hwm.data.video_folder import VideoFolder
 from hwm.errors import DataError
 
@@ -24,8 +24,9 @@ _LABELS = ("verb_label", "noun_label")
 _Names = dict[ClassId, str]
 
 
-def read_ego4d_lta(annotation: Path, config: AnnotationConfig, tasks: Sequence[Task] | None) -> SegmentTable:
-    """Read one annotation file; arguments and errors as `hwm.data.annotations.read_annotations`."""
+def read_ego4d_lta(annotation: Path, config: AnnotationConfig, split: str) -> Annotation:
+    """Read one annotation file; arguments and errors as `hwm.data.annotations.parse_annotations`."""
+    del split  # these annotations do not say which they are
     document = read_json(annotation)
     entries = document.get("clips") if isinstance(document, dict) else None
     if not isinstance(entries, list):
@@ -51,18 +52,15 @@ def read_ego4d_lta(annotation: Path, config: AnnotationConfig, tasks: Sequence[T
         else:
             rows.append(_row(item, entry, names, config.taxonomy))
     length = config.sequence_length
-    return build_table(
-        Annotation(
-            file=annotation,
-            tasks=TASKS,
-            rows=rows,
-            broken=broken,
-            videos={row.video: folder.locate(row.video) for row in rows},
-            needs=f"clip_uid, action_idx, {_START}, {_END}, {', '.join(_LABELS)}",
-            class_names=() if names is None else (*names, {}),
-        ),
-        tasks,
-        (length, length, 1),
+    return Annotation(
+        file=annotation,
+        tasks=TASKS,
+        rows=rows,
+        broken=broken,
+        videos={row.video: folder.locate(row.video) for row in rows},
+        needs=f"clip_uid, action_idx, {_START}, {_END}, {', '.join(_LABELS)}",
+        class_names=() if names is None else (*names, {}),
+        num_positions=(length, length, 1),
     )
 
 

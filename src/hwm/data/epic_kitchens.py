@@ -7,14 +7,12 @@ a second in many videos that run at 59.94 and in some that run at 29.97, and dri
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from hwm.config import AnnotationConfig
 from hwm.data.files import read_csv
-from hwm.data.rows import Annotation, Row, build_table, fault_of, integer_in
-from hwm.data.segments import SegmentTable, Task
+from hwm.data.rows import Annotation, Row, fault_of, integer_in
 from hwm.data.video_folder import VideoFolder
 from hwm.errors import DataError
 
@@ -48,8 +46,9 @@ class _Subsets(NamedTuple):
         return tuple(unseen + (TAIL,) * is_tail for is_tail in (tail_verb, tail_noun, tail_verb or tail_noun))
 
 
-def read_epic_kitchens(annotation: Path, config: AnnotationConfig, tasks: Sequence[Task] | None) -> SegmentTable:
-    """Read one annotation file; arguments and errors as `hwm.data.annotations.read_annotations`."""
+def read_epic_kitchens(annotation: Path, config: AnnotationConfig, split: str) -> Annotation:
+    """Read one annotation file; arguments and errors as `hwm.data.annotations.parse_annotations`."""
+    del split  # these annotations do not say which they are
     lines = read_csv(annotation, _COLUMNS)
     if lines and not set(_LABELS) <= set(lines[0]):
         raise DataError(
@@ -62,17 +61,14 @@ def read_epic_kitchens(annotation: Path, config: AnnotationConfig, tasks: Sequen
     subsets = _read_subsets(config)
     rows = [_row(annotation.name, index, line, subsets) for index, line in enumerate(lines, start=1)]
     videos = {row.video: folder.locate(row.video) for row in rows}
-    return build_table(
-        Annotation(
-            file=annotation,
-            tasks=TASKS,
-            rows=rows,
-            broken=(),
-            videos=videos,
-            needs="video_id, start_timestamp, stop_timestamp, verb_class, noun_class",
-            subsets=subsets.names,
-        ),
-        tasks,
+    return Annotation(
+        file=annotation,
+        tasks=TASKS,
+        rows=rows,
+        broken=(),
+        videos=videos,
+        needs="video_id, start_timestamp, stop_timestamp, verb_class, noun_class",
+        subsets=subsets.names,
     )
 
 

@@ -6,15 +6,14 @@ optional in practice: what cannot be used becomes an `Exclusion` with its reason
 annotators wrote them, upstream scores them) and counted. Classes are the `step_unique_id`s, or the benchmark's 278.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hwm.config import AnnotationConfig
 from hwm.data.exclusions import Exclusion
 from hwm.data.files import read_csv, read_json
-from hwm.data.rows import Annotation, Row, build_table, fault_of, finite, integer, integer_in
-from hwm.data.segments import ClassId, SegmentTable, Task
+from hwm.data.rows import Annotation, Row, fault_of, finite, integer, integer_in
+from hwm.data.segments import ClassId
 from hwm.data.takes import Take, TakeIndex
 from hwm.data.video_folder import Located
 from hwm.errors import DataError
@@ -53,25 +52,14 @@ class _Benchmark(NamedTuple):
     names: dict[ClassId, str]
 
 
-def read_keystep(annotation: Path, config: AnnotationConfig, tasks: Sequence[Task] | None) -> SegmentTable:
-    """Read one annotation file.
+def read_keystep(annotation: Path, config: AnnotationConfig, split: str) -> Annotation:
+    """Read one annotation file; arguments and errors as `hwm.data.annotations.parse_annotations`.
 
-    Args:
-        annotation: the JSON file.
-        config: where the videos are, which view and which classes are wanted; see `hwm.data.takes`.
-        tasks: the training file's, for validation; None (training) builds the class table from this file.
-
-    Returns:
-        The usable segments in the file's order, the class table, and an exclusion for each annotated segment that is
-        not used (and for each take entry without a list of segments). `expected` counts both.
-
-    Raises:
-        DataError: a file is malformed, two videos fit one take, or no segment is left.
+    Which view and which classes are wanted is told by `config`; see `hwm.data.takes`.
     """
     parsed = _parse(annotation)
     takes = _takes(parsed, TakeIndex(config))
     split_of = None if config.splits is None else _split_of_take(config.splits)
-    split = "train" if tasks is None else "val"
     videos = {key: _located(found, split_of, split) for key, found in takes.items()}
     benchmark = None if config.label_mapping is None else _read_mapping(config.label_mapping)
     rows = [_row(row, parsed, takes[row.take_key].take, benchmark) for row in parsed.rows]
@@ -85,18 +73,15 @@ def read_keystep(annotation: Path, config: AnnotationConfig, tasks: Sequence[Tas
         counts["takes in takes.json"] = sum(found.take is not None for found in takes.values())
     if split_of is not None:
         counts["takes in splits.json"] = sum(found.uid in split_of for found in takes.values())
-    return build_table(
-        Annotation(
-            file=annotation,
-            tasks=(STEP,),
-            rows=rows,
-            broken=parsed.broken,
-            videos=videos,
-            needs="start_time, end_time, step_unique_id",
-            class_names=(names if benchmark is None else benchmark.names,),
-            counts=counts,
-        ),
-        tasks,
+    return Annotation(
+        file=annotation,
+        tasks=(STEP,),
+        rows=rows,
+        broken=parsed.broken,
+        videos=videos,
+        needs="start_time, end_time, step_unique_id",
+        class_names=(names if benchmark is None else benchmark.names,),
+        counts=counts,
     )
 
 
@@ -174,6 +159,8 @@ def _takes(parsed: _Parsed, index: TakeIndex) -> dict[str, _FoundTake]:
     for key, annotated in parsed.takes.items():
         take = index.take(key, annotated.uid, annotated.name)
         located = Located(None, "the take is not in takes.json") if take is None else index.locate(take)
+        said = finite((take.entry or {}).get("duration_sec")) if take is not None else None
+        located = located._replace(annotated_duration_sec=said)
         found[key] = _FoundTake((take.uid if take else None) or annotated.uid or key, take, located)
     return found
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hwm.data.exclusions import Exclusion, check_coverage, summarise
-from hwm.data.probing import probe_videos
+from hwm.data.manifest import known_videos
 from hwm.data.segments import UNKNOWN, ClassId, ClassTable, Segment, SegmentTable, Task
 from hwm.data.video import VideoInfo
 from hwm.data.video_folder import Located
@@ -64,6 +64,8 @@ class Annotation(NamedTuple):
     """Names that the data set gives to its classes, one mapping a task; () leaves them to the rows."""
     counts: Mapping[str, int] = {}
     subsets: tuple[str, ...] = ()
+    num_positions: tuple[int, ...] = ()
+    """Z of each task; () means 1 for all."""
 
 
 def fault_of(fields: Mapping[str, object], start: str, end: str, ids: Sequence[str]) -> str | None:
@@ -110,23 +112,21 @@ def integer_in(text: str) -> int | None:
     return int(text) if _DIGITS.fullmatch(text) else None
 
 
-def build_table(
-    annotation: Annotation, tasks: Sequence[Task] | None, num_positions: Sequence[int] = ()
-) -> SegmentTable:
+def build_table(annotation: Annotation, tasks: Sequence[Task] | None, manifest: Path | None = None) -> SegmentTable:
     """Join rows, videos and classes.
 
     Args:
         annotation: what a reader found.
         tasks: those of the training file, for validation; None builds class tables from this file's usable rows.
-        num_positions: Z of each task, where tables are built; () means 1 for all.
+        manifest: what the videos are known from; None opens them.
 
     Returns:
         The usable segments in the file's order and an exclusion for each row that is not used.
 
     Raises:
-        DataError: no row is usable.
+        DataError: no row is usable, or the manifest does not have a video.
     """
-    videos = _probed(annotation.videos)
+    videos = _known(annotation.videos, manifest)
     excluded = list(annotation.broken)
     kept: list[int] = []
     for index, row in enumerate(annotation.rows):
@@ -146,7 +146,7 @@ def build_table(
             fix="check the settings below `annotations`: the files named there, and where the videos are",
         )
     if tasks is None:
-        tasks = _new_tasks(annotation, usable, num_positions or (1,) * len(annotation.tasks))
+        tasks = _new_tasks(annotation, usable, annotation.num_positions or (1,) * len(annotation.tasks))
     labels = [tuple(t.classes.label(i) for t, i in zip(tasks, row.ids, strict=True)) for row in annotation.rows]
     around = _neighbours(annotation.rows, labels, max(task.num_positions for task in tasks) - 1)
     segments = tuple(_segment(annotation.rows[i], videos[annotation.rows[i].video], labels[i], around[i]) for i in kept)
@@ -161,14 +161,14 @@ def build_table(
     )
 
 
-def _probed(videos: Mapping[str, Located]) -> dict[str, VideoInfo | str]:
-    """Each video, or the reason why it cannot be used; each file is probed once."""
+def _known(videos: Mapping[str, Located], manifest: Path | None) -> dict[str, VideoInfo | str]:
+    """Each video, or the reason why it cannot be used; each file is looked at once."""
     paths = list(dict.fromkeys(located.path for located in videos.values() if located.path is not None))
-    infos = dict(zip(paths, probe_videos(paths), strict=True))
+    infos = dict(zip(paths, known_videos(paths, manifest), strict=True))
     found: dict[str, VideoInfo | str] = {}
-    for key, (path, reason) in videos.items():
-        info = infos[path] if path is not None else str(reason)
-        found[key] = f"unreadable video: {info}" if path is not None and isinstance(info, str) else info
+    for key, located in videos.items():
+        info = infos[located.path] if located.path is not None else str(located.reason)
+        found[key] = f"unreadable video: {info}" if located.path is not None and isinstance(info, str) else info
     return found
 
 

@@ -101,11 +101,11 @@ class TakeIndex:
         elif self._plain is not None:
             names = dict.fromkeys(name for name in (take.name, take.uid) if name is not None)
             found = [path for name in names for path in self._plain.get(name, [])]
-            located = self._only(take, found, "no video named after the take")
+            located = self._only(take, found, "no video named after the take", "named after the take")
         else:
             located = self._from_layout(take)
         if located.path is not None and not located.path.exists():
-            return Located(None, "the video file is not on disk")
+            return located._replace(path=None, reason="the video file is not on disk")
         return located
 
     def _index_takes(self, path: Path) -> None:
@@ -125,13 +125,15 @@ class TakeIndex:
         view = self._config.view
         videos = entry.get("frame_aligned_videos")
         cameras = videos if isinstance(videos, dict) else {}
-        found = []
+        found, chosen = [], []
         for camera, streams in cameras.items():
             if camera in PSEUDO_CAMERAS or not isinstance(streams, dict) or (view != "ego" and camera != view):
                 continue
             # An Aria has an "rgb" stream beside its tracking cameras; other cameras have one stream, called "0".
             names = ["rgb"] if view == "ego" or "rgb" in streams else list(streams)
-            found += [streams[name].get("relative_path") for name in names if isinstance(streams.get(name), dict)]
+            streams_of_view = {name: streams[name] for name in names if isinstance(streams.get(name), dict)}
+            found += [stream.get("relative_path") for stream in streams_of_view.values()]
+            chosen += [f"{name} stream of {camera} in takes.json" for name in streams_of_view]
         relative = [path for path in found if isinstance(path, str) and path]
         root = _text(entry.get("root_dir")) or (f"takes/{take.name}" if take.name else None)
         if root is None:
@@ -143,7 +145,7 @@ class TakeIndex:
                 return Located(None, f"its path in takes.json has no {ALIGNED}, so its 448 copy cannot be found")
             relative = [path.replace(ALIGNED, DOWNSCALED) for path in relative]
         paths = [self._config.videos / root / path for path in relative]
-        return self._only(take, paths, f"takes.json has no video of the view {view}")
+        return self._only(take, paths, f"takes.json has no video of the view {view}", "; ".join(chosen))
 
     def _from_layout(self, take: Take) -> Located:
         folder = self._config.videos / "takes" / (take.name or "")
@@ -151,10 +153,12 @@ class TakeIndex:
             return Located(None, "the take is not on disk")
         aligned = folder / (DOWNSCALED if self._config.resolution == "448" else ALIGNED)
         view = self._config.view
-        found = sorted(aligned.glob("*_214-1.mp4")) if view == "ego" else [aligned / f"{view}.mp4"]
-        return self._only(take, [path for path in found if path.exists()], f"the take has no video of the view {view}")
+        pattern = "*_214-1.mp4" if view == "ego" else f"{view}.mp4"
+        found = sorted(aligned.glob(pattern)) if view == "ego" else [aligned / pattern]
+        none = f"the take has no video of the view {view}"
+        return self._only(take, [path for path in found if path.exists()], none, f"the take's {pattern}")
 
-    def _only(self, take: Take, paths: Iterable[Path], none: str) -> Located:
+    def _only(self, take: Take, paths: Iterable[Path], none: str, chosen_as: str) -> Located:
         found = list(dict.fromkeys(paths))
         if len(found) > 1:
             raise DataError(
@@ -163,7 +167,7 @@ class TakeIndex:
                 found=" and ".join(str(path) for path in found),
                 fix="name the camera in annotations.view, or take one of the two away",
             )
-        return Located(found[0], None) if found else Located(None, none)
+        return Located(found[0], None, chosen_as) if found else Located(None, none)
 
 
 def _text(value: object) -> str | None:

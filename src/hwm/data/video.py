@@ -1,20 +1,16 @@
-"""Videos in and out: frames by timestamp, cut and scaled as they are decoded; probing, checking and writing.
+"""Videos in and out: frames by timestamp, cut and scaled as they are decoded; probing and writing.
 
 In: a path, times in seconds after the first frame, one crop box in upright source pixels, one or more output sizes.
 Out: a `Clip`, uint8 arrays [F, Y, X, R] (channels last), one for each size, all of the same crop. Rotation metadata is
 applied; samples are taken to be square. The encoder and Gazelle see the same box through two sizes of one `read`.
 """
 
-import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from av.video.reformatter import VideoReformatter
@@ -214,47 +210,3 @@ def probe_video(path: Path) -> VideoInfo:
             rotation=90 * cursor.quarter_turns,
             num_streams=cursor.num_streams,
         )
-
-
-def check_video(path: Path, timeout_sec: float) -> VideoInfo:
-    """`probe_video` and a decode of the first and last frame, in a child process that is killed at the timeout.
-
-    Raises:
-        DataError: as `probe_video`; also a last frame that cannot be decoded, a crash or a time-out of the decoder.
-    """
-    path = Path(path)
-    answer = run_killable([sys.executable, "-m", "hwm.data.check_child", str(path)], path, timeout_sec)
-    if "error" in answer:
-        raise DataError(**answer["error"])
-    return VideoInfo(path, *answer["info"])
-
-
-def run_killable(command: Sequence[str], path: Path, timeout_sec: float) -> dict[str, Any]:
-    """Run a child process that answers with one JSON object; kill it at the timeout.
-
-    Args:
-        command: what to run.
-        path: the video it is run for, for the message.
-        timeout_sec: seconds it may take in all.
-
-    Raises:
-        DataError: it took too long, crashed, or answered nothing.
-    """
-    source = str(Path(__file__).parents[2])  # the child finds this same package, installed or not
-    paths = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": paths},
-    ) as child:  # fmt: skip
-        try:
-            output, log = child.communicate(timeout=timeout_sec)
-        except subprocess.TimeoutExpired as error:
-            child.kill()
-            raise DataError(
-                f"cannot read video {path}: the decoder did not answer within {timeout_sec:g} s and was ended",
-                fix="leave the file out, or encode it again",
-            ) from error
-    if child.returncode != 0:
-        last_line = (log.decode(errors="replace").strip().splitlines() or [""])[-1]
-        raise DataError(f"cannot read video {path}: the decoder ended with code {child.returncode}: {last_line}")
-    return json.loads(output)

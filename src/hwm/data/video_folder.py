@@ -15,10 +15,14 @@ from hwm.errors import DataError
 
 
 class Located(NamedTuple):
-    """Where a video is; exactly one of the two is set."""
+    """Where a video is; exactly one of path and reason is set."""
 
     path: Path | None
     reason: str | None
+    chosen_as: str = ""
+    """Why this file, in a few words."""
+    annotated_duration_sec: float | None = None
+    """How long the metadata say it is."""
 
 
 class VideoFolder:
@@ -56,7 +60,7 @@ class VideoFolder:
                 found=" and ".join(str(path) for path in found[:3]),
                 fix="point annotations.videos to the folder of one of them, or take the others away",
             )
-        return Located(found[0], None) if found else Located(None, "the video file is not on disk")
+        return Located(found[0], None, "named after it") if found else Located(None, "the video file is not on disk")
 
 
 def _videos_below(root: Path) -> Iterator[Path]:

@@ -23,6 +23,8 @@ from hwm.engine.named_weights import MINI, weights_path
 from hwm.errors import ConfigError
 from hwm.weights import catalog
 
+_MANIFEST = "the manifest of the data; make it: hwm data check CONFIG"
+
 
 class Needed(NamedTuple):
     """A file or folder that a setting names."""
@@ -40,16 +42,36 @@ def require_inputs(config: RunConfig) -> None:
     Raises:
         ConfigError: lists all that is missing, the setting that names it, and what to fetch.
     """
-    require_files(list(_needed(config)))
+    require_files(list(needed_inputs(config)))
+
+
+def require_data(config: RunConfig) -> None:
+    """Stops where videos or annotations are not there; weights, checkpoints and the manifest may be missing.
+
+    Raises:
+        ConfigError: lists all that is missing.
+    """
+    require_files(
+        [
+            item
+            for item in needed_inputs(config)
+            if item.setting.startswith(("data.", "annotations.")) and not item.setting.endswith(".manifest")
+        ]
+    )
+
+
+def is_there(item: Needed) -> bool:
+    """Whether a file or folder exists."""
+    return item.path.expanduser().exists()
 
 
 def require_files(needed: Sequence[Needed]) -> None:
     """Stops where any of these is not there; see `require_inputs`."""
-    missing = [item for item in needed if not item.path.expanduser().exists()]
+    missing = [item for item in needed if not is_there(item)]
     if not missing:
         return
     lines = [f"{item.setting} = {item.given or item.path}: {item.what}" for item in missing]
-    cures = list(_how_to_get(missing))
+    cures = list(how_to_get(missing))
     raise ConfigError(
         "\n    ".join(["files that the configuration names are missing:", *lines]),
         expected=f"paths below {Path.cwd()} (relative paths start at the folder the command runs in)",
@@ -59,7 +81,7 @@ def require_files(needed: Sequence[Needed]) -> None:
     )
 
 
-def _how_to_get(missing: Sequence[Needed]) -> Iterator[str]:
+def how_to_get(missing: Sequence[Needed]) -> Iterator[str]:
     """One command for the weights that are named, and for each weight file at a path its address."""
     if named := [item.given for item in missing if catalog.find(item.given)]:
         yield f"hwm weights fetch {' '.join(dict.fromkeys(named))}"
@@ -70,7 +92,8 @@ def _how_to_get(missing: Sequence[Needed]) -> Iterator[str]:
             yield f"{item.setting}: did you mean {' or '.join(near)}? (all names: hwm weights list)"
 
 
-def _needed(config: RunConfig) -> Iterator[Needed]:
+def needed_inputs(config: RunConfig) -> Iterator[Needed]:
+    """Every file and folder that a configuration names, there or not."""
     match config:
         case PretrainConfig():
             yield from _encoder(config.encoder, "encoder")
@@ -122,6 +145,8 @@ def _clips(config: ClipDataConfig) -> Iterator[Needed]:
     for setting, sources in (("data.train", config.train), ("data.val", config.val)):
         for source in sources:
             yield Needed(setting, Path(source), "a video, a folder of videos, or a .txt or .csv list")
+    if config.manifest is not None:
+        yield Needed("data.manifest", config.manifest, _MANIFEST)
 
 
 def _annotations(config: AnnotationConfig) -> Iterator[Needed]:
@@ -139,6 +164,7 @@ def _annotations(config: AnnotationConfig) -> Iterator[Needed]:
         ("unseen_participants", config.unseen_participants, "EPIC_100_unseen_participant_ids_validation.csv"),
         ("tail_verbs", config.tail_verbs, "EPIC_100_tail_verbs.csv"),
         ("tail_nouns", config.tail_nouns, "EPIC_100_tail_nouns.csv"),
+        ("manifest", config.manifest, _MANIFEST),
     ):
         if path is not None:
             yield Needed(f"annotations.{setting}", path, what)

@@ -21,6 +21,7 @@ from hwm.data.masks import draw_masks
 from hwm.data.transforms import normalise
 from hwm.engine.assemble import CHECKPOINTS, load_frozen_encoder
 from hwm.engine.checkpoint import CheckpointStore
+from hwm.engine.held_data import hold_to_manifest
 from hwm.engine.optim import adamw, clip_gradients, raise_if_not_finite, scheduled_lr, set_lr
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
@@ -93,7 +94,8 @@ def run(config: AdaptConfig, resume: bool = True) -> AdaptResult:
 
         # Data
         shortest = (config.data.num_steps - 1) / config.data.fps
-        found = find_videos(config.data.train, config.data.glob, shortest)
+        hold_to_manifest(config.data.manifest, log)
+        found = find_videos(config.data.train, config.data.glob, shortest, config.data.manifest)
         log.record_coverage("train videos", expected=found.expected, used=len(found.videos), excluded=found.excluded)
         plan = ClipPlan(found.videos, config.data.fps, config.data.num_steps, config.data.augment, config.seed)
         read = _reader(config, plan)

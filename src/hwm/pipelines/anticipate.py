@@ -22,6 +22,7 @@ from hwm.data.protocol import START_MINUS_TAU, Observation, draw_horizon, guard,
 from hwm.data.segments import ClassTable, Segment, SegmentTable, Task
 from hwm.data.transforms import centre_square
 from hwm.data.video import VideoInfo, num_grid_steps
+from hwm.engine.held_data import hold_to_manifest
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import start
@@ -222,8 +223,9 @@ def _read_tables(config: AnticipateConfig, foresight: Foresight, log: RunLog) ->
     """Training and validation segments whose videos the backbone can use; no video may be in both.
 
     Raises:
-        DataError: annotations that cannot be used, or a take in both files.
+        DataError: annotations that cannot be used, a take in both files, or data that are not the manifest's.
     """
+    hold_to_manifest(config.annotations.manifest, log)
     train = read_annotations(config.annotations.train, config.annotations, None)
     val = read_annotations(config.annotations.val, config.annotations, train.tasks)
     both = sorted({s.video.path for s in train.segments} & {s.video.path for s in val.segments})

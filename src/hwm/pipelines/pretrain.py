@@ -20,6 +20,7 @@ from hwm.data.exclusions import Exclusion
 from hwm.data.video import VideoInfo
 from hwm.engine.assemble import CHECKPOINTS, PREDICTOR, load_frozen_encoder, new_world, predictor_hash
 from hwm.engine.checkpoint import CheckpointStore
+from hwm.engine.held_data import hold_to_manifest
 from hwm.engine.optim import adamw, clip_gradients, raise_if_not_finite, scheduled_lr, set_lr
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
@@ -143,10 +144,11 @@ def load_videos(
     """Training and validation videos that every source can use; what is left out is recorded with its reason.
 
     Raises:
-        DataError: none is left, or a video is in both.
+        DataError: none is left, a video is in both, or the data are not those of the manifest.
     """
+    hold_to_manifest(data.manifest, log)
     shortest = (data.num_steps - 1) / data.fps
-    found = {part: find_videos(getattr(data, part), data.glob, shortest) for part in ("train", "val")}
+    found = {part: find_videos(getattr(data, part), data.glob, shortest, data.manifest) for part in ("train", "val")}
     both = sorted(
         {str(v.path.resolve()) for v in found["train"].videos} & {str(v.path.resolve()) for v in found["val"].videos}
     )

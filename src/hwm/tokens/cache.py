@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hwm.data.content import content_sha256
 from hwm.errors import CacheError
 from hwm.models.world_model import TimeGrid
 from hwm.tokens.observe import StepTokens
@@ -115,6 +116,5 @@ class TokenCache:
         """File of one part of a video; the video's bytes are hashed once a run."""
         digest = self._digests.get(str(video))
         if digest is None:
-            with video.open("rb") as file:
-                digest = self._digests[str(video)] = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = self._digests[str(video)] = content_sha256(video)
         return self._folders[part] / f"{digest[:32]}.safetensors"

@@ -1,0 +1,62 @@
+"""What a take's measured gaze is worth: rows, rate, points outside the picture, gaps.
+
+In: a video of a take in Ego-Exo4D's layout. Out: `GazeFacts`, or the reason why the take's gaze file cannot be read.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from hwm.data.gaze_tracks import MAX_AGE_SEC, SAMPLE_PERIOD_SEC, read_gaze_2d
+from hwm.errors import DataError
+
+GAZE_FILE = Path("eye_gaze") / "general_eye_gaze_2d.csv"
+"""Below the folder of the take."""
+
+_ALIGNED = "frame_aligned_videos"
+
+
+class GazeFacts(BaseModel):
+    """A gaze file in numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int
+    period_error_ms: float | None
+    """|median time between rows − 100 ms|; null for fewer than two rows."""
+    share_without_point: float
+    """Rows whose cells are empty, or whose point lies outside the picture; 0..1."""
+    gaps: int
+    """Pauses longer than 0.15 s, over which no gaze is known."""
+    longest_gap_sec: float
+    """0 where there is none."""
+
+
+def gaze_file_of(video: Path) -> Path | None:
+    """Where the gaze of a video's take lies; None for a video outside a take's `frame_aligned_videos`."""
+    parents = [folder for folder in video.parents if folder.name == _ALIGNED]
+    return parents[0].parent / GAZE_FILE if parents else None
+
+
+def check_gaze(path: Path) -> GazeFacts | str:
+    """Read one gaze file.
+
+    Returns:
+        Its facts, or why it cannot be used (without the path, so that reasons can be counted).
+    """
+    if not path.exists():
+        return "there is none"
+    try:
+        track = read_gaze_2d(path)
+    except DataError as error:
+        return error.problem.replace(f"gaze file {path}", "").strip(" ,:")
+    periods = np.diff(track.times_sec)
+    long = periods[periods > MAX_AGE_SEC]
+    return GazeFacts(
+        rows=len(track.valid),
+        period_error_ms=round(abs(float(np.median(periods)) - SAMPLE_PERIOD_SEC) * 1e3, 3) if len(periods) else None,
+        share_without_point=round(float(np.mean(~track.valid)), 6) if len(track.valid) else 1.0,
+        gaps=len(long),
+        longest_gap_sec=round(float(long.max()), 3) if len(long) else 0.0,
+    )
