@@ -80,7 +80,7 @@ def test_a_whole_set_is_whole(recipe: AnticipateConfig, world: Path) -> None:
     assert result.path == recipe.folder / "check" / "data_manifest.json"
     assert manifest == read_manifest(result.path)
     assert manifest.counts["train takes"] == {
-        "annotated": 6, "in takes.json": 6, "in splits.json": 6, "on disk": 6, "usable": 6,
+        "annotated": 6, "takes in takes.json": 6, "on disk": 6, "usable": 6,
     }  # fmt: skip
     assert set(manifest.videos) == {str(path) for path in ego_videos(world)}
     assert not manifest.unusable

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from hwm.config import AnnotationConfig
 from hwm.data.annotations import read_annotations
-from hwm.data.epic_kitchens import seconds_of
+from hwm.data.epic_kitchens import action_id, seconds_of
 from hwm.data.exclusions import summarise
 from hwm.data.segments import UNKNOWN, SegmentTable, Task
 from hwm.errors import DataError
@@ -142,6 +142,13 @@ def test_a_class_that_training_does_not_have_counts_for_the_other_tasks(root: Pa
     assert summarise(val.excluded) == {"class not in training": 1}
     assert val.segments[2].previous_labels == (UNKNOWN,) * 3  # what came before is known to no task
     assert val.tasks == train
+
+
+def test_pairs_that_no_number_tells_apart_have_no_action() -> None:
+    assert (action_id(2, 999), action_id(0, 0)) == (2999, 0)
+    assert [action_id(1, 1000), action_id(-1, 3), action_id(1, -1), action_id(None, 1), action_id(1, None)] == [
+        None
+    ] * 5
 
 
 def test_unseen_participants_and_tail_classes(root: Path) -> None:

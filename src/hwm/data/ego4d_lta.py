@@ -81,7 +81,6 @@ def _row(item: str, fields: Mapping[str, Any], names: tuple[_Names, _Names] | No
         fault = f"noun_label is not below {ACTION_STRIDE}"
     if names is not None and fault is None:
         fault = _taxonomy_fault(item, ids, words, names, taxonomy)
-    known = fault is None or None not in ids
     return Row(
         item=item,
         video=fields["clip_uid"],
@@ -89,7 +88,7 @@ def _row(item: str, fields: Mapping[str, Any], names: tuple[_Names, _Names] | No
         start_sec=finite(fields.get(_START)) or 0.0,
         end_sec=finite(fields.get(_END)) or 0.0,
         order=order,
-        ids=(verb, noun, action_id(verb, noun) if known and verb is not None and noun is not None else None),
+        ids=(verb, noun, action_id(verb, noun)),
         names=(*words, " ".join(words) if all(words) else ""),
         take=str(fields.get("video_uid") or fields["clip_uid"]),
         participant=None,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from hwm.config import AnnotationConfig
 from hwm.data.files import read_csv
-from hwm.data.rows import Annotation, Row, fault_of, integer_in
+from hwm.data.rows import Annotation, Row, fault_of, integer, integer_in
 from hwm.data.video_folder import VideoFolder
 from hwm.errors import DataError
 
@@ -37,7 +37,7 @@ class _Subsets(NamedTuple):
     def names(self) -> tuple[str, ...]:
         return (UNSEEN,) * (self.participants is not None) + (TAIL,) * (self.verbs is not None)
 
-    def of(self, participant: str, verb: object, noun: object) -> tuple[tuple[str, ...], ...]:
+    def of(self, participant: str, verb: int | None, noun: int | None) -> tuple[tuple[str, ...], ...]:
         """The subsets of a row, for verb, noun and action; a tail action has a tail verb or a tail noun."""
         is_unseen = self.participants is not None and participant in self.participants
         tail_verb = self.verbs is not None and str(verb) in self.verbs
@@ -81,8 +81,10 @@ def seconds_of(timestamp: str) -> float | None:
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
 
 
-def action_id(verb: int, noun: int) -> int:
-    """The id of a pair of verb and noun."""
+def action_id(verb: int | None, noun: int | None) -> int | None:
+    """The id of a pair of verb and noun; None where one is missing, or is none that a pair could be told by."""
+    if verb is None or noun is None or verb < 0 or not 0 <= noun < ACTION_STRIDE:
+        return None
     return verb * ACTION_STRIDE + noun
 
 
@@ -97,17 +99,12 @@ def _row(file: str, index: int, line: dict[str, str], subsets: _Subsets) -> Row:
         class_id = integer_in(line[name].strip())
         fields[name] = fields[name] if class_id is None else class_id
     fault = fault_of(fields, "start_timestamp", "stop_timestamp", _LABELS) if video else "no video_id"
-    verb, noun = fields["verb_class"], fields["noun_class"]
-    if fault is None and isinstance(noun, int) and noun >= ACTION_STRIDE:
+    verb, noun = (integer(fields[name]) for name in _LABELS)
+    if fault is None and noun is not None and noun >= ACTION_STRIDE:
         fault = f"noun_class is not below {ACTION_STRIDE}"
     start, end = fields["start_timestamp"], fields["stop_timestamp"]
     participant = line.get("participant_id", "").strip() or video.split("_")[0]
     words = (line.get("verb", "").strip(), line.get("noun", "").strip())
-    ids = (
-        verb if isinstance(verb, int) else None,
-        noun if isinstance(noun, int) else None,
-        action_id(verb, noun) if isinstance(verb, int) and isinstance(noun, int) else None,
-    )
     return Row(
         item=f"{file}#{line.get('narration_id', '').strip() or index}",
         video=video,
@@ -115,7 +112,7 @@ def _row(file: str, index: int, line: dict[str, str], subsets: _Subsets) -> Row:
         start_sec=start if isinstance(start, float) else 0.0,
         end_sec=end if isinstance(end, float) else 0.0,
         order=start if isinstance(start, float) else None,
-        ids=ids,
+        ids=(verb, noun, action_id(verb, noun)),
         names=(*words, " ".join(words) if all(words) else ""),
         take=video,
         participant=participant or None,

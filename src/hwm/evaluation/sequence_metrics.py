@@ -43,16 +43,18 @@ def edit_distance(guesses_SIZ: Int[Tensor, "s i z"], true_SZ: Int[Tensor, "s z"]
 def edit_distances(guesses_SIZ: Int[Tensor, "s i z"], true_SZ: Int[Tensor, "s z"]) -> Int[Tensor, "s i"]:
     """The distance 0..Z of each guess, by dynamic programming over prefixes, all segments at once."""
     length = true_SZ.shape[1]
-    shape = guesses_SIZ.shape[:2]
-    # cost[a][b]: from the first a actions of the guess to the first b of the truth.
-    cost = [[torch.full(shape, max(a, b), dtype=torch.int64) for b in range(length + 1)] for a in range(length + 1)]
+    zero_SI = torch.zeros(guesses_SIZ.shape[:2], dtype=torch.int64)
     differs = guesses_SIZ[:, :, :, None] != true_SZ[:, None, None, :]
+    # last[b]: from the first a - 1 actions of the guess to the first b of the truth; before: from the first a - 2.
+    before, last = [zero_SI] * (length + 1), [zero_SI + b for b in range(length + 1)]
     for a in range(1, length + 1):
+        row = [zero_SI + a]
         for b in range(1, length + 1):
-            best = torch.minimum(cost[a - 1][b], cost[a][b - 1]) + 1
-            best = torch.minimum(best, cost[a - 1][b - 1] + differs[:, :, a - 1, b - 1])
+            best = torch.minimum(last[b], row[b - 1]) + 1
+            best = torch.minimum(best, last[b - 1] + differs[:, :, a - 1, b - 1])
             if a > 1 and b > 1:
                 is_swap = ~differs[:, :, a - 1, b - 2] & ~differs[:, :, a - 2, b - 1]
-                best = torch.where(is_swap, torch.minimum(best, cost[a - 2][b - 2] + 1), best)
-            cost[a][b] = best
-    return cost[length][length]
+                best = torch.where(is_swap, torch.minimum(best, before[b - 2] + 1), best)
+            row.append(best)
+        before, last = last, row
+    return last[length]

@@ -90,19 +90,7 @@ def run(config: AnticipateConfig) -> AnticipateResult:
         fps = foresight.fps
         train = training_views(train_table, config, fps)
         val, left_out = validation_samples(val_table, config, fps)
-        log.record_coverage(
-            "val segments", expected=val_table.expected, used=len(val), excluded=[*val_table.excluded, *left_out]
-        )
-        log.record_coverage(
-            "train segments",
-            expected=train_table.expected,
-            used=len(train.views[0]),
-            excluded=[*train_table.excluded, *train.excluded],
-        )
-        log.record(
-            classes={task.name: {"sha256": task.classes.sha256, "count": len(task.classes)} for task in tasks},
-            samples_that_show_the_action=float(np.mean([s.observation.shows_action for s in val])),
-        )
+        _record_samples(log, (train_table, train), (val_table, val, left_out))
 
         # Features of the imagined future
         samples = {"train": [sample for view in train.views for sample in view], "val": val}
@@ -243,6 +231,29 @@ def _read_tables(config: AnticipateConfig, foresight: Foresight, log: RunLog) ->
         annotations={"train": dict(train.counts), "val": dict(val.counts)},
     )
     return _without(train, unusable), _without(val, unusable)
+
+
+def _record_samples(
+    log: RunLog,
+    train: tuple[SegmentTable, TrainingViews],
+    val: tuple[SegmentTable, Sequence[Sample], Sequence[Exclusion]],
+) -> None:
+    """What was used and what was left out, the classes, and whether any sample shows its own step."""
+    train_table, views = train
+    val_table, samples, left_out = val
+    log.record_coverage(
+        "val segments", expected=val_table.expected, used=len(samples), excluded=[*val_table.excluded, *left_out]
+    )
+    log.record_coverage(
+        "train segments",
+        expected=train_table.expected,
+        used=len(views.views[0]),
+        excluded=[*train_table.excluded, *views.excluded],
+    )
+    log.record(
+        classes={task.name: {"sha256": task.classes.sha256, "count": len(task.classes)} for task in train_table.tasks},
+        samples_that_show_the_action=float(np.mean([s.observation.shows_action for s in samples])),
+    )
 
 
 def _without(table: SegmentTable, unusable: dict[str, str]) -> SegmentTable:
