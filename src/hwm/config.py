@@ -8,7 +8,10 @@ Nothing here imports torch: a wrong recipe is refused before anything heavy is l
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Gaze = Literal["none", "estimated", "measured"]
+"""Where people look: unknown, Gazelle's estimate, or an eye tracker's measurement (ego view only)."""
 
 
 class Part(BaseModel):
@@ -39,6 +42,18 @@ class GazelleConfig(Part):
     """The DINOv2 `.pth` that goes with a released decoder `.pt`; null for `mini` and for folders of ours."""
     resolution: int = Field(default=448, ge=14)
     """Pixels of the square Gazelle view; must be a multiple of the backbone's patch size."""
+
+
+class GazeFilesConfig(Part):
+    """Files of measured gaze; read only where gaze is `measured`."""
+
+    folder: Path | None = None
+    """Dataset root with `takes/<take>/eye_gaze/`, folder of takes, or folder of CSVs named after the videos; null in
+    stage 2 means `annotations.videos`."""
+    ego4d_y: Literal["down", "up"] | None = None
+    """Which way y of Ego4D's gaze runs (`down`: 0 at the top); it is not documented, so its files need this setting."""
+    ego4d_min_confidence: float = Field(default=0.6, ge=0, le=1)
+    """Samples of Ego4D's gaze below this confidence do not count."""
 
 
 class AugmentConfig(Part):
@@ -165,8 +180,9 @@ class PretrainConfig(RunConfig):
     target_encoder: EncoderConfig | None = None
     """Encoder of the targets; null uses `encoder` itself (one copy in memory)."""
     gazelle: GazelleConfig = GazelleConfig()
-    gaze: Literal["none", "estimated"] = "estimated"
-    """`estimated` conditions on Gazelle's scene tokens; `none` trains the same model without gaze."""
+    gaze: Gaze = "estimated"
+    """`estimated` conditions on Gazelle's scene tokens, `measured` on eye tracking; `none` trains without gaze."""
+    gaze_files: GazeFilesConfig = GazeFilesConfig()
     data: ClipDataConfig
     tokens: TokenConfig = TokenConfig()
     predictor: PredictorConfig = PredictorConfig()
@@ -189,6 +205,8 @@ class PretrainConfig(RunConfig):
             )
         if self.tokens.source == "cached" and self.data.augment is not None:
             raise ValueError("data.augment needs tokens.source=live: cached tokens hold the centre square only")
+        if self.gaze == "measured" and self.gaze_files.folder is None:
+            raise ValueError("gaze=measured needs gaze_files.folder: where the eye tracker's files are")
         return self
 
 
@@ -234,8 +252,9 @@ class ProbeConfig(Part):
 
     inputs: Literal["context", "future", "context+future"] = "context+future"
     """What the probe reads: observed latents, imagined latents, or both."""
-    gaze_point: bool = False
-    """Adds one token a step: its latents pooled where Gazelle's heat map says people look."""
+    gaze_point: Gaze = "none"
+    """Adds one token a step, its latents pooled where people look: by Gazelle's heat map (`estimated`, or `true`) or by
+    an eye tracker (`measured`)."""
     num_queries: int = Field(default=1, ge=1)
     """Learned queries of the pooler."""
     depth: int = Field(default=1, ge=1)
@@ -257,6 +276,11 @@ class ProbeConfig(Part):
     holdout_fraction: float = Field(default=0.15, gt=0, lt=1)
     """Share of the training takes that chooses the winner of the sweep; validation is never used for that."""
 
+    @field_validator("gaze_point", mode="before")
+    @classmethod
+    def _from_bool(cls, value: object) -> object:
+        return {False: "none", True: "estimated"}[value] if isinstance(value, bool) else value
+
 
 class AnticipateConfig(RunConfig):
     """Stage 2: `hwm anticipate CONFIG --checkpoint RUN_OR_FILE`."""
@@ -267,13 +291,14 @@ class AnticipateConfig(RunConfig):
     protocol: ProtocolConfig = ProtocolConfig()
     probe: ProbeConfig = ProbeConfig()
     gazelle: GazelleConfig | None = None
-    """Gazelle of `probe.gaze_point` where the world model takes no gaze; null uses the world model's own."""
+    """Gazelle of `probe.gaze_point=estimated` where the world model has none; null uses the world model's own."""
+    gaze_files: GazeFilesConfig = GazeFilesConfig()
     tokens: TokenConfig = TokenConfig()
 
     @model_validator(mode="after")
     def _gazelle_is_used(self) -> "AnticipateConfig":
-        if self.gazelle is not None and not self.probe.gaze_point:
-            raise ValueError("gazelle is only used by probe.gaze_point, which is false")
+        if self.gazelle is not None and self.probe.gaze_point != "estimated":
+            raise ValueError(f"gazelle is only used by probe.gaze_point=estimated, which is {self.probe.gaze_point}")
         return self
 
 
@@ -367,6 +392,23 @@ class AdaptGazeConfig(RunConfig):
     optim: OptimConfig = OptimConfig(lr=1e-3, num_steps=3000, warmup_steps=200, batch_size=32)
     log_every: int = Field(default=50, ge=1)
     """Optimiser steps between lines of `metrics.jsonl`."""
+
+
+class GazeScoreConfig(RunConfig):
+    """Score Gazelle's heat maps against measured gaze: `hwm gaze-score CONFIG`."""
+
+    gazelle: GazelleConfig = GazelleConfig()
+    videos: tuple[str, ...]
+    """Ego videos to score on: files, folders, `.txt` lists, `.csv` lists (column `path`), in any mixture."""
+    prior_videos: tuple[str, ...]
+    """Other ego videos, whose measured gaze makes the centre prior (its mean map)."""
+    glob: str = "**/*_214-1.mp4"
+    """Pattern of the files taken from a folder."""
+    gaze_files: GazeFilesConfig
+    fps: float = Field(default=1.0, gt=0)
+    """Frames scored a second."""
+    sigma: float = Field(default=0.05, gt=0, le=1)
+    """Deviation of the Gaussians of the prior and of the divergence, as a share of the picture's side."""
 
 
 class DemoConfig(Part):

@@ -14,7 +14,9 @@ from hwm.config import (
     AnticipateConfig,
     ClipDataConfig,
     EncoderConfig,
+    GazeFilesConfig,
     GazelleConfig,
+    GazeScoreConfig,
     PretrainConfig,
     RunConfig,
 )
@@ -70,41 +72,55 @@ def _needed(config: RunConfig) -> Iterator[Needed]:
     match config:
         case PretrainConfig():
             yield from _encoder(config.encoder, "encoder")
-            if config.target_encoder is not None:
-                yield from _encoder(config.target_encoder, "target_encoder")
-            if config.gaze != "none":
-                yield from _gazelle(config.gazelle)
+            yield from _encoder(config.target_encoder, "target_encoder")
+            yield from _gazelle(config.gazelle if config.gaze == "estimated" else None)
+            yield from _gaze_files(config.gaze_files if config.gaze == "measured" else None)
             yield from _clips(config.data)
         case AdaptConfig():
-            if config.init is not None:
-                yield from _encoder(config.init, "init")
+            yield from _encoder(config.init, "init")
             yield from _clips(config.data)
         case AdaptGazeConfig():
             yield Needed("world", config.world, "a toy world; make it: hwm toyworld " + str(config.world))
+        case GazeScoreConfig():
+            yield from _gazelle(config.gazelle)
+            yield from _gaze_files(config.gaze_files)
+            yield from _videos("videos", config.videos)
+            yield from _videos("prior_videos", config.prior_videos)
         case AnticipateConfig():
             yield from _annotations(config.annotations)
-            if config.gazelle is not None:
-                yield from _gazelle(config.gazelle)
+            yield from _gazelle(config.gazelle)
+            yield from _gaze_files(config.gaze_files)
             if config.checkpoint is not None:
                 yield Needed("checkpoint", config.checkpoint, "a run folder of `hwm pretrain`, or a saved world model")
 
 
-def _encoder(config: EncoderConfig, setting: str) -> Iterator[Needed]:
-    if config.weights != "mini":
+def _encoder(config: EncoderConfig | None, setting: str) -> Iterator[Needed]:
+    if config is not None and config.weights != "mini":
         yield Needed(f"{setting}.weights", Path(config.weights), "V-JEPA 2 encoder weights")
 
 
-def _gazelle(config: GazelleConfig) -> Iterator[Needed]:
+def _gazelle(config: GazelleConfig | None) -> Iterator[Needed]:
+    if config is None:
+        return
     if config.weights != "mini":
         yield Needed("gazelle.weights", Path(config.weights), "Gaze-LLE weights")
     if config.backbone is not None:
         yield Needed("gazelle.backbone", Path(config.backbone), "DINOv2 weights")
 
 
+def _gaze_files(config: GazeFilesConfig | None) -> Iterator[Needed]:
+    if config is not None and config.folder is not None:
+        yield Needed("gaze_files.folder", config.folder, "files of measured gaze")
+
+
 def _clips(config: ClipDataConfig) -> Iterator[Needed]:
-    for setting, sources in (("data.train", config.train), ("data.val", config.val)):
-        for source in sources:
-            yield Needed(setting, Path(source), "a video, a folder of videos, or a .txt or .csv list")
+    yield from _videos("data.train", config.train)
+    yield from _videos("data.val", config.val)
+
+
+def _videos(setting: str, sources: Sequence[str]) -> Iterator[Needed]:
+    for source in sources:
+        yield Needed(setting, Path(source), "a video, a folder of videos, or a .txt or .csv list")
 
 
 def _annotations(config: AnnotationConfig) -> Iterator[Needed]:

@@ -58,6 +58,7 @@ class ProbeData(NamedTuple):
 
     tokens_RTND: np.ndarray
     valid_RT: np.ndarray
+    gaze_known_RT: np.ndarray
     labels_S: np.ndarray
     takes_S: tuple[str, ...]
 
@@ -66,12 +67,12 @@ class ProbeData(NamedTuple):
         """V."""
         return self.tokens_RTND.shape[0] // len(self.labels_S)
 
-    def batch(self, samples: np.ndarray, view: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Features [B,T,N,D] float32, validity [B,T] and labels [B] of some samples in one view."""
+    def batch(self, samples: np.ndarray, view: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features [B,T,N,D] float32, validity and gaze known [B,T] and labels [B] of some samples in one view."""
         rows = view * len(self.labels_S) + samples
         tokens = torch.from_numpy(np.ascontiguousarray(self.tokens_RTND[rows])).to(device).float()
-        valid = torch.from_numpy(self.valid_RT[rows]).to(device)
-        return tokens, valid, torch.from_numpy(self.labels_S[samples]).to(device)
+        valid, known = (torch.from_numpy(mask[rows]).to(device) for mask in (self.valid_RT, self.gaze_known_RT))
+        return tokens, valid, known, torch.from_numpy(self.labels_S[samples]).to(device)
 
 
 def train_sweep(
@@ -99,8 +100,9 @@ def train_sweep(
     train, holdout = np.flatnonzero(~held_S), np.flatnonzero(held_S)
     slots, tokens, width = data.tokens_RTND.shape[1:]
     spec = StepProbeSpec(
-        width, slots, tokens, num_classes, config.num_heads, config.depth, config.num_queries, config.gaze_point
-    )
+        width, slots, tokens, num_classes, config.num_heads, config.depth, config.num_queries,
+        config.gaze_point != "none",
+    )  # fmt: skip
     settings = [(lr, decay) for lr in config.lrs for decay in config.weight_decays]
     probes = []
     for _ in settings:
@@ -115,10 +117,10 @@ def train_sweep(
     for epoch in range(config.num_epochs):
         order = rng_for(seed, "order", epoch).permutation(train)
         for samples in np.array_split(order, steps_per_epoch):
-            features, valid, labels = data.batch(samples, epoch % data.num_views, device)
+            *features, labels = data.batch(samples, epoch % data.num_views, device)
             for index, (probe, optimizer) in enumerate(zip(probes, optimizers, strict=True)):
                 set_lr(optimizer, settings[index][0] * warmup_cosine(step, warmup, num_steps))
-                loss = F.cross_entropy(probe(features, valid), labels)
+                loss = F.cross_entropy(probe(*features), labels)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 raise_if_not_finite(probe, loss, f"probe {index}, step {step}")
@@ -144,4 +146,4 @@ def logits_of(
     """Logits [len(samples), C] of one view, on the CPU."""
     probe.eval()
     parts = [samples[first : first + batch_size] for first in range(0, len(samples), batch_size)]
-    return torch.cat([probe(*data.batch(part, view, device)[:2]).cpu() for part in parts])
+    return torch.cat([probe(*data.batch(part, view, device)[:3]).cpu() for part in parts])

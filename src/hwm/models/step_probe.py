@@ -6,7 +6,8 @@ therefore added before pooling (upstream's clip encoder mixes positions into its
 
 With a gaze point, each step brings one more token (its latents pooled where people look). A pooler that starts by
 looking at hundreds of tokens alike finds these few too slowly, so they also reach the logits through a linear map of
-their own, which starts at zero: the probe without gaze is the same probe.
+their own, which starts at zero: the probe without gaze is the same probe. The token of a step whose gaze is unknown is
+not read.
 """
 
 from dataclasses import dataclass
@@ -55,11 +56,24 @@ class StepProbe(nn.Module):
             self.gaze_head = nn.Linear(spec.num_steps * spec.width, spec.num_classes, bias=False)
             nn.init.zeros_(self.gaze_head.weight)
 
-    def forward(self, features_BTND: Float[Tensor, "b t n d"], valid_BT: Bool[Tensor, "b t"]) -> Float[Tensor, "b c"]:
-        """Logits [B, C]; steps with `valid_BT` false are not read."""
+    def forward(
+        self,
+        features_BTND: Float[Tensor, "b t n d"],
+        valid_BT: Bool[Tensor, "b t"],
+        gaze_known_BT: Bool[Tensor, "b t"] | None = None,
+    ) -> Float[Tensor, "b c"]:
+        """Logits [B, C].
+
+        Args:
+            features_BTND: latents of each step, its gaze point last where the probe has one.
+            valid_BT: steps that are read.
+            gaze_known_BT: steps whose gaze point is read; None means all valid ones.
+        """
         tokens_BLD = (features_BTND + self.step_embed + self.token_embed).flatten(1, 2)
-        logits_BC = self.probe(tokens_BLD, valid_BT.repeat_interleave(features_BTND.shape[2], dim=1))[TASK]
-        if self.spec.gaze_point:
-            points_BTD = layer_normed(features_BTND[:, :, -1]) * valid_BT[:, :, None]
-            logits_BC = logits_BC + self.gaze_head(points_BTD.flatten(1))
-        return logits_BC
+        read_BTN = valid_BT[:, :, None].repeat(1, 1, features_BTND.shape[2])
+        if not self.spec.gaze_point:
+            return self.probe(tokens_BLD, read_BTN.flatten(1))[TASK]
+        looked_BT = valid_BT if gaze_known_BT is None else valid_BT & gaze_known_BT
+        read_BTN[:, :, -1] = looked_BT
+        points_BTD = layer_normed(features_BTND[:, :, -1]) * looked_BT[:, :, None]
+        return self.probe(tokens_BLD, read_BTN.flatten(1))[TASK] + self.gaze_head(points_BTD.flatten(1))

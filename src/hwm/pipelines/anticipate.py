@@ -19,6 +19,7 @@ from torch import Tensor
 from hwm.config import AnticipateConfig
 from hwm.data.clips import ClipRequest
 from hwm.data.exclusions import Exclusion, check_coverage
+from hwm.data.gaze_files import GazeFiles
 from hwm.data.keystep import read_keystep
 from hwm.data.protocol import START_MINUS_TAU, Observation, draw_horizon, guard, observe_before
 from hwm.data.segments import ClassTable, Segment, SegmentTable
@@ -32,7 +33,9 @@ from hwm.engine.sweep import ProbeData, SweepResult, logits_of, train_sweep
 from hwm.errors import ConfigError, DataError, RunError
 from hwm.evaluation.baselines import majority_logits, previous_step_logits
 from hwm.evaluation.metrics import score
+from hwm.models.world_model import WorldModel
 from hwm.tokens.features import FeatureRequest, Features, compute_features
+from hwm.tokens.measured import MeasuredSource
 from hwm.tokens.source import TokenSource, open_source
 
 
@@ -84,9 +87,12 @@ def run(config: AnticipateConfig) -> AnticipateResult:
             fabric.device,
             config.runtime.num_workers,
         )
+        source = _with_measured_gaze(source, config, world)
 
         # Segments and what may be seen of them
         train_table, val_table = _read_tables(config, source, log)
+        if isinstance(source, MeasuredSource):
+            source.record(log, {"train": _videos(train_table), "val": _videos(val_table)})
         fps = world.grid.fps
         train = training_views(train_table, config, fps)
         val, left_out = validation_samples(val_table, config, fps)
@@ -206,6 +212,31 @@ def _observe(segment: Segment, horizon_sec: float, config: AnticipateConfig, fps
     return observed
 
 
+def _with_measured_gaze(source: TokenSource, config: AnticipateConfig, world: WorldModel) -> TokenSource:
+    """The source, joined with an eye tracker's files where the world model or the probe's gaze point asks for them.
+
+    Raises:
+        ConfigError: they ask for it in an exo view, where nothing is measured.
+        DataError: the folder of gaze files is not there.
+    """
+    scene, point = world.grid.gaze == "measured", config.probe.gaze_point == "measured"
+    if not scene and not point:
+        return source
+    if config.annotations.view != "ego":
+        raise ConfigError(
+            "gaze is measured in the ego view only",
+            expected="annotations.view=ego",
+            found=f"{config.annotations.view}, with measured gaze in the {'world model' if scene else 'probe'}",
+        )
+    files = GazeFiles(config.gaze_files.folder or config.annotations.videos, config.gaze_files)
+    return MeasuredSource(source, files, world, scene=scene, point=point)
+
+
+def _videos(table: SegmentTable) -> tuple[VideoInfo, ...]:
+    """The videos of a table, each once."""
+    return tuple({segment.video.path: segment.video for segment in table.segments}.values())
+
+
 def _read_tables(config: AnticipateConfig, source: TokenSource, log: RunLog) -> tuple[SegmentTable, SegmentTable]:
     """Training and validation segments whose videos the token source can use; no video may be in both.
 
@@ -258,7 +289,7 @@ def _features(
             source,
             requests,
             config.probe.inputs,
-            config.probe.gaze_point,
+            config.probe.gaze_point != "none",
             max_future,
             path,
             config.probe.batch_size,
@@ -270,6 +301,7 @@ def _probe_data(features: Features, samples: Sequence[Sample]) -> ProbeData:
     return ProbeData(
         features.tokens_STND,
         features.valid_ST,
+        features.gaze_known_ST,
         np.array([sample.segment.label for sample in samples]),
         tuple(sample.segment.take for sample in samples),
     )
