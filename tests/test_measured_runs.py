@@ -27,8 +27,6 @@ from hwm.tokens.measured import MeasuredSource
 from hwm.tokens.source import LiveSource
 from hwm.weights.pretrained import HumanWorldModel
 
-HORIZON_SEC = 1.0
-
 
 @pytest.fixture
 def measured_settings(stage1_settings: dict[str, Any], toy_world: Path) -> dict[str, Any]:
@@ -120,7 +118,7 @@ def test_steps_without_gaze_are_never_taken_for_gaze_of_zeros(
     monkeypatch.setattr(GazePredictor, "teacher_forced", watched)
     world = load_stage1(pretrain.run(PretrainConfig(**measured_settings)).folder).world
     for training in (True, False):
-        there, known = (torch.cat([row[part] for row in seen if row[2] == training]) for part in (0, 1))
+        there, known = (torch.cat([row[part].flatten() for row in seen if row[2] == training]) for part in (0, 1))
         assert torch.equal(there, known)
         assert 0 < known.sum() < known.numel()
 
@@ -128,7 +126,7 @@ def test_steps_without_gaze_are_never_taken_for_gaze_of_zeros(
     with torch.no_grad():
         world.predictor.gate_parameter.fill_(0.1)
         world.predictor.stack.predictor_proj.weight.normal_(std=0.3)
-    video = probe_video(Path(names["val"]))
+    video = probe_video((toy_world / "lists" / names["val"]).resolve())
     clip = ClipRequest(video, 3, 4, centre_square(video))
     live = LiveSource(world.observer, world.grid, torch.device("cpu"), num_workers=0)
     source = MeasuredSource(live, GazeFiles(folder, GazeFilesConfig()), world, scene=True, point=True)
@@ -151,7 +149,7 @@ def test_two_runs_on_measured_gaze_are_the_same_and_not_those_without(measured_s
     assert blind.predictor_sha256 != one.predictor_sha256
 
 
-def test_gaze_after_the_anchor_leaves_the_logits_as_they_are(
+def test_gaze_after_the_last_observed_step_leaves_the_logits_as_they_are(
     measured_settings: dict[str, Any], ego_settings: dict[str, Any], toy_world: Path, tmp_path: Path
 ) -> None:
     """Every role at once: condition of the world model, gaze point of the probe, through to the logits."""
@@ -172,14 +170,15 @@ def test_gaze_after_the_anchor_leaves_the_logits_as_they_are(
         video = sample.segment.video
         csv = folder / "takes" / video.path.parts[-3] / "eye_gaze" / "general_eye_gaze_2d.csv"
         original = csv.read_text().splitlines()
-        anchor = sample.segment.start_sec - HORIZON_SEC
+        last_time_sec = sample.observation.last_time_sec
+        assert last_time_sec <= sample.segment.start_sec - config.protocol.horizon_sec
         request = FeatureRequest(anticipate.clip_request(sample, config.protocol.id), sample.observation.num_future)
         said = {}
         for which in ("as it is", "later", "earlier"):
             lines = [original[0]]
             for line in original[1:]:
                 number, clock, x, y = line.split(",")
-                if which != "as it is" and (int(number) * 0.1 > anchor) == (which == "later"):
+                if which != "as it is" and (int(number) * 0.1 > last_time_sec + 1e-6) == (which == "later"):
                     x, y = (f"{value:.3f}" for value in rng.uniform(0, 1408, 2))
                 lines.append(",".join((number, clock, x, y)))
             csv.write_text("\n".join(lines) + "\n")
