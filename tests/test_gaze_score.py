@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from hwm.config import GazeScoreConfig
 from hwm.data.clips import find_videos
 from hwm.data.gaze_files import GazeFiles
 from hwm.data.toyworld import load_truth
-from hwm.errors import ConfigError, DataError
+from hwm.errors import DataError
 from hwm.evaluation.gaze_metrics import gaussian_maps
 from hwm.pipelines import gaze_score
 
@@ -75,8 +76,8 @@ def test_what_cannot_be_scored_is_counted_or_refused(
 ) -> None:
     with pytest.raises(DataError, match="are in videos and in prior_videos"):
         gaze_score.run(GazeScoreConfig(**score_settings | {"videos": score_settings["prior_videos"]}))
-    with pytest.raises(ConfigError, match=r"gaze_files\.folder"):
-        gaze_score.run(GazeScoreConfig(**score_settings | {"gaze_files": {}}))
+    with pytest.raises(ValidationError, match=r"gaze_files\.folder"):
+        GazeScoreConfig(**score_settings | {"gaze_files": {}})
     lists = toy_world / "lists"
     first, second = ((lists / name).resolve() for name in (lists / "val_ego.txt").read_text().split())
     whole = first.read_bytes()

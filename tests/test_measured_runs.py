@@ -22,6 +22,7 @@ from hwm.errors import ConfigError, DataError, WeightsError
 from hwm.models.predictor import GazePredictor
 from hwm.models.step_probe import StepProbe, StepProbeSpec
 from hwm.pipelines import anticipate, pretrain
+from hwm.recipes import load_config
 from hwm.tokens.features import FeatureRequest, compute_features
 from hwm.tokens.measured import MeasuredSource
 from hwm.tokens.source import LiveSource
@@ -216,9 +217,9 @@ def test_measured_gaze_is_refused_where_there_is_none(
         anticipate.run(AnticipateConfig(**ego_settings, checkpoint=blind))
 
 
-def test_the_gaze_point_may_still_be_said_with_true_and_false() -> None:
-    assert ProbeConfig(gaze_point=True).gaze_point == "estimated"  # pyright: ignore[reportArgumentType]
-    assert ProbeConfig(gaze_point=False).gaze_point == "none"  # pyright: ignore[reportArgumentType]
+def test_the_gaze_point_names_its_source() -> None:
+    with pytest.raises(ConfigError, match=r"none, estimated \(once true\) or measured"):
+        load_config(AnticipateConfig, "anticipate/toyworld", ["probe.gaze_point=true"])
     with pytest.raises(ValidationError, match="'none', 'estimated' or 'measured'"):
         ProbeConfig(gaze_point="yes")  # pyright: ignore[reportArgumentType]
 

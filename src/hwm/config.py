@@ -253,8 +253,8 @@ class ProbeConfig(Part):
     inputs: Literal["context", "future", "context+future"] = "context+future"
     """What the probe reads: observed latents, imagined latents, or both."""
     gaze_point: Gaze = "none"
-    """Adds one token a step, its latents pooled where people look: by Gazelle's heat map (`estimated`, or `true`) or by
-    an eye tracker (`measured`)."""
+    """Adds one token a step, its latents pooled where people look: by Gazelle's heat map (`estimated`) or by an eye
+    tracker (`measured`)."""
     num_queries: int = Field(default=1, ge=1)
     """Learned queries of the pooler."""
     depth: int = Field(default=1, ge=1)
@@ -278,8 +278,10 @@ class ProbeConfig(Part):
 
     @field_validator("gaze_point", mode="before")
     @classmethod
-    def _from_bool(cls, value: object) -> object:
-        return {False: "none", True: "estimated"}[value] if isinstance(value, bool) else value
+    def _names_its_source(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError("gaze_point says where gaze comes from: none, estimated (once true) or measured")
+        return value
 
 
 class AnticipateConfig(RunConfig):
@@ -409,6 +411,12 @@ class GazeScoreConfig(RunConfig):
     """Frames scored a second."""
     sigma: float = Field(default=0.05, gt=0, le=1)
     """Deviation of the Gaussians of the prior and of the divergence, as a share of the picture's side."""
+
+    @model_validator(mode="after")
+    def _has_gaze(self) -> "GazeScoreConfig":
+        if self.gaze_files.folder is None:
+            raise ValueError("gaze-score needs gaze_files.folder: where the eye tracker's files are")
+        return self
 
 
 class DemoConfig(Part):

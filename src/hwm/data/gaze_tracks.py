@@ -117,8 +117,14 @@ def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise DataError(f"cannot read gaze file {path}: {error}") from error
     if not lines:
         raise DataError(f"gaze file {path} is empty", expected="a header line")
-    header = [name.strip() for name in next(csv.reader(lines[:1]), [])]
-    return header, [(line, next(csv.reader([text]))) for line, text in enumerate(lines[1:], start=2) if text.strip()]
+    rows: list[tuple[int, list[str]]] = []
+    for line, text in enumerate(lines, start=1):
+        try:
+            rows += [(line, row) for row in csv.reader([text]) if text.strip()]
+        except csv.Error as error:
+            raise DataError(f"gaze file {path}, line {line}: not a line of a CSV: {error}") from error
+    has_header = bool(rows) and rows[0][0] == 1
+    return [name.strip() for name in rows[0][1]] if has_header else [], rows[has_header:]
 
 
 def read_cell(path: Path, line: int, row: list[str], place: int | None) -> float | None:

@@ -24,7 +24,7 @@ from hwm.engine.assemble import load_gazelle
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import rng_for, start
-from hwm.errors import ConfigError, DataError
+from hwm.errors import DataError
 from hwm.evaluation.gaze_metrics import gaussian_maps, gaze_auc, gaze_kl, gaze_l2, gaze_nss
 from hwm.evaluation.statistics import mean_interval
 from hwm.models.gazelle import GazeLLE
@@ -64,8 +64,7 @@ def run(config: GazeScoreConfig) -> GazeScoreResult:
     Raises:
         HwmError: videos, gaze files, weights or settings that cannot be used.
     """
-    if config.gaze_files.folder is None:
-        raise ConfigError("no gaze files were named", fix="set gaze_files.folder")
+    assert config.gaze_files.folder is not None, "the configuration lets no scoring pass without gaze files"
     fabric = start(config.runtime)
     with RunLog.open(config, "gaze-score", resume=False, is_writer=fabric.is_global_zero) as log:
         gazelle, weights = load_gazelle(config.gazelle)
@@ -104,7 +103,7 @@ def run(config: GazeScoreConfig) -> GazeScoreResult:
 def prior_map(
     videos: tuple[VideoInfo, ...], files: GazeFiles, config: GazeScoreConfig, size: tuple[int, int]
 ) -> Tensor:
-    """The mean of Gaussians [Y, X] at all known gaze points of some videos; float64, sums over no frames but gaze."""
+    """The mean of Gaussians [Y, X] at all known gaze points of some videos, float64; no frame is decoded."""
     total, count = torch.zeros(size, dtype=torch.float64), 0
     for video in videos:
         times = np.arange(num_grid_steps(video.duration_sec, config.fps)) / config.fps
@@ -146,7 +145,7 @@ def score_video(
             points_P2 = torch.from_numpy(points[known]).float()
             prior_PYX = prior_YX.float().expand(len(points_P2), -1, -1)
             said = {
-                name: measured(maps, points_P2, config.sigma)
+                name: metrics_of(maps, points_P2, config.sigma)
                 for name, maps in ((GAZELLE, heat_PYX), (PRIOR, prior_PYX))
             }
             for index, (time, (x, y)) in enumerate(zip(times[known], points[known], strict=True)):
@@ -154,7 +153,7 @@ def score_video(
                 yield ScoredFrame(str(video.path), float(time), float(x), float(y), scores)
 
 
-def measured(maps_PYX: Tensor, points_P2: Tensor, sigma: float) -> dict[str, Tensor]:
+def metrics_of(maps_PYX: Tensor, points_P2: Tensor, sigma: float) -> dict[str, Tensor]:
     """All metrics [P] of heat maps against true points."""
     values = (
         gaze_auc(maps_PYX, points_P2),
