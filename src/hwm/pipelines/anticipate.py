@@ -19,7 +19,6 @@ from torch import Tensor
 from hwm.config import AnticipateConfig
 from hwm.data.clips import ClipRequest
 from hwm.data.exclusions import Exclusion, check_coverage
-from hwm.data.gaze_files import GazeFiles
 from hwm.data.keystep import read_keystep
 from hwm.data.protocol import START_MINUS_TAU, Observation, draw_horizon, guard, observe_before
 from hwm.data.segments import ClassTable, Segment, SegmentTable
@@ -33,9 +32,8 @@ from hwm.engine.sweep import ProbeData, SweepResult, logits_of, train_sweep
 from hwm.errors import ConfigError, DataError, RunError
 from hwm.evaluation.baselines import majority_logits, previous_step_logits
 from hwm.evaluation.metrics import score
-from hwm.models.world_model import WorldModel
 from hwm.tokens.features import FeatureRequest, Features, compute_features
-from hwm.tokens.measured import MeasuredSource
+from hwm.tokens.measured import MeasuredSource, with_measured_gaze
 from hwm.tokens.source import TokenSource, open_source
 
 
@@ -87,7 +85,7 @@ def run(config: AnticipateConfig) -> AnticipateResult:
             fabric.device,
             config.runtime.num_workers,
         )
-        source = _with_measured_gaze(source, config, world)
+        source = with_measured_gaze(source, config, world)
 
         # Segments and what may be seen of them
         train_table, val_table = _read_tables(config, source, log)
@@ -210,26 +208,6 @@ def _observe(segment: Segment, horizon_sec: float, config: AnticipateConfig, fps
     if isinstance(observed, Observation) and observed.last_step >= num_grid_steps(segment.video.duration_sec, fps):
         return Exclusion(segment.row, "the anchor lies after the end of the video")  # legacy: a step may end later
     return observed
-
-
-def _with_measured_gaze(source: TokenSource, config: AnticipateConfig, world: WorldModel) -> TokenSource:
-    """The source, joined with an eye tracker's files where the world model or the probe's gaze point asks for them.
-
-    Raises:
-        ConfigError: they ask for it in an exo view, where nothing is measured.
-        DataError: the folder of gaze files is not there.
-    """
-    scene, point = world.grid.gaze == "measured", config.probe.gaze_point == "measured"
-    if not scene and not point:
-        return source
-    if config.annotations.view != "ego":
-        raise ConfigError(
-            "gaze is measured in the ego view only",
-            expected="annotations.view=ego",
-            found=f"{config.annotations.view}, with measured gaze in the {'world model' if scene else 'probe'}",
-        )
-    files = GazeFiles(config.gaze_files.folder or config.annotations.videos, config.gaze_files)
-    return MeasuredSource(source, files, world, scene=scene, point=point)
 
 
 def _videos(table: SegmentTable) -> tuple[VideoInfo, ...]:

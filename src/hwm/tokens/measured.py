@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
+from hwm.config import AnticipateConfig
 from hwm.data.clips import ClipRequest
 from hwm.data.exclusions import Exclusion, summarise
 from hwm.data.gaze_files import GazeFiles, gaze_in_box
 from hwm.data.video import VideoInfo
 from hwm.engine.runlog import RunLog
-from hwm.errors import DataError
+from hwm.errors import ConfigError, DataError
 from hwm.models.measured_gaze import gaze_point_scene, gaze_point_weights
 from hwm.models.world_model import WorldModel
 from hwm.tokens.source import Plan, TokenBatch, TokenSource
@@ -70,6 +71,26 @@ class MeasuredSource:
             return np.zeros((len(steps), 2)), np.zeros(len(steps), dtype=bool)
         points, known = gaze_in_box(track, request.video, request.box, np.maximum(steps, 0) / self._fps)
         return np.where((steps >= 0)[:, None], points, 0.0), known & (steps >= 0)
+
+
+def with_measured_gaze(source: TokenSource, config: AnticipateConfig, world: WorldModel) -> TokenSource:
+    """The source of stage 2, joined with gaze files where the world model or the probe's gaze point asks for them.
+
+    Raises:
+        ConfigError: they ask for it in an exo view, where nothing is measured.
+        DataError: the folder of gaze files is not there.
+    """
+    scene, point = world.grid.gaze == "measured", config.probe.gaze_point == "measured"
+    if not scene and not point:
+        return source
+    if config.annotations.view != "ego":
+        raise ConfigError(
+            "gaze is measured in the ego view only",
+            expected="annotations.view=ego",
+            found=f"{config.annotations.view}, with measured gaze in the {'world model' if scene else 'probe'}",
+        )
+    files = GazeFiles(config.gaze_files.folder or config.annotations.videos, config.gaze_files)
+    return MeasuredSource(source, files, world, scene=scene, point=point)
 
 
 def record_measured_gaze(log: RunLog, files: GazeFiles, videos: Mapping[str, Sequence[VideoInfo]], fps: float) -> None:
