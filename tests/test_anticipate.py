@@ -215,6 +215,7 @@ def test_a_sweep_equals_its_probes_trained_one_by_one() -> None:
     data = sweeping.ProbeData(
         rng.normal(size=(24, 3, 4, 16)).astype(np.float16),
         np.ones((24, 3), dtype=bool),
+        np.zeros((24, 3), dtype=bool),
         {"step": rng.integers(0, 3, (24, 1))},
         tuple(f"t{i % 6}" for i in range(24)),
     )

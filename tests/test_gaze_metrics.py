@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import binary_auroc
 
-from hwm.evaluation.gaze_metrics import gaussian_maps, gaze_auc, gaze_l2
+from hwm.evaluation.gaze_metrics import gaussian_maps, gaze_auc, gaze_kl, gaze_l2, gaze_nss
 
 RAMP = torch.arange(8.0).reshape(1, 2, 4)
 """Two rows, four columns; warmer from left to right and from top to bottom."""
@@ -95,3 +95,24 @@ def test_a_point_outside_leaves_the_tail_alone() -> None:
     assert maps.max() < 0.05
     assert torch.all(maps[0, :, 0] > maps[0, :, 3])
     assert torch.all(maps[1, :, 3] > maps[1, :, 0])
+
+
+def test_nss_is_the_place_in_standard_deviations() -> None:
+    # The ramp 0 … 7 has mean 3.5 and deviation 2.449 (n − 1).
+    points = torch.tensor([[0.9, 0.9], [0.1, 0.1]])
+    expected = torch.tensor([3.5, -3.5]) / torch.arange(8.0).std()
+    torch.testing.assert_close(gaze_nss(RAMP.expand(2, -1, -1), points), expected)
+    torch.testing.assert_close(gaze_nss(RAMP.expand(2, -1, -1) * 9 - 20, points), expected)
+    assert gaze_nss(torch.full((1, 3, 3), 0.7), points[:1]).item() == 0
+
+
+def test_kl_is_zero_at_the_truth_and_the_entropy_gap_for_a_flat_map() -> None:
+    points = torch.tensor([[0.3, 0.6]])
+    truth = gaussian_maps(points, (16, 16), 0.1)
+    assert gaze_kl(truth * 3, points, 0.1).item() == pytest.approx(0, abs=1e-5)
+    share = (truth / truth.sum()).double()
+    gap = math.log(256) + torch.special.xlogy(share, share).sum().item()
+    assert gaze_kl(torch.ones(1, 16, 16), points, 0.1).item() == pytest.approx(gap, abs=1e-5)
+    shifted = gaussian_maps(points + 0.1, (16, 16), 0.1)
+    assert 0 < gaze_kl(shifted, points, 0.1).item() < gaze_kl(shifted, points - 0.1, 0.1).item()
+    assert torch.isfinite(gaze_kl(torch.zeros(1, 16, 16), points, 0.1)).all()

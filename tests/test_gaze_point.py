@@ -63,7 +63,7 @@ def test_stage_2_with_gaze_point_runs_and_needs_a_model_with_gaze(
     stage1_settings["optim"]["num_steps"] = 1
     seeing = pretrain.run(PretrainConfig(**stage1_settings)).folder
     blind = pretrain.run(PretrainConfig(**stage1_settings | {"name": "blind", "gaze": "none"})).folder
-    stage2_settings["probe"]["gaze_point"] = True
+    stage2_settings["probe"]["gaze_point"] = "estimated"
     result = anticipate.run(AnticipateConfig(**stage2_settings, checkpoint=seeing))
     assert Path(result.folder / "probe.safetensors").is_file()
     assert json.loads((result.folder / "run.json").read_text())["status"] == "finished"
@@ -79,7 +79,7 @@ def test_gaze_for_the_probe_alone_leaves_the_world_model_blind(
     """Same imagined future as without gaze, plus the token pooled where the Gazelle of the probe says."""
     stage1_settings["optim"]["num_steps"] = 3
     blind = pretrain.run(PretrainConfig(**stage1_settings | {"gaze": "none"})).folder
-    stage2_settings["probe"]["gaze_point"] = True
+    stage2_settings["probe"]["gaze_point"] = "estimated"
     config = AnticipateConfig(**stage2_settings, gazelle=stage1_settings["gazelle"], checkpoint=blind)
     result = anticipate.run(config)
     record = json.loads((result.folder / "run.json").read_text())
@@ -89,7 +89,7 @@ def test_gaze_for_the_probe_alone_leaves_the_world_model_blind(
     requests = [anticipate.feature_request(sample, config.protocol.id) for sample in result.samples[:3]]
     read = []
     for gaze_point in (True, False):
-        seer = probe_seer(stage1, gaze_point, config.gazelle)
+        seer = probe_seer(stage1, "estimated" if gaze_point else "none", config.gazelle)
         source = LiveSource(seer.observer, seer.grid, torch.device("cpu"), num_workers=0)
         path = tmp_path / f"{gaze_point}.npy"
         features = compute_features(

@@ -90,6 +90,9 @@ def test_no_samples(tmp_path: Path):
         (["frame_num,x", "0,1"], "line 1: columns are missing"),
         ([HEADER, "0,0,1,1", "1,33333,1,1", "2,66666,1,1"], "not sampled at 10 Hz"),
         ([], "is empty"),
+        (["", HEADER], "line 1: columns are missing"),
+        ([HEADER, "0,0,1," + "1" * 200_000], "line 2: not a line of a CSV"),
+        (["tracking_timestamp_us,x,y", "0,1,1", "33333,1,1", "66666,1,1"], "not sampled at 10 Hz"),
     ],
 )
 def test_faults_name_file_and_line(tmp_path: Path, lines: list[str], message: str):

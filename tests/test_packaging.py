@@ -33,6 +33,7 @@ VERBS = {
     "anticipate": "AnticipateConfig",
     "adapt": "AdaptConfig",
     "adapt-gaze": "AdaptGazeConfig",
+    "gaze-score": "GazeScoreConfig",
 }
 PAGES = sorted([*ROOT.glob("README*.md"), *ROOT.glob("docs/**/*.md")])
 
@@ -93,7 +94,9 @@ def test_versions_agree() -> None:
     assert f"\nversion: {hwm.__version__}\n" in citation
 
 
-@pytest.mark.parametrize("name", ["demo", "pretrain", "anticipate", "adapt", "adapt_gaze", "data_check", "doctor"])
+@pytest.mark.parametrize(
+    "name", ["demo", "pretrain", "anticipate", "gaze_score", "adapt", "adapt_gaze", "data_check", "doctor"]
+)
 def test_every_verb_has_its_pipeline(name: str) -> None:
     assert callable(import_module(f"hwm.pipelines.{name}").run)
 

@@ -28,6 +28,7 @@ VERBS = {
     "adapt-gaze": config.AdaptGazeConfig,
     "pretrain": PretrainConfig,
     "anticipate": AnticipateConfig,
+    "gaze-score": config.GazeScoreConfig,
     "demo": config.DemoConfig,
 }
 
@@ -83,7 +84,7 @@ def test_an_override_of_a_group_replaces_it(recipe: Path) -> None:
         ("seed='3'", ["should be a number", '"3"']),
         ("optim.lr.x=3", ["optim.lr has no parts", "0.0001"]),
         ("name.x=3", ["name has no parts"]),
-        ("gaze=maybe", ["'none' or 'estimated'"]),
+        ("gaze=maybe", ["'none', 'estimated' or 'measured'"]),
         ("loss.rollout_steps=8", ["loss.rollout_steps (8)", "data.num_steps (8)"]),
         ("optim.betas=[1, 2, 3]", ["optim.betas"]),
         ("name=../evil", ["name"]),

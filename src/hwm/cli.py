@@ -28,6 +28,7 @@ from hwm.config import (
     AdaptGazeConfig,
     AnticipateConfig,
     DemoConfig,
+    GazeScoreConfig,
     PretrainConfig,
     RunConfig,
     ToyWorldConfig,
@@ -192,6 +193,15 @@ def adapt_gaze(
     from hwm.pipelines import adapt_gaze as pipeline
 
     _tell(pipeline.run(checked, resume=resume))
+
+
+@app.command("gaze-score", rich_help_panel="Data")
+def gaze_score(config: _ConfigArgument, overrides: _Overrides = None, folder: _Folder = None) -> None:
+    """Score Gazelle's heat maps against an eye tracker, beside a centre prior."""
+    checked = _checked(GazeScoreConfig, config, _with(overrides, folder=folder))
+    from hwm.pipelines import gaze_score as pipeline
+
+    _tell(pipeline.run(checked))
 
 
 @app.command(rich_help_panel="Start here")

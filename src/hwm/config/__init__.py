@@ -12,6 +12,8 @@ from hwm.config.base import (
     AugmentConfig,
     ClipDataConfig,
     EncoderConfig,
+    Gaze,
+    GazeFilesConfig,
     GazelleConfig,
     OptimConfig,
     Part,
@@ -21,6 +23,7 @@ from hwm.config.base import (
     TokenConfig,
 )
 from hwm.config.demo import MIN_TAKES_FOR_TRAPS, TOYWORLD_FORMATS, DemoConfig, ToyWorldConfig
+from hwm.config.gaze_score import GazeScoreConfig
 from hwm.config.pretrain import LossConfig, PretrainConfig
 
 __all__ = [
@@ -35,6 +38,9 @@ __all__ = [
     "DemoConfig",
     "DinoConfig",
     "EncoderConfig",
+    "Gaze",
+    "GazeFilesConfig",
+    "GazeScoreConfig",
     "GazelleConfig",
     "HwmBackboneConfig",
     "LossConfig",

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hwm.config.backbone import HwmBackboneConfig, VJEPA2BackboneConfig
-from hwm.config.base import GazelleConfig, Part, RunConfig, TokenConfig
+from hwm.config.base import Gaze, GazeFilesConfig, GazelleConfig, Part, RunConfig, TokenConfig
 
 _DATASET_OF = {
     "takes": "keystep",
@@ -106,8 +106,9 @@ class ProbeConfig(Part):
     """Adds a learned vector a step and one a patch to what the probe reads; upstream's pooler (false) has none."""
     loss: Literal["cross-entropy", "focal"] = "cross-entropy"
     """`focal`: sigmoid focal loss (alpha 0.25, gamma 2) summed over classes, as in the released V-JEPA 2 harness."""
-    gaze_point: bool = False
-    """Adds one token a step: its latents pooled where Gazelle's heat map says people look."""
+    gaze_point: Gaze = "none"
+    """Adds one token a step, its latents pooled where people look: by Gazelle's heat map (`estimated`) or by an eye
+    tracker (`measured`)."""
     num_queries: int | None = Field(default=None, ge=1)
     """Learned queries of the pooler; null takes one for each task (verb, noun, action), as upstream."""
     depth: int = Field(default=1, ge=1)
@@ -129,6 +130,13 @@ class ProbeConfig(Part):
     holdout_fraction: float = Field(default=0.15, gt=0, lt=1)
     """Share of the training takes that chooses the winner of the sweep; validation is never used for that."""
 
+    @field_validator("gaze_point", mode="before")
+    @classmethod
+    def _names_its_source(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError("gaze_point says where gaze comes from: none, estimated (once true) or measured")
+        return value
+
 
 class AnticipateConfig(RunConfig):
     """Stage 2: `hwm anticipate CONFIG --checkpoint RUN_OR_FILE`."""
@@ -143,13 +151,14 @@ class AnticipateConfig(RunConfig):
     saved_probe: Path | None = None
     """`probe.safetensors` of an earlier run, scored as it is instead of training one; its class tables must fit."""
     gazelle: GazelleConfig | None = None
-    """Gazelle of `probe.gaze_point` where the world model takes no gaze; null uses the world model's own."""
+    """Gazelle of `probe.gaze_point=estimated` where the world model has none; null uses the world model's own."""
+    gaze_files: GazeFilesConfig = GazeFilesConfig()
     tokens: TokenConfig = TokenConfig()
 
     @model_validator(mode="after")
     def _gazelle_is_used(self) -> "AnticipateConfig":
-        if self.gazelle is not None and not self.probe.gaze_point:
-            raise ValueError("gazelle is only used by probe.gaze_point, which is false")
+        if self.gazelle is not None and self.probe.gaze_point != "estimated":
+            raise ValueError(f"gazelle is only used by probe.gaze_point=estimated, which is {self.probe.gaze_point}")
         return self
 
     @model_validator(mode="after")
@@ -158,7 +167,7 @@ class AnticipateConfig(RunConfig):
             return self
         unused = {
             "checkpoint (it is stage 1's)": self.checkpoint is not None,
-            "probe.gaze_point": self.probe.gaze_point,
+            "probe.gaze_point": self.probe.gaze_point != "none",
             "tokens.source=cached (a clip is encoded as a whole, so its tokens depend on where it ends)": (
                 self.tokens.source == "cached"
             ),

@@ -5,6 +5,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Gaze = Literal["none", "estimated", "measured"]
+"""Where people look: unknown, Gazelle's estimate, or an eye tracker's measurement (ego view only)."""
+
 
 class Part(BaseModel):
     """Base of every node of the tree: immutable, no unknown keys, defaults validated."""
@@ -34,6 +37,18 @@ class GazelleConfig(Part):
     """DINOv2 file, or its catalogue name, that goes with a released decoder; null for `mini` and folders of ours."""
     resolution: int = Field(default=448, ge=14)
     """Pixels of the square Gazelle view; must be a multiple of the backbone's patch size."""
+
+
+class GazeFilesConfig(Part):
+    """Files of measured gaze; read only where gaze is `measured`."""
+
+    folder: Path | None = None
+    """Dataset root with `takes/<take>/eye_gaze/`, folder of takes, or folder of CSVs named after the videos; null in
+    stage 2 means `annotations.videos`."""
+    ego4d_y: Literal["down", "up"] | None = None
+    """Which way y of Ego4D's gaze runs (`down`: 0 at the top); it is not documented, so its files need this setting."""
+    ego4d_min_confidence: float = Field(default=0.6, ge=0, le=1)
+    """Samples of Ego4D's gaze below this confidence do not count."""
 
 
 class AugmentConfig(Part):

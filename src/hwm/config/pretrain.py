@@ -1,12 +1,12 @@
 """Stage 1: `hwm pretrain CONFIG`."""
 
-from typing import Literal
-
 from pydantic import Field, model_validator
 
 from hwm.config.base import (
     ClipDataConfig,
     EncoderConfig,
+    Gaze,
+    GazeFilesConfig,
     GazelleConfig,
     OptimConfig,
     Part,
@@ -36,8 +36,9 @@ class PretrainConfig(RunConfig):
     target_encoder: EncoderConfig | None = None
     """Encoder of the targets; null uses `encoder` itself (one copy in memory)."""
     gazelle: GazelleConfig = GazelleConfig()
-    gaze: Literal["none", "estimated"] = "estimated"
-    """`estimated` conditions on Gazelle's scene tokens; `none` trains the same model without gaze."""
+    gaze: Gaze = "estimated"
+    """`estimated` conditions on Gazelle's scene tokens, `measured` on eye tracking; `none` trains without gaze."""
+    gaze_files: GazeFilesConfig = GazeFilesConfig()
     data: ClipDataConfig
     tokens: TokenConfig = TokenConfig()
     predictor: PredictorConfig = PredictorConfig()
@@ -60,4 +61,6 @@ class PretrainConfig(RunConfig):
             )
         if self.tokens.source == "cached" and self.data.augment is not None:
             raise ValueError("data.augment needs tokens.source=live: cached tokens hold the centre square only")
+        if self.gaze == "measured" and self.gaze_files.folder is None:
+            raise ValueError("gaze=measured needs gaze_files.folder: where the eye tracker's files are")
         return self

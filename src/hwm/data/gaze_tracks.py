@@ -1,8 +1,9 @@
-"""Measured eye gaze in the ego frame: Ego-Exo4D's `eye_gaze/general_eye_gaze_2d.csv`.
+"""Measured eye gaze in the ego frame: Ego-Exo4D's `personalized_eye_gaze_2d.csv` and `general_eye_gaze_2d.csv`.
 
 In: a CSV at 10 Hz with `frame_num` (or `frame_number`), `tracking_timestamp_us`, and `x`, `y` in pixels of the upright
 1408 × 1408 frame (or `x_norm`, `y_norm`). Out: a `GazeTrack`, times [S], points [S, 2] in 0..1, validity [S]. Cells may
-be empty and points may lie outside the picture: both are kept as invalid samples. Not for exo views.
+be empty and points may lie outside the picture: both are kept as invalid samples. Not for exo views. Ego4D's file is
+read by `gaze_ego4d`.
 """
 
 import csv
@@ -91,18 +92,9 @@ def read_gaze_2d(path: Path, frame_side_px: float = ARIA_FRAME_SIDE_PX) -> GazeT
             not 0.1 s apart; with file and line.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read gaze file {path}: {error}") from error
-    if not lines:
-        raise DataError(f"gaze file {path} is empty", expected="a header line")
-    columns = _columns(path, lines[0], frame_side_px)
-    samples = [
-        _sample(path, number, next(csv.reader([line])), columns)
-        for number, line in enumerate(lines[1:], start=2)
-        if line.strip()
-    ]
+    header, rows = read_rows(path)
+    columns = _columns(path, header, frame_side_px)
+    samples = [_sample(path, line, row, columns) for line, row in rows]
     times = _times(path, samples)
     xy = np.zeros((len(samples), 2))
     valid = np.zeros(len(samples), dtype=bool)
@@ -113,8 +105,47 @@ def read_gaze_2d(path: Path, frame_side_px: float = ARIA_FRAME_SIDE_PX) -> GazeT
     return GazeTrack(times, xy, valid)
 
 
-def _columns(path: Path, header: str, frame_side_px: float) -> _Columns:
-    names = [name.strip() for name in next(csv.reader([header]))]
+def read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The column names of a gaze file, and its rows with their line numbers; blank lines are left out.
+
+    Raises:
+        DataError: missing, empty, or not text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read gaze file {path}: {error}") from error
+    if not lines:
+        raise DataError(f"gaze file {path} is empty", expected="a header line")
+    rows: list[tuple[int, list[str]]] = []
+    for line, text in enumerate(lines, start=1):
+        try:
+            rows += [(line, row) for row in csv.reader([text]) if text.strip()]
+        except csv.Error as error:
+            raise DataError(f"gaze file {path}, line {line}: not a line of a CSV: {error}") from error
+    has_header = bool(rows) and rows[0][0] == 1
+    return [name.strip() for name in rows[0][1]] if has_header else [], rows[has_header:]
+
+
+def read_cell(path: Path, line: int, row: list[str], place: int | None) -> float | None:
+    """A finite number; None for an empty cell, `nan`, or a column or cell that is not there.
+
+    Raises:
+        DataError: not a number; with file and line.
+    """
+    text = row[place].strip() if place is not None and place < len(row) else ""
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise DataError(
+            f"gaze file {path}, line {line}: not a number", expected="a number or an empty cell", found=repr(text)
+        ) from error
+    return value if math.isfinite(value) else None
+
+
+def _columns(path: Path, names: list[str], frame_side_px: float) -> _Columns:
     place = {name: number for number, name in reversed(list(enumerate(names)))}
     frame = place.get("frame_num", place.get("frame_number"))
     timestamp = place.get("tracking_timestamp_us")
@@ -129,19 +160,8 @@ def _columns(path: Path, header: str, frame_side_px: float) -> _Columns:
 
 
 def _sample(path: Path, line: int, row: list[str], columns: _Columns) -> _Sample:
-    def cell(place: int | None) -> float | None:
-        text = row[place].strip() if place is not None and place < len(row) else ""
-        if not text:
-            return None
-        try:
-            value = float(text)
-        except ValueError as error:
-            raise DataError(
-                f"gaze file {path}, line {line}: not a number", expected="a number or an empty cell", found=repr(text)
-            ) from error
-        return value if math.isfinite(value) else None
-
-    return _Sample(line, cell(columns.frame), cell(columns.timestamp), cell(columns.x), cell(columns.y))
+    places = (columns.frame, columns.timestamp, columns.x, columns.y)
+    return _Sample(line, *(read_cell(path, line, row, place) for place in places))
 
 
 def _times(path: Path, samples: list[_Sample]) -> np.ndarray:
@@ -169,10 +189,12 @@ def _check_period(path: Path, samples: list[_Sample], times: np.ndarray) -> None
     """Frame numbers count tenths of a second; another rate would shift all gaze against the video."""
     frames = np.array([math.nan if sample.frame is None else sample.frame for sample in samples])
     periods = np.diff(times) / np.diff(frames)
+    if np.isnan(frames).all():
+        periods = np.diff(times)
     periods = periods[np.isfinite(periods)]
     if len(periods) and abs(np.median(periods) - SAMPLE_PERIOD_SEC) > 0.2 * SAMPLE_PERIOD_SEC:
         raise DataError(
             f"gaze file {path} is not sampled at 10 Hz",
-            expected=f"{SAMPLE_PERIOD_SEC:g} s from one frame number to the next",
+            expected=f"{SAMPLE_PERIOD_SEC:g} s from one frame number (or row) to the next",
             found=f"{np.median(periods):.3f} s (median)",
         )

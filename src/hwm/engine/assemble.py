@@ -12,13 +12,14 @@ from typing import NamedTuple
 from safetensors import torch as safetensors
 from torch import Tensor
 
-from hwm.config import EncoderConfig, GazelleConfig, PretrainConfig, VJEPA2BackboneConfig
+from hwm.config import EncoderConfig, Gaze, GazelleConfig, PretrainConfig, VJEPA2BackboneConfig
 from hwm.engine.checkpoint import CHECKPOINTS, CheckpointStore, Rejected, verify
 from hwm.engine.named_weights import weights_path
 from hwm.engine.runtime import seeded_weights
 from hwm.errors import ConfigError, RunError
 from hwm.models.gazelle import GazeLLE
 from hwm.models.masked_predictor import MaskedPredictor
+from hwm.models.measured_gaze import SCENE_WIDTH
 from hwm.models.observer import Observer
 from hwm.models.predictor import GazePredictor, PredictorSpec
 from hwm.models.vjepa2 import VJEPA2Encoder
@@ -69,20 +70,22 @@ def new_world(config: PretrainConfig) -> Assembled:
     """
     encoder = load_frozen_encoder(config.encoder)
     weights = {"encoder": encoder.sha256}
-    gazelle, scene_width = None, None
-    if config.gaze != "none":
-        gazelle, files = _load_gazelle(config.gazelle)
+    gazelle, scene_width = None, SCENE_WIDTH if config.gaze == "measured" else None
+    if config.gaze == "estimated":
+        gazelle, files = load_gazelle(config.gazelle)
         scene_width = gazelle.spec.width
         weights |= files
     encoder.module.spec.grid(config.encoder.resolution, config.encoder.resolution)
     sizes = config.predictor
     spec = PredictorSpec(
-        encoder.module.spec.width, scene_width, sizes.width, sizes.depth, sizes.num_heads, sizes.mlp_ratio
-    )
+        encoder.module.spec.width, scene_width, sizes.width, sizes.depth, sizes.num_heads, sizes.mlp_ratio,
+        scene_normed=config.gaze != "measured",
+    )  # fmt: skip
     with seeded_weights(config.seed, PREDICTOR):
         predictor = GazePredictor(spec)
     resolution = None if gazelle is None else config.gazelle.resolution
-    grid = TimeGrid(config.data.fps, config.data.step, config.encoder.resolution, resolution)
+    data, measured = config.data, config.gaze == "measured"
+    grid = TimeGrid(data.fps, data.step, config.encoder.resolution, resolution, measured_gaze=measured)
     return Assembled(HumanWorldModel(Observer(encoder.module, gazelle), predictor, grid), weights)
 
 
@@ -172,39 +175,46 @@ class Seer(NamedTuple):
     """sha256 of its weight files, by name."""
 
 
-def probe_seer(stage1: Stage1, gaze_point: bool, config: GazelleConfig | None) -> Seer:
-    """The world model's own observer, or for a gaze point beside a world model without gaze, one with a Gazelle.
+def probe_seer(stage1: Stage1, gaze_point: Gaze, config: GazelleConfig | None) -> Seer:
+    """The world model's own observer, or for an estimated gaze point beside a world model without Gazelle, one with it.
 
     Args:
         stage1: the world model; its predictor never sees what this Gazelle says.
-        gaze_point: whether the probe pools latents where people look.
+        gaze_point: where the probe's gaze point comes from.
         config: the Gazelle to use where the world model has none.
 
     Raises:
-        ConfigError: a gaze point without any Gazelle, or with two.
+        ConfigError: an estimated gaze point without any Gazelle, or with two.
         WeightsError: a weight file is missing, damaged, or does not fit.
     """
     world = stage1.world
-    if not gaze_point or (world.has_gaze and config is None):
+    has_gazelle = world.observer.gazelle is not None
+    if gaze_point != "estimated" or (has_gazelle and config is None):
         return Seer(world.observer, world.grid, stage1.weights)
     if config is None:
         raise ConfigError(
-            "probe.gaze_point needs a Gazelle, and this world model takes no gaze",
+            "probe.gaze_point=estimated needs a Gazelle, and this world model has none",
             expected="a stage-1 run with gaze=estimated, or the setting `gazelle`",
-            fix="name one: gazelle.weights=…, or probe.gaze_point=false",
+            found=f"a stage-1 run with gaze={world.grid.gaze}",
+            fix="name one: gazelle.weights=…, or probe.gaze_point=none, or measured in the ego view",
         )
-    if world.has_gaze:
+    if has_gazelle:
         raise ConfigError(
             "the world model has a Gazelle of its own, and the setting `gazelle` names another",
             fix="leave `gazelle` out",
         )
-    gazelle, files = _load_gazelle(config)
+    gazelle, files = load_gazelle(config)
     grid = replace(world.grid, gazelle_resolution=config.resolution)
     return Seer(Observer(world.observer.encoder, gazelle), grid, stage1.weights | files)
 
 
-def _load_gazelle(config: GazelleConfig) -> tuple[GazeLLE, dict[str, str]]:
-    """A frozen Gazelle and the sha256 of its files, by name."""
+def load_gazelle(config: GazelleConfig) -> tuple[GazeLLE, dict[str, str]]:
+    """A frozen Gazelle and the sha256 of its files, by name.
+
+    Raises:
+        WeightsError: a weight file is missing, damaged, or does not fit.
+        ConfigError: the resolution does not fit its patches.
+    """
     backbone = None if config.backbone is None else weights_path(config.backbone)
     loaded = read_gazelle(weights_path(config.weights), backbone)
     loaded.module.backbone.spec.grid(config.resolution, config.resolution)

@@ -14,7 +14,9 @@ from hwm.config import (
     AnticipateConfig,
     ClipDataConfig,
     EncoderConfig,
+    GazeFilesConfig,
     GazelleConfig,
+    GazeScoreConfig,
     PretrainConfig,
     RunConfig,
     VJEPA2BackboneConfig,
@@ -97,40 +99,45 @@ def needed_inputs(config: RunConfig) -> Iterator[Needed]:
     match config:
         case PretrainConfig():
             yield from _encoder(config.encoder, "encoder")
-            if config.target_encoder is not None:
-                yield from _encoder(config.target_encoder, "target_encoder")
-            if config.gaze != "none":
-                yield from _gazelle(config.gazelle)
+            yield from _encoder(config.target_encoder, "target_encoder")
+            yield from _gazelle(config.gazelle if config.gaze == "estimated" else None)
+            yield from _gaze_files(config.gaze_files if config.gaze == "measured" else None)
             yield from _clips(config.data)
         case AdaptConfig():
-            if config.init is not None:
-                yield from _encoder(config.init, "init")
+            yield from _encoder(config.init, "init")
             yield from _clips(config.data)
         case AdaptGazeConfig():
             yield Needed("world", config.world, "a toy world; make it: hwm toyworld " + str(config.world))
+        case GazeScoreConfig():
+            yield from _gazelle(config.gazelle)
+            yield from _gaze_files(config.gaze_files)
+            yield from _videos("videos", config.videos)
+            yield from _videos("prior_videos", config.prior_videos)
         case AnticipateConfig():
             yield from _annotations(config.annotations)
+            yield from _gaze_files(config.gaze_files)
             yield from _foresight(config)
 
 
-def _encoder(config: EncoderConfig, setting: str) -> Iterator[Needed]:
-    if config.weights != MINI:
+def _encoder(config: EncoderConfig | None, setting: str) -> Iterator[Needed]:
+    if config is not None and config.weights != MINI:
         yield _weights(f"{setting}.weights", config.weights, "V-JEPA 2 encoder weights")
 
 
 def _foresight(config: AnticipateConfig) -> Iterator[Needed]:
-    if config.gazelle is not None:
-        yield from _gazelle(config.gazelle)
+    yield from _gazelle(config.gazelle)
     if config.checkpoint is not None:
         yield Needed("checkpoint", config.checkpoint, "a run folder of `hwm pretrain`, or a saved world model")
     if isinstance(config.backbone, VJEPA2BackboneConfig):
         yield from _encoder(config.backbone.encoder, "backbone.encoder")
         if config.backbone.predictor.weights is not None and config.probe.inputs != "context":
-            path = Path(config.backbone.predictor.weights)
-            yield Needed("backbone.predictor.weights", path, "weights of V-JEPA 2's masked predictor")
+            given = config.backbone.predictor.weights
+            yield _weights("backbone.predictor.weights", given, "weights of V-JEPA 2's masked predictor")
 
 
-def _gazelle(config: GazelleConfig) -> Iterator[Needed]:
+def _gazelle(config: GazelleConfig | None) -> Iterator[Needed]:
+    if config is None:
+        return
     if config.weights != MINI:
         yield _weights("gazelle.weights", config.weights, "Gaze-LLE weights")
     if config.backbone is not None:
@@ -141,12 +148,21 @@ def _weights(setting: str, given: str, what: str) -> Needed:
     return Needed(setting, Path(weights_path(given)), what, given)
 
 
+def _gaze_files(config: GazeFilesConfig | None) -> Iterator[Needed]:
+    if config is not None and config.folder is not None:
+        yield Needed("gaze_files.folder", config.folder, "files of measured gaze")
+
+
 def _clips(config: ClipDataConfig) -> Iterator[Needed]:
-    for setting, sources in (("data.train", config.train), ("data.val", config.val)):
-        for source in sources:
-            yield Needed(setting, Path(source), "a video, a folder of videos, or a .txt or .csv list")
+    yield from _videos("data.train", config.train)
+    yield from _videos("data.val", config.val)
     if config.manifest is not None:
         yield Needed("data.manifest", config.manifest, _MANIFEST)
+
+
+def _videos(setting: str, sources: Sequence[str]) -> Iterator[Needed]:
+    for source in sources:
+        yield Needed(setting, Path(source), "a video, a folder of videos, or a .txt or .csv list")
 
 
 def _annotations(config: AnnotationConfig) -> Iterator[Needed]:

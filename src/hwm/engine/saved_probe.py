@@ -28,7 +28,7 @@ class TrainedOn(NamedTuple):
     inputs: str
     num_steps: int
     """Observed steps."""
-    gaze_point: bool
+    gaze_point: str
     positions: bool
 
 

@@ -62,6 +62,7 @@ class ProbeData(NamedTuple):
 
     tokens_RTND: np.ndarray
     valid_RT: np.ndarray
+    gaze_known_RT: np.ndarray
     labels: Mapping[str, np.ndarray]
     """Task → labels [S, Z] int64 of the segment and of the Z - 1 that follow it; below 0 where not known."""
     takes_S: tuple[str, ...]
@@ -71,11 +72,12 @@ class ProbeData(NamedTuple):
         """V."""
         return self.tokens_RTND.shape[0] // len(self.takes_S)
 
-    def batch(self, samples: np.ndarray, view: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Features [B,T,N,D] float32 and validity [B,T] of some samples in one view."""
+    def batch(self, samples: np.ndarray, view: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Features [B,T,N,D] float32, and validity and gaze known [B,T], of some samples in one view."""
         rows = view * len(self.takes_S) + samples
         tokens = torch.from_numpy(np.ascontiguousarray(self.tokens_RTND[rows])).to(device).float()
-        return tokens, torch.from_numpy(self.valid_RT[rows]).to(device)
+        valid, known = (torch.from_numpy(mask[rows]).to(device) for mask in (self.valid_RT, self.gaze_known_RT))
+        return tokens, valid, known
 
     def labels_of(self, samples: np.ndarray, device: torch.device) -> dict[str, Tensor]:
         """Labels [B, Z] of each task."""
@@ -130,11 +132,11 @@ def train_sweep(
     for epoch in range(config.num_epochs):
         order = rng_for(seed, "order", epoch).permutation(train)
         for samples in np.array_split(order, steps_per_epoch):
-            features, valid = data.batch(samples, epoch % data.num_views, device)
+            features = data.batch(samples, epoch % data.num_views, device)
             labels = data.labels_of(samples, device)
             for index, (probe, optimizer) in enumerate(zip(probes, optimizers, strict=True)):
                 set_lr(optimizer, settings[index][0] * warmup_cosine(step, warmup, num_steps))
-                loss = loss_of_known(config.loss, probe(features, valid), labels)
+                loss = loss_of_known(config.loss, probe(*features), labels)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 raise_if_not_finite(probe, loss, f"probe {index}, step {step}")
@@ -160,7 +162,15 @@ def probe_spec(data: ProbeData, num_classes: Mapping[str, int], config: ProbeCon
     heads = {task: (data.labels[task].shape[1], count) for task, count in num_classes.items()}
     num_queries = len(heads) if config.num_queries is None else config.num_queries
     return StepProbeSpec(
-        width, slots, tokens, heads, config.num_heads, config.depth, num_queries, config.gaze_point, config.positions
+        width,
+        slots,
+        tokens,
+        heads,
+        config.num_heads,
+        config.depth,
+        num_queries,
+        config.gaze_point != "none",
+        config.positions,
     )
 
 

@@ -32,7 +32,7 @@ def predictor_losses(
         predictor: the model; called once over the clip and `rollout_steps` − 1 times over single steps.
         z_BTND: layer-normed latents of the observed steps.
         target_BTND: layer-normed latents of the target encoder (the same tensor where the encoders are one).
-        scene_BTNG: layer-normed scene tokens, or None for the no-gaze model.
+        scene_BTNG: scene tokens, or None for the no-gaze model.
         known_BT: where gaze is known (after `drop_gaze`).
         valid_BT: false for padding.
         rollout_steps: R; the last R steps of the clip are imagined from the T − R before them.
@@ -58,16 +58,16 @@ def predictor_losses(
     return PredictorLosses(total, teacher_forced, rollout, scene)
 
 
-def drop_gaze(valid_BT: Bool[Tensor, "b t"], probability: float, rng: np.random.Generator) -> Bool[Tensor, "b t"]:
+def drop_gaze(known_BT: Bool[Tensor, "b t"], probability: float, rng: np.random.Generator) -> Bool[Tensor, "b t"]:
     """Where gaze stays known in training: half of the hit clips lose all of it, half lose a suffix.
 
     Args:
-        valid_BT: steps that exist; gaze is never known on padding.
+        known_BT: steps whose gaze is known; it never is on padding.
         probability: share of clips that are hit.
         rng: drawn from (seed, epoch, sample ids), so that a resumed run draws the same.
     """
-    num_clips, num_steps = valid_BT.shape
+    num_clips, num_steps = known_BT.shape
     hit, whole = rng.random(num_clips) < probability, rng.random(num_clips) < 0.5
     start = np.where(hit, np.where(whole, 0, rng.integers(1, num_steps, num_clips)), num_steps)
-    kept = torch.from_numpy(np.arange(num_steps)[None] < start[:, None]).to(valid_BT.device)
-    return kept & valid_BT
+    kept = torch.from_numpy(np.arange(num_steps)[None] < start[:, None]).to(known_BT.device)
+    return kept & known_BT

@@ -1,7 +1,7 @@
 """The gaze-conditioned causal predictor: latents and gaze up to step t → the latents of step t + 1.
 
     x_t = W_z z_t + W_m (z_t − z_{t−1}) + g · (W_s s_t   where gaze is known,   n   where it is not)
-    ẑ_{t+1} = LN(z_t + W_o h_t)          ŝ_{t+1} = LN(s_t + W_g h_t)
+    ẑ_{t+1} = LN(z_t + W_o h_t)          ŝ_{t+1} = LN(s_t + W_g h_t)         (no LN on the ŝ of measured gaze)
 
 `h_t` comes from a block-causal transformer (`causal_stack`), `g` is a gate that starts at zero and `n` a learned
 "no gaze" vector. Step 0 of training therefore equals the no-gaze model. W_o and W_g start at zero, so an untrained
@@ -37,6 +37,8 @@ class PredictorSpec:
     depth: int = 12
     num_heads: int = 12
     mlp_ratio: float = 4.0
+    scene_normed: bool = True
+    """Whether scene tokens are layer-normed, as Gazelle's are; those of measured gaze are read as they stand."""
 
 
 class Prediction(NamedTuple):
@@ -111,7 +113,7 @@ class GazePredictor(nn.Module):
 
         Args:
             z_BTND: layer-normed latents.
-            scene_BTNG: layer-normed scene tokens on the patch grid; None means no gaze anywhere.
+            scene_BTNG: scene tokens on the patch grid, layer-normed where `scene_normed`; None means no gaze anywhere.
             known_BT: where gaze is known; None means wherever `scene_BTNG` is given.
             valid_BT: false for padding before the start of the video, which no step attends to.
 
@@ -167,7 +169,8 @@ class GazePredictor(nn.Module):
         if scene_BTNG is None:
             return Prediction(z_next, None)
         known = 1.0 if known_BT is None else known_BT[:, :, None, None].to(scene_BTNG.dtype)
-        return Prediction(z_next, layer_normed(known * scene_BTNG + self.scene_out(hidden_BTNE)))
+        scene_next = known * scene_BTNG + self.scene_out(hidden_BTNE)
+        return Prediction(z_next, layer_normed(scene_next) if self.spec.scene_normed else scene_next)
 
 
 def _motion(z_BTND: Tensor, valid_BT: Tensor | None) -> Tensor:

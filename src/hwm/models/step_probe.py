@@ -6,7 +6,8 @@ therefore added before pooling (upstream's clip encoder mixes positions into its
 
 With a gaze point, each step brings one more token (its latents pooled where people look). A pooler that starts by
 looking at hundreds of tokens alike finds these few too slowly, so they also reach the logits through a linear map of
-their own, which starts at zero: the probe without gaze is the same probe.
+their own, which starts at zero: the probe without gaze is the same probe. The token of a step whose gaze is unknown is
+not read.
 """
 
 from collections.abc import Mapping
@@ -61,14 +62,26 @@ class StepProbe(nn.Module):
             nn.init.zeros_(self.gaze_head.weight)
 
     def forward(
-        self, features_BTND: Float[Tensor, "b t n d"], valid_BT: Bool[Tensor, "b t"]
+        self,
+        features_BTND: Float[Tensor, "b t n d"],
+        valid_BT: Bool[Tensor, "b t"],
+        gaze_known_BT: Bool[Tensor, "b t"] | None = None,
     ) -> dict[str, Float[Tensor, "b z _"]]:
-        """Logits [B, Z, C] of each task; steps with `valid_BT` false are not read."""
+        """Logits [B, Z, C] of each task.
+
+        Args:
+            features_BTND: latents of each step, its gaze point last where the probe has one.
+            valid_BT: steps that are read.
+            gaze_known_BT: steps whose gaze point is read; None means all valid ones.
+        """
         placed_BTND = features_BTND + self.step_embed + self.token_embed if self.spec.positions else features_BTND
-        valid_BL = valid_BT.repeat_interleave(features_BTND.shape[2], dim=1)
-        logits = self.probe(placed_BTND.flatten(1, 2), valid_BL)
+        read_BTN = valid_BT[:, :, None].repeat(1, 1, features_BTND.shape[2])
+        looked_BT = valid_BT if gaze_known_BT is None else valid_BT & gaze_known_BT
         if self.spec.gaze_point:
-            points_BTD = layer_normed(features_BTND[:, :, -1]) * valid_BT[:, :, None]
+            read_BTN[:, :, -1] = looked_BT
+        logits = self.probe(placed_BTND.flatten(1, 2), read_BTN.flatten(1))
+        if self.spec.gaze_point:
+            points_BTD = layer_normed(features_BTND[:, :, -1]) * looked_BT[:, :, None]
             shifts = self.gaze_head(points_BTD.flatten(1)).split([part.shape[1] for part in logits.values()], dim=1)
             logits = {task: part + shift for (task, part), shift in zip(logits.items(), shifts, strict=True)}
         return {task: part.unflatten(1, self.spec.heads[task]) for task, part in logits.items()}

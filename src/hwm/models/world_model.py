@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from hwm.models.measured_gaze import SCENE_WIDTH
 from hwm.models.observer import Observed, Observer
 from hwm.models.predictor import GazePredictor, Rollout
 
@@ -28,7 +29,16 @@ class TimeGrid:
     encoder_resolution: int
     """Side of the encoder's square view in pixels."""
     gazelle_resolution: int | None
-    """Side of Gazelle's square view in pixels; None where the world model takes no gaze."""
+    """Side of Gazelle's square view in pixels; None where there is no Gazelle."""
+    measured_gaze: bool = False
+    """Whether the predictor's scene tokens are measured gaze (`models.measured_gaze`) and not Gazelle's."""
+
+    @property
+    def gaze(self) -> Literal["none", "estimated", "measured"]:
+        """Where the predictor's scene tokens come from."""
+        if self.measured_gaze:
+            return "measured"
+        return "none" if self.gazelle_resolution is None else "estimated"
 
 
 class WorldModel(nn.Module):
@@ -38,6 +48,11 @@ class WorldModel(nn.Module):
         super().__init__()
         if (observer.gazelle is None) != (grid.gazelle_resolution is None):
             raise ValueError("the time grid must give a Gazelle resolution exactly where the observer has a Gazelle")
+        if grid.measured_gaze and observer.gazelle is not None:
+            raise ValueError("a world model on measured gaze has no Gazelle")
+        scene = (predictor.spec.scene_width, predictor.spec.scene_normed)
+        if (grid.measured_gaze and scene != (SCENE_WIDTH, False)) or (grid.gaze == "none" and scene[0] is not None):
+            raise ValueError(f"a predictor of these scene tokens {scene} does not go with gaze {grid.gaze}")
         self.observer = observer
         self.predictor = predictor
         self.grid = grid
@@ -45,7 +60,7 @@ class WorldModel(nn.Module):
     @property
     def has_gaze(self) -> bool:
         """Whether the predictor is conditioned on gaze."""
-        return self.observer.gazelle is not None
+        return self.grid.gaze != "none"
 
     def observe(
         self,

@@ -84,6 +84,7 @@ def run(config: AnticipateConfig) -> AnticipateResult:
 
         # Segments and what may be seen of them
         train_table, val_table = _read_tables(config, foresight, log)
+        foresight.record(log, {"train": _videos(train_table), "val": _videos(val_table)})
         tasks = train_table.tasks
         given = trained_on(tasks, frozen, config)
         saved = None if config.saved_probe is None else load_probe(config.saved_probe, given)
@@ -207,6 +208,11 @@ def _observe(segment: Segment, horizon_sec: float, config: AnticipateConfig, fps
     return observed
 
 
+def _videos(table: SegmentTable) -> tuple[VideoInfo, ...]:
+    """The videos of a table, each once."""
+    return tuple({segment.video.path: segment.video for segment in table.segments}.values())
+
+
 def _read_tables(config: AnticipateConfig, foresight: Foresight, log: RunLog) -> tuple[SegmentTable, SegmentTable]:
     """Training and validation segments whose videos the backbone can use; no video may be in both.
 
@@ -281,6 +287,7 @@ def _probe_data(features: Features, samples: Sequence[Sample], tasks: Sequence[T
     return ProbeData(
         features.tokens_STND,
         features.valid_ST,
+        features.gaze_known_ST,
         labels_of(tasks, [sample.segment for sample in samples]),
         tuple(sample.segment.take for sample in samples),
     )

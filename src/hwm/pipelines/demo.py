@@ -7,9 +7,9 @@ any other run: this file only calls them and tells.
 
 import time
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from hwm.config import AnticipateConfig, DemoConfig, GazelleConfig, PretrainConfig, TokenConfig
+from hwm.config import AnticipateConfig, DemoConfig, Gaze, GazelleConfig, PretrainConfig, TokenConfig
 from hwm.data.toyworld import ToyWorldSummary, generate
 from hwm.engine.progress import Progress
 from hwm.engine.provenance import provenance
@@ -60,11 +60,11 @@ def run(config: DemoConfig) -> DemoResult:
     stage2 = {
         name: anticipate.run(settings)
         for name, settings in {
-            BOTH: _stage2(config, "stage2-gaze-both", gaze, inputs, gaze_point=True),
-            PROBE: _stage2(config, "stage2-gaze-probe", no_gaze, inputs, gaze_point=True, gazelle=own),
-            WORLD_MODEL: _stage2(config, "stage2-gaze-world-model", gaze, inputs, gaze_point=False),
-            NOWHERE: _stage2(config, "stage2-no-gaze", no_gaze, inputs, gaze_point=False),
-            ENCODER_ONLY: _stage2(config, "stage2-encoder", no_gaze, "context", gaze_point=False),
+            BOTH: _stage2(config, "stage2-gaze-both", gaze, inputs, gaze_point="estimated"),
+            PROBE: _stage2(config, "stage2-gaze-probe", no_gaze, inputs, gaze_point="estimated", gazelle=own),
+            WORLD_MODEL: _stage2(config, "stage2-gaze-world-model", gaze, inputs, gaze_point="none"),
+            NOWHERE: _stage2(config, "stage2-no-gaze", no_gaze, inputs, gaze_point="none"),
+            ENCODER_ONLY: _stage2(config, "stage2-encoder", no_gaze, "context", gaze_point="none"),
         }.items()
     }
 
@@ -102,7 +102,7 @@ def best_scores(world: ToyWorldSummary, horizon_sec: float) -> BestScores:
     raise ConfigError("the toy world has no ceiling at this horizon", expected=known, found=f"{horizon_sec:g} s")
 
 
-def _stage1(config: DemoConfig, name: str, gaze: Literal["none", "estimated"]) -> PretrainConfig:
+def _stage1(config: DemoConfig, name: str, gaze: Gaze) -> PretrainConfig:
     lists = config.folder / "world" / "lists"
     data = config.pretrain.data.model_copy(
         update={"train": (str(lists / f"train_{config.view}.txt"),), "val": (str(lists / f"val_{config.view}.txt"),)}
@@ -113,7 +113,7 @@ def _stage1(config: DemoConfig, name: str, gaze: Literal["none", "estimated"]) -
 
 
 def _stage2(
-    config: DemoConfig, name: str, stage1: PretrainResult, inputs: str, *, gaze_point: bool,
+    config: DemoConfig, name: str, stage1: PretrainResult, inputs: str, *, gaze_point: Gaze,
     gazelle: GazelleConfig | None = None,
 ) -> AnticipateConfig:  # fmt: skip
     world = config.folder / "world"

@@ -1,8 +1,8 @@
 """`hwm pretrain CONFIG`: stage 1, the gaze-conditioned world model.
 
-Videos → frozen encoder and Gazelle → tokens → the predictor learns the next latents (teacher-forced and rolled out).
-Only the predictor, its scene projection and its gate are trained. Validation is on other videos and is told as skill:
-1 − error / error of copying the last step.
+Videos → frozen encoder and Gazelle (or an eye tracker's files) → tokens → the predictor learns the next latents
+(teacher-forced and rolled out). Only the predictor, its scene projection and its gate are trained. Validation is on
+other videos and is told as skill: 1 − error / error of copying the last step.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from hwm.config import ClipDataConfig, PretrainConfig
 from hwm.data.batches import StepBatches
 from hwm.data.clips import ClipPlan, ClipRequest, VideoSet, find_videos
 from hwm.data.exclusions import Exclusion
+from hwm.data.gaze_files import GazeFiles
 from hwm.data.video import VideoInfo
 from hwm.engine.assemble import CHECKPOINTS, PREDICTOR, load_frozen_encoder, new_world, predictor_hash
 from hwm.engine.checkpoint import CheckpointStore
@@ -30,7 +31,8 @@ from hwm.losses import PredictorLosses
 from hwm.models.objectives import drop_gaze, predictor_losses
 from hwm.models.observer import Observer
 from hwm.models.predictor import GazePredictor
-from hwm.models.world_model import TimeGrid
+from hwm.models.world_model import TimeGrid, WorldModel
+from hwm.tokens.measured import MeasuredSource
 from hwm.tokens.source import TokenBatch, TokenSource, open_source
 
 
@@ -85,10 +87,14 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         source = open_source(
             config.tokens, world.observer, world.grid, weights, fabric.device, config.runtime.num_workers
         )
+        if config.gaze == "measured":
+            source = _measured(source, config, world)
         targets = _target_source(config, fabric)
 
         # Data
         train, val = load_videos(config.data, log, [source] + ([targets] if targets else []))
+        if isinstance(source, MeasuredSource):
+            source.record(log, {"train": train, "val": val})
         plan = ClipPlan(train, config.data.fps, config.data.num_steps, config.data.augment, config.seed)
         fixed = ClipPlan(val, config.data.fps, config.data.num_steps, None, config.seed).validation()
 
@@ -110,7 +116,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
             for step, (batch, target) in enumerate(tokens, start=first_step):
                 set_lr(fabric_optimizer, scheduled_lr(config.optim, step))
                 rng = rng_for(config.seed, "gaze dropout", step, fabric.global_rank)
-                known = drop_gaze(batch.valid_BT, config.loss.gaze_dropout, rng)
+                known = drop_gaze(batch.scene_known_BT, config.loss.gaze_dropout, rng)
                 losses: PredictorLosses = training(batch, target, known)
                 fabric.backward(losses.total)
                 raise_if_not_finite(world.predictor, losses.total, f"step {step}")
@@ -175,6 +181,12 @@ def _prepared(part: str, found: VideoSet, log: RunLog, sources: Sequence[TokenSo
     return videos
 
 
+def _measured(source: TokenSource, config: PretrainConfig, world: WorldModel) -> MeasuredSource:
+    assert config.gaze_files.folder is not None, "the configuration lets no measured gaze pass without a folder"
+    files = GazeFiles(config.gaze_files.folder, config.gaze_files)
+    return MeasuredSource(source, files, world, scene=True, point=False)
+
+
 def _target_source(config: PretrainConfig, fabric: Fabric) -> TokenSource | None:
     """Latents of another target encoder; None where the encoder is its own target."""
     if config.target_encoder is None or config.target_encoder == config.encoder:
@@ -218,9 +230,9 @@ def validate(
     horizon = config.data.num_steps - observed
     sums = {name: torch.zeros(horizon + 1, dtype=torch.float64) for name in ("error", "copy")}
     for batch, target in _with_targets(source, targets, chunks):
-        z, scene, _, valid = batch
-        forced, _ = predictor.teacher_forced(z, scene, valid, valid)
-        past = (x[:, :observed] if x is not None else None for x in (z, scene, valid, valid))
+        z, scene, _, valid, scene_known, _ = batch
+        forced, _ = predictor.teacher_forced(z, scene, scene_known, valid)
+        past = (x[:, :observed] if x is not None else None for x in (z, scene, scene_known, valid))
         z_past, scene_past, known, valid_past = past
         assert z_past is not None
         rolled = predictor.rollout(z_past, scene_past, horizon, known, valid_past)

@@ -1,6 +1,6 @@
 """What the probe reads: observed and imagined latents of each segment, computed once by the frozen world model.
 
-    clip requests + number of steps to imagine → features [S, T, N, D] float16 on disk, valid [S, T]
+    clip requests + number of steps to imagine → features [S, T, N, D] float16 on disk, valid and gaze known [S, T]
 
 T = context steps (if asked for) and then future steps (if asked for), each right-aligned: the last context slot is the
 last observed step, the last future slot is the step at which the key step starts. Unused slots are zero and invalid.
@@ -39,14 +39,17 @@ class Features(NamedTuple):
 
     tokens_STND: np.ndarray
     valid_ST: np.ndarray
+    gaze_known_ST: np.ndarray
+    """Steps whose gaze point is known; false everywhere without a gaze point."""
 
 
 class FeaturePart(NamedTuple):
-    """Features of some samples: their rows, tokens and which steps count."""
+    """Features of some samples: their rows, tokens, which steps count and whose gaze point is known."""
 
     rows: list[int]
     tokens_BTND: Tensor
     valid_BT: Tensor
+    gaze_known_BT: Tensor
 
 
 def future_room(inputs: Inputs, num_context: int, needed: int, num_slots: int) -> int:
@@ -88,7 +91,7 @@ def compute_features(
         requests: the samples; all clips have the same number of steps, `num_future` ≤ `max_future`.
         inputs: which latents to keep.
         gaze_point: append one token a step, the latents pooled by the gaze weights of that step (imagined steps: by
-            those of the last observed step); the patch axis is then N + 1 long.
+            those of the last observed step); the patch axis is then N + 1 long. Zeros where gaze is unknown.
         max_future: future slots.
         path: file to write.
         batch_size: samples a batch.
@@ -121,12 +124,12 @@ def store_features(
         RunError: a value is not finite in float16.
     """
     tokens: np.ndarray | None = None
-    valid_ST = np.zeros((num_samples, 0), dtype=bool)
+    valid_ST, known_ST = (np.zeros((num_samples, 0), dtype=bool) for _ in range(2))
     done = 0
-    for rows, tokens_BTND, valid_BT in parts:
+    for rows, tokens_BTND, valid_BT, known_BT in parts:
         if tokens is None:
             shape = (num_samples, *tokens_BTND.shape[1:])
-            valid_ST = np.zeros(shape[:2], dtype=bool)
+            valid_ST, known_ST = (np.zeros(shape[:2], dtype=bool) for _ in range(2))
             tokens = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
         half_BTND = tokens_BTND.to(torch.float16)
         if not torch.isfinite(half_BTND).all():
@@ -137,12 +140,12 @@ def store_features(
                 fix="check the weights: they may be damaged, or of another model",
             )
         tokens[rows] = half_BTND.cpu().numpy()
-        valid_ST[rows] = valid_BT.cpu().numpy()
+        valid_ST[rows], known_ST[rows] = valid_BT.cpu().numpy(), known_BT.cpu().numpy()
         done += len(rows)
         on_progress(done)
     assert tokens is not None, "there are no samples"
     tokens.flush()
-    return Features(tokens, valid_ST)
+    return Features(tokens, valid_ST, known_ST)
 
 
 def _equal_runs(order: list[int], requests: Sequence[FeatureRequest], batch_size: int) -> list[list[int]]:
@@ -159,25 +162,28 @@ def _equal_runs(order: list[int], requests: Sequence[FeatureRequest], batch_size
 
 def _read_out(
     world: WorldModel, batch: TokenBatch, inputs: Inputs, gaze_point: bool, num_future: int, max_future: int
-) -> tuple[Tensor, Tensor]:
-    """Slots [B, T, N, D] and their validity [B, T] of one batch."""
-    parts, valid = [], []
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Slots [B, T, N, D] of one batch, their validity [B, T], and where their gaze point is known [B, T]."""
+    parts, valid, known = [], [], []
     assert not gaze_point or batch.gaze_BTN is not None, "a gaze point was asked of tokens without gaze"
     gaze = batch.gaze_BTN if gaze_point else None
+    gaze_known_BT = batch.gaze_known_BT & gaze_point
     scene_BTNG = batch.scene_BTNG if world.has_gaze else None  # gaze may be there for the probe alone
     if inputs != "future":
         parts.append(with_gaze_point(batch.z_BTND, gaze))
         valid.append(batch.valid_BT)
+        known.append(gaze_known_BT)
     if inputs != "context":
         imagined = world.imagine(
-            batch.z_BTND, scene_BTNG, num_future, known_BT=batch.valid_BT, valid_BT=batch.valid_BT
+            batch.z_BTND, scene_BTNG, num_future, known_BT=batch.scene_known_BT, valid_BT=batch.valid_BT
         ).z_BKND
         imagined = with_gaze_point(imagined, None if gaze is None else gaze[:, -1:])
         missing = max_future - num_future
         parts.append(torch.nn.functional.pad(imagined, (0, 0, 0, 0, missing, 0)))
         present = torch.arange(max_future, device=imagined.device) >= missing
         valid.append(present.expand(imagined.shape[0], -1))
-    return torch.cat(parts, dim=1), torch.cat(valid, dim=1)
+        known.append(valid[-1] & gaze_known_BT[:, -1:])
+    return torch.cat(parts, dim=1), torch.cat(valid, dim=1), torch.cat(known, dim=1)
 
 
 def with_gaze_point(

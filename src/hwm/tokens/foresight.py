@@ -15,6 +15,7 @@ import torch
 from hwm.config import AnticipateConfig, HwmBackboneConfig, VJEPA2BackboneConfig
 from hwm.data.exclusions import Exclusion
 from hwm.data.video import VideoInfo
+from hwm.engine.runlog import RunLog
 from hwm.tokens.features import FeatureRequest, Features
 from hwm.tokens.vjepa2_foresight import open_vjepa2_foresight
 from hwm.tokens.world_foresight import open_world_foresight
@@ -36,6 +37,14 @@ class Foresight(Protocol):
 
     def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
         """Make everything ready that is done once a video; videos that cannot be used, with reasons."""
+        ...
+
+    def record(self, log: RunLog, videos: Mapping[str, Sequence[VideoInfo]]) -> None:
+        """Write to `run.json` what depends on the videos of each part (`train`, `val`).
+
+        Raises:
+            DataError: a part has nothing of what is needed beside its videos.
+        """
         ...
 
     def features(

@@ -43,6 +43,10 @@ class TokenBatch(NamedTuple):
     scene_BTNG: Tensor | None
     gaze_BTN: Tensor | None
     valid_BT: Tensor
+    scene_known_BT: Tensor
+    """Steps whose scene tokens are known: Gazelle's of all valid steps, measured ones of fewer."""
+    gaze_known_BT: Tensor
+    """Steps whose gaze weights are known."""
 
 
 @runtime_checkable
@@ -204,6 +208,8 @@ def _masked(tokens: StepTokens, valid_BT: Tensor) -> TokenBatch:
         z * keep[..., None],
         None if scene is None else scene * keep[..., None],
         None if gaze is None else gaze * keep,
+        valid_BT,
+        valid_BT,
         valid_BT,
     )
 

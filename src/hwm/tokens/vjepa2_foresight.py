@@ -22,6 +22,7 @@ from hwm.data.exclusions import Exclusion
 from hwm.data.transforms import normalise
 from hwm.data.video import VideoInfo
 from hwm.engine.assemble import VJEPA2Pair, load_vjepa2_pair
+from hwm.engine.runlog import RunLog
 from hwm.errors import ConfigError
 from hwm.models.masked_predictor import anticipate, predicted_steps, skipped_steps
 from hwm.models.world_model import TimeGrid
@@ -72,6 +73,9 @@ class VJEPA2Foresight:
         """Nothing to do: clips are decoded when they are encoded."""
         on_progress(len(videos))
         return ()
+
+    def record(self, log: RunLog, videos: Mapping[str, Sequence[VideoInfo]]) -> None:
+        """Nothing to say of single videos."""
 
     def features(
         self,
@@ -170,7 +174,8 @@ class VJEPA2Foresight:
             frames_BFYXR = clamp_to_first(pixels.frames_SFYXR[:, :, 0], valid_BF)
             video_BRFYX = normalise(frames_BFYXR.to(self._device)).transpose(1, 2)
             tokens = self.read_out(video_BRFYX, [requests[row].horizon_sec for row in group])
-            yield FeaturePart(group, tokens, torch.ones(tokens.shape[:2], dtype=torch.bool))
+            valid_BT = torch.ones(tokens.shape[:2], dtype=torch.bool)
+            yield FeaturePart(group, tokens, valid_BT, gaze_known_BT=torch.zeros_like(valid_BT))
 
 
 def clamp_to_first(

@@ -10,8 +10,10 @@ from hwm.config import AnticipateConfig, ProbeConfig
 from hwm.data.exclusions import Exclusion
 from hwm.data.video import VideoInfo
 from hwm.engine.assemble import Stage1, load_stage1, predictor_hash, probe_seer
+from hwm.engine.runlog import RunLog
 from hwm.errors import ConfigError
 from hwm.tokens.features import FeatureRequest, Features, compute_features, future_room
+from hwm.tokens.measured import MeasuredSource, with_measured_gaze
 from hwm.tokens.source import TokenSource, open_source
 
 
@@ -46,6 +48,11 @@ class WorldForesight:
         """See `TokenSource`."""
         return self._source.prepare(videos, on_progress)
 
+    def record(self, log: RunLog, videos: Mapping[str, Sequence[VideoInfo]]) -> None:
+        """See `Foresight`: what is known of measured gaze, where it is used."""
+        if isinstance(self._source, MeasuredSource):
+            self._source.record(log, videos)
+
     def features(
         self,
         sets: Mapping[str, Sequence[FeatureRequest]],
@@ -65,7 +72,7 @@ class WorldForesight:
                 self._source,
                 requests,
                 probe.inputs,
-                probe.gaze_point,
+                probe.gaze_point != "none",
                 max_future,
                 folder / f"features-{name}.npy",
                 probe.batch_size,
@@ -83,7 +90,8 @@ def open_world_foresight(config: AnticipateConfig, device: torch.device) -> Worl
     """The world model of a configuration's checkpoint.
 
     Raises:
-        ConfigError: no checkpoint, or a gaze point without a Gazelle.
+        ConfigError: no checkpoint, a gaze point without a Gazelle, or measured gaze in an exo view.
+        DataError: the folder of gaze files is not there.
         RunError: the checkpoint is no stage 1, or its weight files have changed.
         WeightsError: a weight file is missing, damaged, or does not fit.
     """
@@ -95,4 +103,4 @@ def open_world_foresight(config: AnticipateConfig, device: torch.device) -> Worl
     source = open_source(
         config.tokens, seer.observer.to(device), seer.grid, seer.weights, device, config.runtime.num_workers
     )
-    return WorldForesight(stage1, source, seer.weights, config.probe)
+    return WorldForesight(stage1, with_measured_gaze(source, config, stage1.world), seer.weights, config.probe)

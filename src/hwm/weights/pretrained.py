@@ -35,6 +35,9 @@ class HumanWorldModel(WorldModel):
     world = HumanWorldModel.from_pretrained("models/mine")
     seen = world.observe(frames_BTFRYX, gaze_frames_BTRYX)
     future = world.imagine(seen.z_SND, seen.scene_SNG, num_steps=4)
+
+    A model of measured gaze (`world.grid.gaze`) has no Gazelle: its scene tokens are made from gaze points by
+    `hwm.models.measured_gaze.gaze_point_scene`, with `known_BT` for the steps that have one.
     """
 
     def save_pretrained(self, folder: str | Path, notes: Mapping[str, Any] | None = None) -> WeightFile:
