@@ -111,6 +111,8 @@ def _run(world: Path, kind: str, folder: Path, **more: Any) -> tuple[AnticipateR
     assert record["status"] == "finished"
     coverage = record["coverage"]["val segments"]
     assert coverage["expected"] == coverage["used"] + len(coverage["items"]) == 5
+    probe = json.loads((result.folder / "probe.json").read_text())["spec"]
+    assert probe["num_queries"] == len(probe["heads"]) == len(result.outputs)  # one query a task, as upstream
     assert record["classes"] == {
         output.task.name: {"sha256": output.task.classes.sha256, "count": len(output.task.classes)}
         for output in result.outputs

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import hwm
-from hwm.cli import main
+from hwm.cli import _tell, main
 from hwm.config import AnticipateConfig, PretrainConfig
 from hwm.errors import RunError
 
@@ -212,3 +212,18 @@ def test_help_and_refusals_do_not_import_torch(arguments: list[str], tmp_path: P
         env=os.environ | {"COLUMNS": "100"},
     )
     assert done.stdout.splitlines()[-1] == "heavy: []", done.stderr
+
+
+def test_each_task_and_subset_has_a_table_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    scores = {
+        "probe": {"verb/top1": 0.5, "verb/num_segments": 7, "verb/tail/top1": 0.25, "length": 3},
+        "previous step": {"verb/top1": 0.125},
+    }
+    _tell(Result(Path("runs/x"), {}, scores))
+    tables = capsys.readouterr().out.split("┏")[1:]
+    assert [table.split("┃")[1].strip() for table in tables] == ["verb", "verb/tail", ""]
+    assert "0.500" in tables[0]
+    assert "0.125" in tables[0]
+    assert " 7 " in tables[0]  # a count is no fraction
+    assert "previous step" not in tables[1]
+    assert "0.250" in tables[1]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 import typer
 from lightning_utilities.core.rank_zero import rank_zero_only
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 import hwm
@@ -301,7 +301,7 @@ def _tables(scores: Mapping[str, Mapping[str, float]]) -> list[Table]:
         metrics.setdefault(metric.rpartition("/")[0], []).append(metric)
     tables = []
     for part, names in metrics.items():
-        table = Table(part, *(metric.rpartition("/")[2] for metric in names))
+        table = Table(part, *(Column(metric.rpartition("/")[2], overflow="fold") for metric in names))
         for name, row in scores.items():
             if any(metric in row for metric in names):
                 table.add_row(name, *(_value(row[metric]) if metric in row else "" for metric in names))

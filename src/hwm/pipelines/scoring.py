@@ -78,9 +78,8 @@ def score_all(
     for name, logits in said.items():
         scores[name] = {}
         for index, (output, logits_SZC) in enumerate(zip(outputs, logits, strict=True)):
-            told = _score_task(
-                logits_SZC[:, 0], output.labels_SZ[:, 0], [s.subsets[index : index + 1] for s in val], subsets
-            )
+            inside = [segment.subsets[index] if segment.subsets else () for segment in val]
+            told = _score_task(logits_SZC[:, 0], output.labels_SZ[:, 0], inside, subsets)
             scores[name] |= {qualified(metric, output.task, tasks): value for metric, value in told.items()}
         scores[name] |= _score_sequences(outputs, logits, val, seed)
     return scores
@@ -108,7 +107,7 @@ def _or_none(label: int) -> int | None:
 
 
 def _score_task(
-    logits_SC: Tensor, labels_S: Tensor, in_subsets: Sequence[tuple[tuple[str, ...], ...]], subsets: Sequence[str]
+    logits_SC: Tensor, labels_S: Tensor, inside: Sequence[tuple[str, ...]], subsets: Sequence[str]
 ) -> Scores:
     """One task on the segments whose class is known; a task or subset with none has its count alone."""
     known_S = labels_S != UNKNOWN
@@ -117,7 +116,7 @@ def _score_task(
         scores = dict(score(logits_SC[known_S], labels_S[known_S])._asdict())
     scores["num_unknown_labels"] = int((~known_S).sum())
     for name in subsets:
-        chosen_S = known_S & torch.tensor([any(name in named for named in inside) for inside in in_subsets])
+        chosen_S = known_S & torch.tensor([name in named for named in inside])
         scores[f"{name}/num_segments"] = int(chosen_S.sum())
         if chosen_S.any():
             scores[f"{name}/class_mean_recall_at_5"] = class_mean_recall(logits_SC[chosen_S], labels_S[chosen_S], 5)
