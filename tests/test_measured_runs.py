@@ -11,9 +11,9 @@ import torch
 from pydantic import ValidationError
 
 from hwm.config import AnticipateConfig, GazeFilesConfig, PretrainConfig, ProbeConfig
+from hwm.data.annotations import read_annotations
 from hwm.data.clips import ClipRequest
 from hwm.data.gaze_files import GazeFiles
-from hwm.data.keystep import read_keystep
 from hwm.data.transforms import centre_square
 from hwm.data.video import probe_video
 from hwm.engine.assemble import load_stage1
@@ -132,7 +132,15 @@ def test_steps_without_gaze_are_never_taken_for_gaze_of_zeros(
     live = LiveSource(world.observer, world.grid, torch.device("cpu"), num_workers=0)
     source = MeasuredSource(live, GazeFiles(folder, GazeFilesConfig()), world, scene=True, point=True)
     features = compute_features(
-        world, source, [FeatureRequest(clip, 2)], "context+future", True, 2, tmp_path / "f.npy", 1, lambda done: None
+        world,
+        source,
+        [FeatureRequest(clip, 2, 1.0)],
+        "context+future",
+        True,
+        2,
+        tmp_path / "f.npy",
+        1,
+        lambda done: None,
     )
     z = next(iter(live.batches([[clip]]))).z_BTND
     blind = world.imagine(z, None, 2).z_BKND.half().numpy()
@@ -159,10 +167,10 @@ def test_gaze_after_the_last_observed_step_leaves_the_logits_as_they_are(
         world.predictor.gate_parameter.fill_(0.1)
         world.predictor.stack.predictor_proj.weight.normal_(std=0.3)
     config = AnticipateConfig(**ego_settings)
-    table = read_keystep(config.annotations.val, config.annotations, None)
+    table = read_annotations(config.annotations.val, config.annotations, None)
     samples, _ = anticipate.validation_samples(table, config, world.grid.fps)
     torch.manual_seed(0)
-    probe = StepProbe(StepProbeSpec(32, 4 + 5, 17, 6, num_heads=2, gaze_point=True)).eval()
+    probe = StepProbe(StepProbeSpec(32, 4 + 5, 17, {"step": (1, 6)}, num_heads=2, gaze_point=True)).eval()
     torch.nn.init.normal_(probe.gaze_head.weight)
     rng = np.random.default_rng(0)
     folder = gaze_files_of(toy_world, tmp_path / "gaze")
@@ -173,7 +181,7 @@ def test_gaze_after_the_last_observed_step_leaves_the_logits_as_they_are(
         original = csv.read_text().splitlines()
         last_time_sec = sample.observation.last_time_sec
         assert last_time_sec <= sample.segment.start_sec - config.protocol.horizon_sec
-        request = FeatureRequest(anticipate.clip_request(sample, config.protocol.id), sample.observation.num_future)
+        request = anticipate.feature_request(sample, config.protocol.id)
         said = {}
         for which in ("as it is", "later", "earlier"):
             lines = [original[0]]
@@ -190,7 +198,7 @@ def test_gaze_after_the_last_observed_step_leaves_the_logits_as_they_are(
             )
             masks = (torch.from_numpy(mask) for mask in (features.valid_ST, features.gaze_known_ST))
             with torch.inference_mode():
-                said[which] = probe(torch.from_numpy(np.array(features.tokens_STND)).float(), *masks)
+                said[which] = probe(torch.from_numpy(np.array(features.tokens_STND)).float(), *masks)["step"]
         csv.write_text("\n".join(original) + "\n")
         for which in changed:
             changed[which] += not torch.equal(said["as it is"], said[which])
@@ -226,8 +234,12 @@ def test_the_gaze_point_names_its_source() -> None:
 
 def test_a_gaze_point_that_is_not_known_is_not_read_and_changes_no_other() -> None:
     torch.manual_seed(0)
-    probe = StepProbe(StepProbeSpec(8, 3, 5, 4, num_heads=2, gaze_point=True))
-    torch.nn.init.normal_(probe.gaze_head.weight)
+    module = StepProbe(StepProbeSpec(8, 3, 5, {"step": (1, 4)}, num_heads=2, gaze_point=True))
+
+    def probe(*given: torch.Tensor) -> torch.Tensor:
+        return module(*given)["step"]
+
+    torch.nn.init.normal_(module.gaze_head.weight)
     features, valid = torch.randn(6, 3, 5, 8), torch.ones(6, 3, dtype=torch.bool)
     known = valid.clone()
     known[:, 1] = False
@@ -241,4 +253,4 @@ def test_a_gaze_point_that_is_not_known_is_not_read_and_changes_no_other() -> No
     logits = probe(features, valid, torch.zeros_like(valid))
     logits.sum().backward()
     assert torch.isfinite(logits).all()
-    assert all(torch.isfinite(p.grad).all() for p in probe.parameters() if p.grad is not None)
+    assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)

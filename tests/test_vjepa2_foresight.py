@@ -303,7 +303,7 @@ def test_settings_that_this_backbone_cannot_use_are_refused(settings: dict[str, 
     for changed, word in (
         ({"checkpoint": tmp_path}, "checkpoint"),
         ({"tokens": {"source": "cached"}}, "cached"),
-        ({"probe": settings["probe"] | {"gaze_point": True}}, "gaze_point"),
+        ({"probe": settings["probe"] | {"gaze_point": "estimated"}}, "gaze_point"),
     ):
         with pytest.raises(ValueError, match=f"backbone vjepa2 cannot use .*{word}"):
             AnticipateConfig(**settings | changed)
@@ -339,6 +339,7 @@ def test_the_focal_loss_is_upstreams_and_trains_the_sweep() -> None:
     data = sweeping.ProbeData(
         tokens.astype(np.float16),
         np.ones((48, 2), dtype=bool),
+        np.zeros((48, 2), dtype=bool),
         {"step": labels[:, None]},
         tuple(f"t{i % 6}" for i in range(48)),
     )

@@ -161,16 +161,9 @@ def probe_spec(data: ProbeData, num_classes: Mapping[str, int], config: ProbeCon
     slots, tokens, width = data.tokens_RTND.shape[1:]
     heads = {task: (data.labels[task].shape[1], count) for task, count in num_classes.items()}
     num_queries = len(heads) if config.num_queries is None else config.num_queries
+    has_point = config.gaze_point != "none"
     return StepProbeSpec(
-        width,
-        slots,
-        tokens,
-        heads,
-        config.num_heads,
-        config.depth,
-        num_queries,
-        config.gaze_point != "none",
-        config.positions,
+        width, slots, tokens, heads, config.num_heads, config.depth, num_queries, has_point, config.positions
     )
 
 

@@ -151,4 +151,8 @@ class HumanWorldModel(WorldModel):
             gazelle = GazeLLE(backbone, spec_from_plain(GazelleSpec, spec["gazelle"]))
         encoder = build_encoder(spec_from_plain(EncoderSpec, spec["encoder"]))
         predictor = GazePredictor(spec_from_plain(PredictorSpec, spec["predictor"]))
-        return cls(Observer(encoder, gazelle), predictor, spec_from_plain(TimeGrid, spec["grid"]))
+        grid = spec_from_plain(TimeGrid, spec["grid"])
+        try:
+            return cls(Observer(encoder, gazelle), predictor, grid)
+        except ValueError as error:
+            raise WeightsError(f"{path}: its parts do not go together", found=str(error)) from error
