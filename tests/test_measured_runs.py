@@ -96,7 +96,7 @@ def test_both_stages_run_on_measured_gaze_and_say_so(
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     config["spec"]["grid"].pop("measured_gaze")
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(WeightsError, match="TimeGrid does not have these fields"):
+    with pytest.raises(WeightsError, match="parts do not go together"):
         HumanWorldModel.from_pretrained(tmp_path / "model")
 
 
