@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hwm.data.check_child import facts_of
 from hwm.data.gaze_tracks import read_gaze_2d
 from hwm.data.toyworld import load_truth
 from hwm.data.toyworld.actions import ego_video
 from hwm.data.toyworld.remux import decode
 from hwm.data.toyworld.traps import Trap, load_traps
-from hwm.data.video import VideoReader, check_video, probe_video
+from hwm.data.video import VideoReader, probe_video
 from hwm.errors import DataError
 from traps_world import (
     FILES,
@@ -202,7 +203,7 @@ def truncated(world: World, trap: Trap) -> None:
     take_excluded(world, trap)
     path, original = original_of(world, trap)
     assert b"moov" not in path.read_bytes()
-    for refuse in (lambda: probe_video(path), lambda: VideoReader(path), lambda: check_video(path, 60)):
+    for refuse in (lambda: probe_video(path), lambda: VideoReader(path), lambda: facts_of(path)):
         with pytest.raises(DataError) as raised:
             refuse()
         assert str(path) in raised.value.problem
@@ -223,7 +224,7 @@ def lost_frames(world: World, trap: Trap) -> None:
         refused += path.name in raised.value.problem
     assert refused == 9
     with pytest.raises(DataError, match=path.name):
-        check_video(path, 60)
+        facts_of(path)
 
 
 def claimed_length(world: World, trap: Trap) -> None:
@@ -232,8 +233,8 @@ def claimed_length(world: World, trap: Trap) -> None:
     header = path.read_bytes()
     ticks, length = struct.unpack_from(">II", header, header.index(b"mvhd") + 16)
     assert length / ticks == pytest.approx(3 * true_sec, rel=0.01)
-    for info in (probe_video(path), check_video(path, 60)):
-        assert info.duration_sec == pytest.approx(true_sec, abs=1e-3)
+    for found_sec in (probe_video(path).duration_sec, facts_of(path)["duration_sec"]):
+        assert found_sec == pytest.approx(true_sec, abs=1e-3)
     segments = world.keystep(FILES[0], SETTINGS[0]).segments
     found = {segment.video.duration_sec for segment in segments if segment.take == trap.facts["take"]}
     assert found == {probe_video(path).duration_sec}

@@ -58,8 +58,10 @@ class KeystepFiles:
         """Append a changed copy of the take's first row to the benchmark file, if there is one; the row's name."""
         for path, content in self._files.items():
             if path.name == f"keystep_segment_{plan.split}.json":
-                first = next(row for row in content["segments"] if row["take_uid"] == self.uid(plan))
-                content["segments"].append(first | changes)
+                rows = content["segments"]
+                row = next(row for row in rows if row["take_uid"] == self.uid(plan)) | changes
+                same = (other for other in rows if other["step_unique_id"] == row["step_unique_id"])
+                rows.append(row | {"label_id": next((other["label_id"] for other in same), row["label_id"])})
                 return (f"{path.name}#segments[{len(content['segments']) - 1}]",)
         return ()
 
