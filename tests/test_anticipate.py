@@ -71,6 +71,29 @@ def test_pixels_after_the_anchor_change_nothing(
     assert changed == (6 if sees_the_future else 0)
 
 
+def test_validation_is_the_same_under_any_number_of_workers_and_batch_size(
+    stage1: Path, stage2_settings: dict[str, Any]
+) -> None:
+    """Each segment once and in order, the last one too; what a trained probe says of it does not depend on how."""
+    stage2_settings["tokens"] = {"source": "live"}
+    first = anticipate.run(AnticipateConfig(**stage2_settings, checkpoint=stage1))
+    expected = json.loads((first.folder / "segments.json").read_text())["segments"]
+    assert len({row["row"] for row in expected}) == len(expected) == len(first.logits_SC)
+    said = []
+    for number, (num_workers, batch_size) in enumerate([(0, 1), (0, 7), (2, 7)]):
+        settings = stage2_settings | {
+            "name": f"again-{number}",
+            "saved_probe": first.folder / "probe.safetensors",
+            "probe": stage2_settings["probe"] | {"batch_size": batch_size},
+            "runtime": {"device": "cpu", "num_workers": num_workers},
+        }
+        again = anticipate.run(AnticipateConfig(**settings, checkpoint=stage1))
+        assert json.loads((again.folder / "segments.json").read_text())["segments"] == expected
+        torch.testing.assert_close(again.logits_SC, first.logits_SC, atol=2e-3, rtol=1e-3)  # features are float16
+        said.append(again.logits_SC)
+    assert torch.equal(said[2], said[1])
+
+
 def test_gaze_reaches_stage_2(stage1: Path, stage2_settings: dict[str, Any], tmp_path: Path) -> None:
     """Other scene tokens at the observed steps give another imagined future: the gaze path is not left out here."""
     world = load_stage1(stage1).world

@@ -3,8 +3,9 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -14,13 +15,16 @@ from hwm.config import AnticipateConfig, PretrainConfig
 from hwm.data.check_log import CheckLog
 from hwm.data.checking import VideoCheck
 from hwm.data.clips import find_videos
+from hwm.data.exclusions import Exclusion
 from hwm.data.manifest import Coverage, ExcludedItem, known_videos, read_manifest, require_unchanged
+from hwm.data.video import VideoInfo
 from hwm.engine.runlog import RunLog
 from hwm.errors import DataError
 from hwm.pipelines import anticipate, data_check, pretrain
 from hwm.pipelines.data_advice import ADVICE, advice_for
 from hwm.pipelines.data_check import DataCheckResult, run
 from hwm.pipelines.data_summary import closing, tables
+from hwm.tokens.features import Features
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "data.md"
 
@@ -341,13 +345,23 @@ def test_stage_1_is_held_to_its_manifest_and_says_so(stage1_settings: dict[str, 
 
 
 class Ready:
-    """A token source for which every video is ready."""
+    """A backbone that has nothing to prepare, and that is asked for nothing else."""
 
-    def prepare(self, videos: Any, on_progress: Any) -> tuple[()]:
+    fps = 4.0
+    facts: Mapping[str, Any] = MappingProxyType({})
+
+    def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
+        on_progress(len(videos))
         return ()
 
-    def batches(self, plan: Any) -> Iterator[Any]:
-        yield from ()
+    def record(self, *_: object) -> None:
+        raise AssertionError
+
+    def features(self, *_: object) -> dict[str, Features]:
+        raise AssertionError
+
+    def frozen_sha256(self) -> dict[str, str]:
+        raise AssertionError
 
 
 def test_stage_2_is_held_to_its_manifest(remembered: AnticipateConfig, world: Path) -> None:

@@ -8,13 +8,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from hwm.data.gaze_files import ALIGNED_FOLDER, PREFERRED
 from hwm.data.gaze_tracks import MAX_AGE_SEC, SAMPLE_PERIOD_SEC, read_gaze_2d
 from hwm.errors import DataError
-
-GAZE_FILE = Path("eye_gaze") / "general_eye_gaze_2d.csv"
-"""Below the folder of the take."""
-
-_ALIGNED = "frame_aligned_videos"
 
 
 class GazeFacts(BaseModel):
@@ -34,9 +30,12 @@ class GazeFacts(BaseModel):
 
 
 def gaze_file_of(video: Path) -> Path | None:
-    """Where the gaze of a video's take lies; None for a video outside a take's `frame_aligned_videos`."""
-    parents = [folder for folder in video.parents if folder.name == _ALIGNED]
-    return parents[0].parent / GAZE_FILE if parents else None
+    """The gaze file of a video's take that a run would read, there or not; None outside `frame_aligned_videos`."""
+    parents = [folder for folder in video.parents if folder.name == ALIGNED_FOLDER]
+    if not parents:
+        return None
+    files = [parents[0].parent / "eye_gaze" / name for name in PREFERRED]
+    return next((file for file in files if file.is_file()), files[-1])
 
 
 def check_gaze(path: Path) -> GazeFacts | str:

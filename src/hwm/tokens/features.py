@@ -53,20 +53,22 @@ class FeaturePart(NamedTuple):
 
 
 def future_room(inputs: Inputs, num_context: int, needed: int, num_slots: int) -> int:
-    """Future slots of a probe that reads `num_slots` steps.
+    """Future slots of a trained probe that reads `num_slots` steps; `needed` where it reads no future.
 
     Raises:
-        ConfigError: the probe reads fewer steps than there are, or was trained with other inputs.
+        ConfigError: the probe was trained for a shorter horizon.
     """
-    room = num_slots - (0 if inputs == "future" else num_context)
-    if room != 0 if inputs == "context" else room < needed:
+    if inputs == "context":
+        return needed
+    room = num_slots - (num_context if inputs == "context+future" else 0)
+    if room < needed:
         raise ConfigError(
-            "the saved probe does not fit probe.inputs, protocol.num_steps or the horizon",
-            expected=f"{num_slots} steps",
-            found=f"{num_context} observed and {needed} imagined steps, of which {inputs} are read",
-            fix="use the settings of the run that made the probe (its config.yaml)",
+            "the saved probe was trained for a shorter horizon",
+            expected=f"at most {room} imagined steps",
+            found=str(needed),
+            fix="lower protocol.horizon_sec, or train a probe with a wider protocol.train_horizon_sec",
         )
-    return max(room, needed)
+    return room
 
 
 def compute_features(
