@@ -301,10 +301,11 @@ def _tables(scores: Mapping[str, Mapping[str, float]]) -> list[Table]:
         metrics.setdefault(metric.rpartition("/")[0], []).append(metric)
     tables = []
     for part, names in metrics.items():
-        table = Table(part, *(Column(metric.rpartition("/")[2], overflow="fold") for metric in names))
-        for name, row in scores.items():
-            if any(metric in row for metric in names):
-                table.add_row(name, *(_value(row[metric]) if metric in row else "" for metric in names))
+        told = {name: row for name, row in scores.items() if any(metric in row for metric in names)}
+        table = Table(part, *(Column(name, justify="right") for name in told))
+        for metric in names:
+            label = metric.rpartition("/")[2].replace("_", " ")
+            table.add_row(label, *(_value(row[metric]) if metric in row else "" for row in told.values()))
         tables.append(table)
     return tables
 
