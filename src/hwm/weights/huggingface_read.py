@@ -113,16 +113,15 @@ def read_masked_predictor(
 
 
 def read_probe(
-    path: str | Path, num_heads: int = PROBE_HEADS
+    path: str | Path, num_heads: int | None = None
 ) -> tuple[AttentiveProbe, tuple[WeightFile, ...], Account]:
     """The pooler and classifier of a `VJEPA2ForVideoClassification`; its one task is called `action`.
 
     Its layer norms keep upstream's epsilon of 1e-5, with which these probes were trained; `transformers` takes the
-    config's 1e-6, made for the encoder, for the pooler too. The default of `num_heads` stands for "not told": the
-    config's number goes before it.
+    config's 1e-6, made for the encoder, for the pooler too.
     """
     source = _read(path, configs.VJEPA2)
-    models = _vjepa2_models(source, {"probe": None if num_heads == PROBE_HEADS else num_heads})
+    models = _vjepa2_models(source, {"probe": num_heads})
     return _fill_one(source, models, "probe", AttentiveProbe, Layout(("",), {}))
 
 

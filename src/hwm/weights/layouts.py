@@ -27,7 +27,6 @@ from hwm.weights.files import (
 )
 from hwm.weights.ours import FORMAT, TENSORS_NAME, spec_to_plain
 from hwm.weights.pretrained import HumanWorldModel
-from hwm.weights.remap import PROBE_HEADS
 from hwm.weights.strict import Account
 
 Loaded = load.LoadedWeights[Any]
@@ -76,7 +75,7 @@ def _read_decoder(path: Path, num_heads: int | None) -> Loaded:
 
 
 def _probe(index: int | None) -> Read:
-    return lambda path, heads: load.read_probe(path, PROBE_HEADS if heads is None else heads, index)
+    return lambda path, heads: load.read_probe(path, heads, index)
 
 
 READERS = (

@@ -77,7 +77,7 @@ def load_gazelle(
     return read_gazelle(decoder_path, backbone_path, num_heads).module
 
 
-def load_probe(path: str | Path, num_heads: int = tables.PROBE_HEADS, index: int | None = None) -> AttentiveProbe:
+def load_probe(path: str | Path, num_heads: int | None = None, index: int | None = None) -> AttentiveProbe:
     """A frozen attentive probe; see `read_probe`."""
     return read_probe(path, num_heads, index).module
 
@@ -214,13 +214,13 @@ def read_backbone(path: str | Path, num_heads: int | None = None) -> LoadedWeigh
 
 
 def read_probe(
-    path: str | Path, num_heads: int = tables.PROBE_HEADS, index: int | None = None
+    path: str | Path, num_heads: int | None = None, index: int | None = None
 ) -> LoadedWeights[AttentiveProbe]:
     """Read an attentive probe.
 
     Args:
         path: a folder of ours, a probe `.pt` of V-JEPA 2's harness, or a `.safetensors` file with its key names.
-        num_heads: attention heads of the pooler (upstream: 16), which a foreign file does not tell.
+        num_heads: attention heads of the pooler, which most files do not tell; None is upstream's 16.
         index: which probe of a `.pt` that holds a whole sweep; None where it holds one.
 
     Raises:
@@ -228,15 +228,17 @@ def read_probe(
     """
     source = Path(path)
     if huggingface.is_huggingface(source):
+        if index is not None:
+            raise WeightsError(f"{source} holds one probe", expected="no index", found=str(index))
         return LoadedWeights(*huggingface.read_probe(source, num_heads))
     if is_ours(source):
-        _refuse_for_ours(source, index=index)
+        _refuse_for_ours(source, num_heads=num_heads, index=index)
         stored = read_model(source, "probe")
         ours = spec_from_plain(ProbeSpec, stored.spec)
         return _from_ours(stored, lambda: AttentiveProbe.from_spec(ours))
     model, state = probe_state(source, index)
     mapped = checked_remap(source, state, tables.PROBE)
-    spec = infer(source, mapped, lambda shapes: sizes.probe_spec(shapes, num_heads))
+    spec = infer(source, mapped, lambda shapes: sizes.probe_spec(shapes, num_heads or tables.PROBE_HEADS))
     return _from_released(source, mapped, lambda: AttentiveProbe.from_spec(spec), model=model)
 
 
