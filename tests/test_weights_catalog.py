@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from hwm.cli import main
 from hwm.config import EncoderConfig, GazelleConfig, PretrainConfig
-from hwm.engine.assemble import _load_gazelle, load_frozen_encoder, new_world
+from hwm.engine.assemble import load_gazelle, load_frozen_encoder, new_world
 from hwm.engine.named_weights import is_offline, weights_folder, weights_path
 from hwm.errors import ConfigError, WeightsError
 from hwm.pipelines.convert import convert
@@ -142,7 +142,7 @@ def test_gazelle_and_its_backbone_may_be_named(weights_home: Path) -> None:
     put(weights_home, "dinov2-vitb14", GOLDEN / "dinov2_inout.pth")
     config = GazelleConfig(weights="gazelle-vitb14-inout", backbone="dinov2-vitb14", resolution=56)
     with pytest.raises(WeightsError, match=r"dinov2_vitb14_pretrain\.pth.*attention heads"):
-        _load_gazelle(config)  # both files were found; the golden backbone's width is not a published one
+        load_gazelle(config)  # both files were found; the golden backbone's width is not a published one
 
 
 def test_missing_named_weights_are_told_with_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

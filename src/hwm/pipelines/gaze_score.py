@@ -141,7 +141,7 @@ def score_video(
             if not known.any():
                 continue
             pixels = normalise(torch.from_numpy(clip.views[0][known]).to(device))
-            heat_PYX = gazelle(pixels).heatmaps_PYX.float().cpu()
+            heat_PYX = gazelle(pixels).heatmaps.float().cpu()
             points_P2 = torch.from_numpy(points[known]).float()
             prior_PYX = prior_YX.float().expand(len(points_P2), -1, -1)
             said = {
