@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from hwm.cli import main
 from hwm.config import EncoderConfig, GazelleConfig, PretrainConfig
-from hwm.engine.assemble import load_gazelle, load_frozen_encoder, new_world
+from hwm.engine.assemble import load_frozen_encoder, load_gazelle, new_world
 from hwm.engine.named_weights import is_offline, weights_folder, weights_path
 from hwm.errors import ConfigError, WeightsError
 from hwm.pipelines.convert import convert
