@@ -97,6 +97,7 @@ def rotate(x_BMLA: Float[Tensor, "b m l a"], table: RopeTable) -> Float[Tensor, 
     cos, sin = table.cos.unsqueeze(-3), _signed(table.sin).unsqueeze(-3)
     if not x_BMLA.device.type == "cpu" or torch.is_grad_enabled():
         return _turned(x_BMLA, cos, sin)
+    cos, sin = cos.to(x_BMLA.dtype), sin.to(x_BMLA.dtype)
     # A few heads at a time, so that what lies between the passes stays in the cache.
     heads = max(1, ROWS_AT_ONCE // x_BMLA.shape[2])
     out_BMLA = torch.empty(x_BMLA.shape, dtype=x_BMLA.dtype)

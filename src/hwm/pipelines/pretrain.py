@@ -83,6 +83,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         # Frozen encoders and the predictor
         world, weights = new_world(config)
         world.to(fabric.device)
+        world.predictor.stack.recompute = config.runtime.recompute_activations
         log.record(weights=weights)
         source = open_source(
             config.tokens, world.observer, world.grid, weights, fabric.device, config.runtime.num_workers
