@@ -8,7 +8,7 @@ from torch import Tensor
 from benchmarks.context import Context, random_encoder, random_video, upstream_module
 from benchmarks.machine import encoder_products, fastest, gflop
 from benchmarks.measure import Figure, Outcome, Skipped, check_equal, interleaved, medians, ratio
-from hwm.models.observer import products_in_bfloat16
+from hwm.models.layers import products_in_bfloat16
 from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
 
 Encode = Callable[[Tensor], Tensor]

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from hwm.models import kernels
 from hwm.models.causal_stack import CausalStack, CausalStackSpec
-from hwm.models.observer import products_in_bfloat16
+from hwm.models.layers import products_in_bfloat16
 from hwm.models.rope import INTERLEAVED, TILED, RopeForm, RopeTable, axis_positions, rope_table, rotate
 from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
 

@@ -101,6 +101,18 @@ class Block(nn.Module):
         return x_BLD + self.mlp(self.norm2(x_BLD))
 
 
+def products_in_bfloat16(module: nn.Module) -> None:
+    """Give the linear layers of all blocks of a frozen module bfloat16 weights, in place.
+
+    Their products, attention and the MLP's hidden layer are then bfloat16. The stream between blocks, layer norms and
+    what lies before and after the blocks stay as they are, as under autocast.
+    """
+    for block in module.modules():
+        if isinstance(block, Block):
+            block.attn.to(torch.bfloat16)
+            block.mlp.to(torch.bfloat16)
+
+
 def hidden_width(width: int, mlp_ratio: float) -> int:
     """Width inside the MLP; rounded, because ratios such as 48/11 are not exact in binary."""
     return round(width * mlp_ratio)

@@ -47,17 +47,6 @@ def resample_scene(scene_SGHW: Float[Tensor, "s g h w"], grid: tuple[int, int]) 
     return resampled.flatten(2).transpose(1, 2)
 
 
-def products_in_bfloat16(module: nn.Module) -> None:
-    """Give all linear layers of a frozen encoder or Gazelle bfloat16 weights, in place.
-
-    Their products, attention and the MLP's hidden layer are then bfloat16. The stream between blocks, layer norms, the
-    patch kernel and positions stay as they are, as under autocast.
-    """
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            layer.to(torch.bfloat16)
-
-
 class Observer(nn.Module):
     """Frozen encoder and (optionally) frozen Gazelle; always in `eval()` and without gradients."""
 
