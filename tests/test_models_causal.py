@@ -1,5 +1,8 @@
 """The block-causal stack: causal bit for bit, incremental equals whole, padding unseen, gradients everywhere."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,6 +10,7 @@ from torch import Tensor
 from hwm.errors import ConfigError
 from hwm.models.causal_stack import CausalStack, CausalStackSpec
 
+Mode = AbstractContextManager[object]
 NUM_CLIPS, NUM_STEPS, NUM_PATCHES, WIDTH = 2, 5, 9, 12
 
 
@@ -91,15 +95,55 @@ def test_rolling_on_from_an_earlier_step(stack: CausalStack, inputs: tuple[Tenso
             cache.first(count)
 
 
-def test_a_cache_serves_two_futures(stack: CausalStack, inputs: tuple[Tensor, Tensor]) -> None:
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_a_cache_serves_two_futures(stack: CausalStack, inputs: tuple[Tensor, Tensor], mode: Callable[[], Mode]) -> None:
     tokens, _ = inputs
-    _, cache = stack.step(tokens[:, :2])
-    kept = [key.clone() for key in cache.keys]
-    first, _ = stack.step(tokens[:, 2], cache=cache)
-    stack.step(tokens[:, 3], cache=cache)
-    again, _ = stack.step(tokens[:, 2], cache=cache)
-    assert torch.equal(first, again)
-    assert all(torch.equal(key, old) for key, old in zip(cache.keys, kept, strict=True))
+    with mode():
+        _, cache = stack.step(tokens[:, :2])
+        _, cache = stack.step(tokens[:, 4], cache=cache)  # from here on there may be room behind the past
+        kept = [key.tokens.clone() for key in cache.keys]
+        first, left = stack.step(tokens[:, 2], cache=cache)
+        left_kept = [key.tokens.clone() for key in left.keys]
+        stack.step(tokens[:, 3], cache=cache)
+        again, _ = stack.step(tokens[:, 2], cache=cache)
+        assert torch.equal(first, again)
+        assert all(torch.equal(key.tokens, old) for key, old in zip(cache.keys, kept, strict=True))
+        assert all(torch.equal(key.tokens, old) for key, old in zip(left.keys, left_kept, strict=True))
+        rewound, _ = stack.step(tokens[:, 2], cache=left.first(3))
+        assert torch.equal(rewound, again)
+
+
+def test_a_step_without_gradients_does_not_copy_the_past(stack: CausalStack, inputs: tuple[Tensor, Tensor]) -> None:
+    tokens, _ = inputs
+    with torch.no_grad():
+        _, cache = stack.step(tokens[:, :2])
+        _, cache = stack.step(tokens[:, 2], cache=cache)
+        places = [kept.tokens.data_ptr() for kept in (*cache.keys, *cache.values)]
+        _, longer = stack.step(tokens[:, 3], cache=cache)
+    assert [kept.tokens.data_ptr() for kept in (*longer.keys, *longer.values)] == places
+
+
+def test_a_cache_made_in_inference_mode_goes_on_outside_it(stack: CausalStack, inputs: tuple[Tensor, Tensor]) -> None:
+    tokens, _ = inputs
+    with torch.inference_mode():
+        _, cache = stack.step(tokens[:, :2])
+        _, cache = stack.step(tokens[:, 2], cache=cache)
+        inside, _ = stack.step(tokens[:, 3], cache=cache)
+    with torch.no_grad():
+        outside, _ = stack.step(tokens[:, 3], cache=cache)
+    assert torch.equal(inside, outside)
+
+
+def test_recomputing_activations_gives_the_same_gradients(stack: CausalStack, inputs: tuple[Tensor, Tensor]) -> None:
+    gradients = []
+    for stack.recompute in (False, True):
+        stack.zero_grad()
+        _, cache = stack.step(inputs[0][:, :3], inputs[1][:, :3])
+        row, _ = stack.step(inputs[0][:, 3], inputs[1][:, 3], cache)
+        row.square().mean().backward()
+        gradients.append([parameter.grad for parameter in stack.parameters()])
+    for kept, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, kept, atol=1e-7, rtol=1e-5)
 
 
 def test_padding_is_never_seen_by_valid_steps(stack: CausalStack, inputs: tuple[Tensor, Tensor]) -> None:

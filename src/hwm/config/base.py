@@ -140,6 +140,8 @@ class RuntimeConfig(Part):
     """Numeric precision of training (Lightning Fabric's names); no float16, whose loss scale would skip steps."""
     num_workers: int = Field(default=0, ge=0)
     """Processes that decode video ahead of training; 0 decodes in the main process."""
+    recompute_activations: bool = False
+    """Stage 1: activation checkpointing in the predictor; less memory, about a third more time, the same gradients."""
 
 
 class TokenConfig(Part):

@@ -15,9 +15,11 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from hwm.errors import ConfigError
+from hwm.models.kernels import attention
+from hwm.models.kv_cache import Kept
 from hwm.models.layers import Block, check_sizes, hidden_width, init_linear_and_norm, rescale_residuals
 from hwm.models.rope import RopeTable, RopeTables
 
@@ -47,7 +49,7 @@ class CausalStackSpec:
 
 
 class KVCache(NamedTuple):
-    """What `step` remembers of the steps so far. Never changed in place: a step returns a new one.
+    """What `step` remembers of the steps so far. It never changes: a step returns a new one (see `kv_cache`).
 
     Attributes:
         keys: for each block [B, M, T·N, A], already turned by their positions.
@@ -56,8 +58,8 @@ class KVCache(NamedTuple):
         valid_BT: which of them may be attended to; None where all may.
     """
 
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    keys: tuple[Kept, ...]
+    values: tuple[Kept, ...]
     num_steps: int
     valid_BT: Tensor | None
 
@@ -69,17 +71,23 @@ class KVCache(NamedTuple):
         """
         if not 1 <= num_steps <= self.num_steps:
             raise ValueError(f"the cache holds {self.num_steps} steps, asked for the first {num_steps}")
-        length = self.keys[0].shape[2] // self.num_steps * num_steps
-        keys, values = (tuple(x[:, :, :length] for x in pair) for pair in (self.keys, self.values))
+        length = self.keys[0].tokens.shape[2] // self.num_steps * num_steps
+        keys, values = (tuple(kept.first(length) for kept in each) for each in (self.keys, self.values))
         return KVCache(keys, values, num_steps, None if self.valid_BT is None else self.valid_BT[:, :num_steps])
 
 
 class CausalStack(nn.Module):
-    """Embed → block-causal RoPE blocks → norm → project back."""
+    """Embed → block-causal RoPE blocks → norm → project back.
+
+    Attributes:
+        recompute: activation checkpointing: in training, keep only what goes into a block (and its keys and values)
+            and compute the rest again on the way back. Less memory for about a third more time; the same gradients.
+    """
 
     def __init__(self, spec: CausalStackSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.recompute = False
         hidden = hidden_width(spec.width, spec.mlp_ratio)
         self.predictor_embed = nn.Linear(spec.in_width, spec.width)
         self.predictor_blocks = nn.ModuleList(Block(spec.width, spec.num_heads, hidden) for _ in range(spec.depth))
@@ -163,13 +171,30 @@ class CausalStack(nn.Module):
         x_BLE = x_BTNE.flatten(1, 2)
         keys, values = [], []
         for index, block in enumerate(self.predictor_blocks):
-            assert isinstance(block, Block)
             past_pair = (past.keys[index], past.values[index]) if past.keys else None
-            x_BLE, key, value = _advance_block(block, x_BLE, rope, past_pair, num_patches, valid)
+            x_BLE, key, value = self._advance(block, x_BLE, rope, past_pair, num_patches, valid)
             keys.append(key)
             values.append(value)
         hidden_BTNE = self.predictor_norm(x_BLE).unflatten(1, (num_steps, num_patches))
         return hidden_BTNE, KVCache(tuple(keys), tuple(values), past.num_steps + num_steps, valid)
+
+    def _advance(
+        self,
+        block: nn.Module,
+        x_BLE: Tensor,
+        rope: RopeTable,
+        past: tuple[Kept, Kept] | None,
+        num_patches: int,
+        valid_BT: Tensor | None,
+    ) -> tuple[Tensor, Kept, Kept]:
+        assert isinstance(block, Block)
+        if self.recompute and torch.is_grad_enabled():
+            advanced = checkpoint(
+                _advance_block, block, x_BLE, rope, past, num_patches, valid_BT, use_reentrant=False
+            )  # fmt: skip
+            assert isinstance(advanced, tuple)
+            return advanced
+        return _advance_block(block, x_BLE, rope, past, num_patches, valid_BT)
 
 
 def attend_by_step(
@@ -194,7 +219,7 @@ def attend_by_step(
             itself = torch.arange(num_seen, device=valid_BT.device) == num_seen - 1
             seen_BT = valid_BT[:, :num_seen] | itself
             mask = seen_BT.repeat_interleave(num_patches, dim=1)[:, None, None]
-        mixed.append(scaled_dot_product_attention(query, key, value, attn_mask=mask))
+        mixed.append(attention(query, key, value, mask))
     return torch.cat(mixed, dim=2)
 
 
@@ -202,16 +227,15 @@ def _advance_block(
     block: Block,
     x_BLE: Tensor,
     rope: RopeTable,
-    past: tuple[Tensor, Tensor] | None,
+    past: tuple[Kept, Kept] | None,
     num_patches: int,
     valid_BT: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Kept, Kept]:
     """One block over the new tokens; returns them with all keys and values so far."""
     query, key, value = block.attn.project(block.norm1(x_BLE), rope)
-    if past is not None:
-        key, value = torch.cat((past[0], key), dim=2), torch.cat((past[1], value), dim=2)
-    x_BLE = x_BLE + block.attn.merge(attend_by_step(query, key, value, num_patches, valid_BT))
-    return x_BLE + block.mlp(block.norm2(x_BLE)), key, value
+    keys, values = (Kept(key), Kept(value)) if past is None else (past[0].append(key), past[1].append(value))
+    x_BLE = x_BLE + block.attn.merge(attend_by_step(query, keys.tokens, values.tokens, num_patches, valid_BT))
+    return x_BLE + block.mlp(block.norm2(x_BLE)), keys, values
 
 
 def _join_valid(

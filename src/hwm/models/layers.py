@@ -11,9 +11,9 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from hwm.errors import ConfigError
+from hwm.models import kernels
 from hwm.models.rope import RopeTable, rotate
 
 INIT_STD = 0.02
@@ -38,7 +38,7 @@ class Attention(nn.Module):
 
     def project(self, x_BLD: Float[Tensor, "b l d"], rope: RopeTable | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each [B, M, L, A]; queries and keys are turned by `rope` where it is given."""
-        qkv = rearrange(self.qkv(x_BLD), "b l (three m a) -> three b m l a", three=3, m=self.num_heads)
+        qkv = rearrange(kernels.project(x_BLD, self.qkv), "b l (three m a) -> three b m l a", three=3, m=self.num_heads)
         query, key, value = qkv.unbind(0)
         if rope is not None:
             query, key = rotate(query, rope), rotate(key, rope)
@@ -46,7 +46,7 @@ class Attention(nn.Module):
 
     def merge(self, mixed_BMLA: Float[Tensor, "b m l a"]) -> Float[Tensor, "b l d"]:
         """Join the heads and project them back to the token width."""
-        return self.proj(rearrange(mixed_BMLA, "b m l a -> b l (m a)"))
+        return kernels.project(rearrange(mixed_BMLA, "b m l a -> b l (m a)"), self.proj)
 
     def forward(
         self,
@@ -56,7 +56,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "b l d"]:
         """Every token attends to every token, or where `attn_mask` is true."""
         query, key, value = self.project(x_BLD, rope)
-        return self.merge(scaled_dot_product_attention(query, key, value, attn_mask=attn_mask))
+        return self.merge(kernels.attention(query, key, value, attn_mask))
 
 
 class MLP(nn.Module):
@@ -69,7 +69,7 @@ class MLP(nn.Module):
 
     def forward(self, x_BLD: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
         """Token by token."""
-        return self.fc2(gelu(self.fc1(x_BLD)))
+        return kernels.mlp(x_BLD, self.fc1, self.fc2)
 
 
 class Block(nn.Module):
@@ -99,6 +99,18 @@ class Block(nn.Module):
         """One block; see `Attention.forward` for the arguments."""
         x_BLD = x_BLD + self.attn(self.norm1(x_BLD), rope, attn_mask)
         return x_BLD + self.mlp(self.norm2(x_BLD))
+
+
+def products_in_bfloat16(module: nn.Module) -> None:
+    """Give the linear layers of all blocks of a frozen module bfloat16 weights, in place.
+
+    Their products, attention and the MLP's hidden layer are then bfloat16. The stream between blocks, layer norms and
+    what lies before and after the blocks stay as they are, as under autocast.
+    """
+    for block in module.modules():
+        if isinstance(block, Block):
+            block.attn.to(torch.bfloat16)
+            block.mlp.to(torch.bfloat16)
 
 
 def hidden_width(width: int, mlp_ratio: float) -> int:

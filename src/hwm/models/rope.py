@@ -19,6 +19,8 @@ from torch import Tensor
 NUM_AXES = 3
 FREQUENCY_BASE = 10_000.0
 TABLES_KEPT = 4
+ROWS_AT_ONCE = 2048
+"""Tokens × heads turned at once on a CPU without gradients: 512 KB of float32 for heads of 64."""
 
 
 class RopeForm(NamedTuple):
@@ -88,11 +90,33 @@ def rope_table(positions: Float[Tensor, "*shape 3"], head_width: int, form: Rope
 
 
 def rotate(x_BMLA: Float[Tensor, "b m l a"], table: RopeTable) -> Float[Tensor, "b m l a"]:
-    """Turn queries or keys by `table` (the same for all heads); the result keeps the dtype of `x_BMLA`."""
-    even, odd = x_BMLA.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((-odd, even), dim=-1).flatten(-2)
-    cos, sin = table.cos.unsqueeze(-3), table.sin.unsqueeze(-3)
-    return (x_BMLA * cos + turned * sin).to(x_BMLA.dtype)
+    """Turn queries or keys by `table` (the same for all heads); the result keeps the dtype of `x_BMLA`.
+
+    Four passes over memory: the neighbours swapped, the two products, their sum.
+    """
+    cos, sin = table.cos.unsqueeze(-3), _signed(table.sin).unsqueeze(-3)
+    if not x_BMLA.device.type == "cpu" or torch.is_grad_enabled():
+        return _turned(x_BMLA, cos, sin)
+    cos, sin = cos.to(x_BMLA.dtype), sin.to(x_BMLA.dtype)
+    # A few heads at a time, so that what lies between the passes stays in the cache.
+    heads = max(1, ROWS_AT_ONCE // x_BMLA.shape[2])
+    out_BMLA = torch.empty(x_BMLA.shape, dtype=x_BMLA.dtype)
+    for clip, out_MLA in enumerate(out_BMLA):
+        cos_1LA, sin_1LA = (part if part.ndim == 3 else part[clip] for part in (cos, sin))
+        for first in range(0, x_BMLA.shape[1], heads):
+            some = slice(first, first + heads)
+            out_MLA[some] = _turned(x_BMLA[clip, some], cos_1LA, sin_1LA)
+    return out_BMLA
+
+
+def _turned(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    neighbour = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(x * cos, neighbour, signed_sin).to(x.dtype)
+
+
+def _signed(sin: Tensor) -> Tensor:
+    """Sines with the sign that the neighbour of each channel takes them with: minus for even channels."""
+    return torch.stack((-sin[..., 0::2], sin[..., 1::2]), dim=-1).flatten(-2)
 
 
 class RopeTables:

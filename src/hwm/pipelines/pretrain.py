@@ -94,6 +94,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         # Frozen encoders and the predictor
         world, weights = new_world(config)
         world.to(fabric.device)
+        world.predictor.stack.recompute = config.runtime.recompute_activations
         log.record(weights=weights, **control_facts(config.gaze_control))
         source = _token_source(config, world, weights, fabric)
         targets = _target_source(config, fabric)

@@ -1,0 +1,28 @@
+"""All benchmarks by name, in the order of the table."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from benchmarks import encoder
+from benchmarks.context import Context
+from benchmarks.measure import Outcome
+
+Benchmark = Callable[[Context], Iterator[Outcome]]
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "encoder": encoder.run,
+}
+
+
+def run_suite(context: Context, names: Sequence[str], on_outcome: Callable[[Outcome], None]) -> list[Outcome]:
+    """Run the named benchmarks, telling each outcome as it comes.
+
+    Raises:
+        NotEqualError: results that must agree do not.
+        ConfigError: a peer cannot be loaded.
+    """
+    outcomes = []
+    for name in names:
+        for outcome in BENCHMARKS[name](context):
+            on_outcome(outcome)
+            outcomes.append(outcome)
+    return outcomes

@@ -1,0 +1,99 @@
+"""Which kernels a transformer's parts run on: PyTorch's own, or on a CPU without gradients the faster ones it also has.
+
+Inputs and results of each function are those of the plain formula beside it, to rounding (1e-5 relative in float32).
+What was measured on a CPU, and is used here:
+
+* Half of the time outside of matrix products goes into memory that the system hands out page by page: a hidden layer
+  of 32 MB costs more to come by than its GELU. So the MLP runs over pieces of tokens whose hidden layer fits the cache.
+* oneDNN's linear layer adds bias and exact GELU while the product is still in registers, and is the faster of the two
+  matrix libraries in PyTorch on CPUs that MKL does not know. It computes in the type of its input, whatever
+  `torch.set_float32_matmul_precision` says of bfloat16 (that switch is left alone; see `engine.runtime`).
+* PyTorch's blocked attention is the fastest for float32. In bfloat16 it converts every block back and forth; plain
+  products over blocks of queries, which stay in the cache, are faster there.
+
+Nothing global is set. Training, autocast, compilation and every other device take the plain formula.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import gelu, linear, scaled_dot_product_attention
+
+TOKENS_PER_PIECE = 512
+"""Tokens of an MLP's piece: 8 MB of hidden layer in ViT-L, and enough rows to keep a matrix product at its full rate."""
+SCORES_PER_BLOCK = 1 << 18
+"""Attention scores held at once: 512 KB in bfloat16, half of a common second-level cache."""
+SMALLEST_WIDTH = 128
+"""Below this width oneDNN's set-up costs more than its products save."""
+SMALLEST_HEAD = 32
+"""Below this width of a head the products of attention are too thin."""
+
+
+def takes_fast_path(x: Tensor, smallest_width: int = SMALLEST_WIDTH) -> bool:
+    """Whether `x` lies on a CPU, needs no gradients and has a type and width that oneDNN multiplies well."""
+    return (
+        x.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.shape[-1] >= smallest_width
+        and torch.backends.mkldnn.is_available()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def project(x_BLD: Float[Tensor, "*batch d"], layer: nn.Linear) -> Float[Tensor, "*batch e"]:
+    """`layer(x)`, in the type of the layer's weight."""
+    x_BLD = _as_weight(x_BLD, layer)
+    if not takes_fast_path(x_BLD):
+        return linear(x_BLD, layer.weight, layer.bias)
+    return _onednn_linear(x_BLD, layer)
+
+
+def mlp(x_BLD: Float[Tensor, "b l d"], first: nn.Linear, second: nn.Linear) -> Float[Tensor, "b l d"]:
+    """`second(gelu(first(x)))` with the exact GELU."""
+    x_BLD = _as_weight(x_BLD, first)
+    if not takes_fast_path(x_BLD):
+        return linear(gelu(linear(x_BLD, first.weight, first.bias)), second.weight, second.bias)
+    x_LD = x_BLD.reshape(-1, x_BLD.shape[-1])
+    out_LD = torch.empty_like(x_LD)
+    for piece_LD, out in zip(x_LD.split(TOKENS_PER_PIECE), out_LD.split(TOKENS_PER_PIECE), strict=True):
+        out.copy_(_onednn_linear(_onednn_linear(piece_LD, first, "gelu"), second))
+    return out_LD.view_as(x_BLD)
+
+
+def attention(
+    query_BMLA: Float[Tensor, "b m l a"],
+    key_BMSA: Float[Tensor, "b m s a"],
+    value_BMSA: Float[Tensor, "b m s a"],
+    attn_mask: Tensor | None = None,
+) -> Float[Tensor, "b m l a"]:
+    """`softmax(q kᵀ / √A) v` where `attn_mask` is true (None: everywhere)."""
+    if attn_mask is not None or query_BMLA.dtype != torch.bfloat16 or not takes_fast_path(query_BMLA, SMALLEST_HEAD):
+        return scaled_dot_product_attention(query_BMLA, key_BMSA, value_BMSA, attn_mask=attn_mask)
+    num_heads, length = query_BMLA.shape[1:3]
+    num_keys = key_BMSA.shape[2]
+    rows = min(length, max(1, SCORES_PER_BLOCK // num_keys))
+    heads = max(1, SCORES_PER_BLOCK // (rows * num_keys))
+    mixed_BLMA = query_BMLA.new_empty(query_BMLA.transpose(1, 2).shape)
+    for clip, mixed_LMA in enumerate(mixed_BLMA):
+        for first in range(0, num_heads, heads):
+            some = slice(first, first + heads)
+            query_MLA = query_BMLA[clip, some] * query_BMLA.shape[-1] ** -0.5
+            key_MAS, value_MSA = key_BMSA[clip, some].mT, value_BMSA[clip, some].contiguous()
+            for row in range(0, length, rows):
+                scores = torch.bmm(query_MLA[:, row : row + rows], key_MAS)
+                mixed = torch.bmm(scores.softmax(dim=-1), value_MSA)
+                mixed_LMA[row : row + rows, some] = mixed.transpose(0, 1)
+    return mixed_BLMA.transpose(1, 2)
+
+
+def _as_weight(x: Tensor, layer: nn.Linear) -> Tensor:
+    """`x` in the type of the layer's weight; untouched under autocast, which picks the type itself."""
+    return x if torch.is_autocast_enabled(x.device.type) else x.to(layer.weight.dtype)
+
+
+def _onednn_linear(x: Tensor, layer: nn.Linear, then: str = "none") -> Tensor:
+    # The operator that torch.compile itself uses for linear layers on a CPU.
+    kind = "none" if then == "gelu" else ""
+    return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, then, [], kind)

@@ -1,0 +1,119 @@
+"""The fast kernels compute the plain formula; training never meets them; the future never leaks through them."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hwm.models import kernels
+from hwm.models.causal_stack import CausalStack, CausalStackSpec
+from hwm.models.layers import products_in_bfloat16
+from hwm.models.rope import INTERLEAVED, TILED, RopeForm, RopeTable, axis_positions, rope_table, rotate
+from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
+
+WIDTH = 192
+
+
+@pytest.fixture(autouse=True)
+def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pieces and blocks so small that every loop runs several times, the last time with less."""
+    monkeypatch.setattr(kernels, "TOKENS_PER_PIECE", 5)
+    monkeypatch.setattr(kernels, "SCORES_PER_BLOCK", 40)
+    monkeypatch.setattr("hwm.models.rope.ROWS_AT_ONCE", 30)
+    yield
+
+
+def layers() -> tuple[torch.nn.Linear, torch.nn.Linear]:
+    torch.manual_seed(0)
+    return torch.nn.Linear(WIDTH, 2 * WIDTH), torch.nn.Linear(2 * WIDTH, WIDTH)
+
+
+def test_products_equal_the_plain_formula() -> None:
+    first, second = layers()
+    x = torch.randn(2, 9, WIDTH)
+    with torch.inference_mode():
+        assert kernels.takes_fast_path(x)
+        torch.testing.assert_close(kernels.project(x, first), F.linear(x, first.weight, first.bias))
+        expected = F.linear(F.gelu(F.linear(x, first.weight, first.bias)), second.weight, second.bias)
+        torch.testing.assert_close(kernels.mlp(x, first, second), expected, atol=2e-6, rtol=1e-5)
+        strided = x.transpose(0, 1)
+        torch.testing.assert_close(
+            kernels.mlp(strided, first, second), expected.transpose(0, 1), atol=2e-6, rtol=1e-5
+        )
+
+
+def test_with_gradients_the_plain_formula_runs() -> None:
+    first, second = layers()
+    x = torch.randn(2, 9, WIDTH, requires_grad=True)
+    assert not kernels.takes_fast_path(x)
+    kernels.mlp(kernels.project(x, first)[..., :WIDTH], first, second).sum().backward()
+    assert all(p.grad is not None for p in (x, *first.parameters(), *second.parameters()))
+
+
+def test_autocast_picks_the_type_itself() -> None:
+    first, second = layers()
+    x = torch.randn(1, 4, WIDTH)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert kernels.mlp(x, first, second).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 7, 7), (1, 4, 5, 11)], ids=["square", "more keys"])
+def test_blocked_attention_equals_pytorchs(shape: tuple[int, int, int, int]) -> None:
+    clips, heads, length, keys = shape
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(clips, heads, n, 32).bfloat16() for n in (length, keys, keys))
+    with torch.inference_mode():
+        blocked = kernels.attention(query, key, value)
+    exact = F.scaled_dot_product_attention(*(x.double() for x in (query, key, value)))
+    torch.testing.assert_close(blocked.double(), exact, atol=2e-2, rtol=2e-2)
+    assert (blocked.double() - exact).abs().mean() < 3e-3
+
+
+@pytest.mark.parametrize("form", [TILED, INTERLEAVED], ids=["V-JEPA 2", "V-JEPA 2.1"])
+@pytest.mark.parametrize("per_clip", [False, True])
+def test_rotation_a_few_heads_at_a_time_equals_the_whole(form: RopeForm, per_clip: bool) -> None:
+    table = rope_table(axis_positions(3, 2, 2).double(), 32, form)
+    if per_clip:
+        table = RopeTable(torch.stack((table.cos, table.cos.flip(0))), torch.stack((table.sin, table.sin.flip(0))))
+    x = torch.randn(2, 5, 12, 32, dtype=torch.float64)
+    whole = rotate(x, table)
+    with torch.no_grad():
+        torch.testing.assert_close(rotate(x, table), whole)
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_a_step_ignores_later_steps_bit_for_bit_on_the_fast_path(bfloat16: bool) -> None:
+    torch.manual_seed(0)
+    stack = CausalStack(CausalStackSpec(in_width=WIDTH, width=WIDTH, depth=2, num_heads=4))
+    if bfloat16:
+        products_in_bfloat16(stack)
+    tokens = torch.randn(2, 4, 9, WIDTH)
+    changed = tokens.clone()
+    changed[:, 2:] = 100.0
+    with torch.inference_mode():
+        assert torch.equal(stack(changed)[:, :2], stack(tokens)[:, :2])
+        assert not torch.equal(stack(changed)[:, 2], stack(tokens)[:, 2])
+
+
+def encoded(encoder: VJEPA2Encoder, video: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return encoder(video)
+
+
+def test_encoder_is_equal_with_and_without_gradients_and_close_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    encoder = VJEPA2Encoder(EncoderSpec(WIDTH, 3, 3))
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=parameter[0].numel() ** -0.5)
+    video = torch.randn(2, 3, 4, 32, 48)
+    plain = encoder(video).detach()
+    fast = encoded(encoder, video)
+    assert (fast - plain).abs().max() <= 1e-5 * plain.abs().max()
+    products_in_bfloat16(encoder)
+    low = encoded(encoder, video)
+    assert low.dtype == torch.float32
+    assert 1e-5 < (low - plain).abs().max() / plain.abs().max() <= 2e-2
