@@ -22,6 +22,7 @@ FLOORS = (
     {"pipelines"},
     {"cli_weights"},
     {"cli"},
+    {"__main__"},
 )
 """Rooms from the ground up; rooms of one floor do not import each other."""
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

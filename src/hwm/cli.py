@@ -27,6 +27,7 @@ from hwm.config import (
     AdaptConfig,
     AdaptGazeConfig,
     AnticipateConfig,
+    CompareConfig,
     DemoConfig,
     GazeScoreConfig,
     PretrainConfig,
@@ -171,6 +172,37 @@ def anticipate(
     from hwm.pipelines import anticipate as pipeline
 
     _tell(pipeline.run(checked))
+
+
+@app.command(rich_help_panel="Start here")
+def compare(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A recipe; with --from, the first run folder.")],
+    overrides: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(metavar="[KEY=VALUE|RUN]...", help="Settings to change; with --from, more run folders."),
+    ] = None,
+    from_runs: Annotated[bool, typer.Option("--from", help="Train nothing: report on finished stage-2 runs.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what it would train and what it costs.")] = False,
+    no_frames: Annotated[bool, typer.Option("--no-frames", help="No frame of a video in the report.")] = False,
+    folder: _Folder = None,
+) -> None:
+    """Does gaze help? Arms, controls and baselines over seeds, and a report with a verdict."""
+    if from_runs:
+        from hwm.pipelines import compare_runs
+
+        runs = [Path(run) for run in (config, *(overrides or ()))]
+        _tell(compare_runs.run(runs, folder or Path("runs/compared"), frames=not no_frames))
+        return
+    given = [*(overrides or ()), *(["num_examples=0"] if no_frames else [])]
+    checked = _checked(CompareConfig, config, _with(given, folder=folder))
+    from hwm.pipelines import compare as pipeline
+    from hwm.pipelines.compare_cost import plan_table
+    from hwm.pipelines.compare_units import make_plan
+
+    made = make_plan(checked)
+    _show(plan_table(made))
+    if not plan:
+        _tell(pipeline.run(made))
 
 
 @app.command(rich_help_panel="Train the frozen parts")

@@ -19,7 +19,7 @@ from hwm.data.clips import ClipPlan, ClipRequest, VideoSet, find_videos
 from hwm.data.exclusions import Exclusion
 from hwm.data.gaze_files import GazeFiles
 from hwm.data.video import VideoInfo
-from hwm.engine.assemble import CHECKPOINTS, PREDICTOR, load_frozen_encoder, new_world, predictor_hash
+from hwm.engine.assemble import CHECKPOINTS, PREDICTOR, load_frozen_encoder, new_world, predictor_hash, shared_hash
 from hwm.engine.checkpoint import CheckpointStore
 from hwm.engine.held_data import hold_to_manifest
 from hwm.engine.optim import adamw, clip_gradients, raise_if_not_finite, scheduled_lr, set_lr
@@ -99,6 +99,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         fixed = ClipPlan(val, config.data.fps, config.data.num_steps, None, config.seed).validation()
 
         # Optimiser, resume
+        log.record(initial_sha256=shared_hash(world.predictor))
         optimizer = adamw(world.predictor, config.optim.lr, config.optim.weight_decay, config.optim.betas)
         store = CheckpointStore(log.folder / CHECKPOINTS, config.keep_last, is_writer=fabric.is_global_zero)
         first_step = log.resume_from(store, {PREDICTOR: world.predictor}, optimizer)
