@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from hwm.config.backbone import HwmBackboneConfig, VJEPA2BackboneConfig
-from hwm.config.base import Gaze, GazeFilesConfig, GazelleConfig, Part, RunConfig, TokenConfig
+from hwm.config.base import Gaze, GazeFilesConfig, GazelleConfig, GazePointControl, Part, RunConfig, TokenConfig
 
 _DATASET_OF = {
     "takes": "keystep",
@@ -84,6 +84,8 @@ class ProtocolConfig(Part):
     """`legacy-end-minus-tau` reproduces the released V-JEPA 2 harness, whose clips show the action."""
     horizon_sec: float = Field(default=1.0, gt=0)
     """τ at validation: the last observed frame is at or before start − τ."""
+    curve_sec: tuple[float, ...] = ()
+    """Further τ at validation: the one probe, trained on `train_horizon_sec`, is scored at each of them too."""
     train_horizon_sec: tuple[float, float] = (0.75, 1.5)
     """Range τ is drawn from in training."""
     num_steps: int = Field(default=8, ge=1)
@@ -94,6 +96,11 @@ class ProtocolConfig(Part):
         low, high = self.train_horizon_sec
         if not 0 < low <= high:
             raise ValueError(f"train_horizon_sec must be 0 < lowest <= highest, found ({low}, {high})")
+        all_sec = (self.horizon_sec, *self.curve_sec)
+        if min(all_sec) <= 0 or len({f"{tau:g}" for tau in all_sec}) < len(all_sec):
+            raise ValueError(
+                f"curve_sec must be positive seconds, each once, without horizon_sec: found {self.curve_sec}"
+            )
         return self
 
 
@@ -109,6 +116,8 @@ class ProbeConfig(Part):
     gaze_point: Gaze = "none"
     """Adds one token a step, its latents pooled where people look: by Gazelle's heat map (`estimated`) or by an eye
     tracker (`measured`)."""
+    gaze_point_control: GazePointControl = "none"
+    """Puts other gaze weights in the place of the gaze point's, as stage 1's `gaze_control`; `future` is an oracle."""
     num_queries: int | None = Field(default=None, ge=1)
     """Learned queries of the pooler; null takes one for each task (verb, noun, action), as upstream."""
     depth: int = Field(default=1, ge=1)
@@ -136,6 +145,12 @@ class ProbeConfig(Part):
         if isinstance(value, bool):
             raise ValueError("gaze_point says where gaze comes from: none, estimated (once true) or measured")
         return value
+
+    @model_validator(mode="after")
+    def _control_has_gaze(self) -> "ProbeConfig":
+        if self.gaze_point_control != "none" and self.gaze_point == "none":
+            raise ValueError(f"gaze_point_control={self.gaze_point_control} needs a gaze_point to replace")
+        return self
 
 
 class AnticipateConfig(RunConfig):

@@ -12,6 +12,8 @@ class HwmBackboneConfig(Part):
 
     kind: Literal["hwm"] = "hwm"
     """Says that the world model of stage 1 is the backbone."""
+    rollout: Literal["imagined", "copy-last"] = "imagined"
+    """`copy-last` gives the probe the last observed latent where imagined ones would stand: the baseline."""
 
 
 class MaskedPredictorConfig(Part):

@@ -8,6 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Gaze = Literal["none", "estimated", "measured"]
 """Where people look: unknown, Gazelle's estimate, or an eye tracker's measurement (ego view only)."""
 
+GazeControl = Literal["none", "shuffled", "time-shuffled", "mean", "future", "dinov2"]
+"""What stands in for the scene tokens, so that a gain can be told from a gain of anything else: nothing (`none`), those
+of another video (`shuffled`), of the same clip's steps in another order (`time-shuffled`), the training videos' mean
+for each patch (`mean`, a centre prior), of the next step (`future`, an oracle), or DINOv2's features (`dinov2`)."""
+
+GazePointControl = Literal["none", "shuffled", "time-shuffled", "mean", "future"]
+"""The same for the gaze weights of the probe's gaze point."""
+
 
 class Part(BaseModel):
     """Base of every node of the tree: immutable, no unknown keys, defaults validated."""

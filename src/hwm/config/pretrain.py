@@ -6,6 +6,7 @@ from hwm.config.base import (
     ClipDataConfig,
     EncoderConfig,
     Gaze,
+    GazeControl,
     GazeFilesConfig,
     GazelleConfig,
     OptimConfig,
@@ -38,6 +39,9 @@ class PretrainConfig(RunConfig):
     gazelle: GazelleConfig = GazelleConfig()
     gaze: Gaze = "estimated"
     """`estimated` conditions on Gazelle's scene tokens, `measured` on eye tracking; `none` trains without gaze."""
+    gaze_control: GazeControl = "none"
+    """Puts something else in the place of the scene tokens: `shuffled`, `time-shuffled`, `mean` and `dinov2` are what
+    gaze must beat, `future` is an oracle that sees the next step. Stage 2 takes it over with the world model."""
     gaze_files: GazeFilesConfig = GazeFilesConfig()
     data: ClipDataConfig
     tokens: TokenConfig = TokenConfig()
@@ -63,4 +67,8 @@ class PretrainConfig(RunConfig):
             raise ValueError("data.augment needs tokens.source=live: cached tokens hold the centre square only")
         if self.gaze == "measured" and self.gaze_files.folder is None:
             raise ValueError("gaze=measured needs gaze_files.folder: where the eye tracker's files are")
+        if self.gaze_control != "none" and self.gaze == "none":
+            raise ValueError(f"gaze_control={self.gaze_control} replaces scene tokens, and gaze=none has none")
+        if self.gaze_control == "dinov2" and self.gaze != "estimated":
+            raise ValueError("gaze_control=dinov2 needs gaze=estimated: the features are of Gazelle's DINOv2")
         return self

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hwm.config import EncoderConfig, Gaze, GazelleConfig, PretrainConfig, VJEPA2BackboneConfig
 from hwm.engine.checkpoint import CHECKPOINTS, CheckpointStore, Rejected, verify
+from hwm.engine.mean_scene import load_mean_scene
 from hwm.engine.named_weights import weights_path
 from hwm.engine.runtime import seeded_weights
 from hwm.errors import ConfigError, RunError
@@ -73,7 +74,8 @@ def new_world(config: PretrainConfig) -> Assembled:
     gazelle, scene_width = None, SCENE_WIDTH if config.gaze == "measured" else None
     if config.gaze == "estimated":
         gazelle, files = load_gazelle(config.gazelle)
-        scene_width = gazelle.spec.width
+        plain = config.gaze_control == "dinov2"
+        scene_width = gazelle.backbone.spec.width if plain else gazelle.spec.width
         weights |= files
     encoder.module.spec.grid(config.encoder.resolution, config.encoder.resolution)
     sizes = config.predictor
@@ -85,8 +87,9 @@ def new_world(config: PretrainConfig) -> Assembled:
         predictor = GazePredictor(spec)
     resolution = None if gazelle is None else config.gazelle.resolution
     data, measured = config.data, config.gaze == "measured"
-    grid = TimeGrid(data.fps, data.step, config.encoder.resolution, resolution, measured_gaze=measured)
-    return Assembled(HumanWorldModel(Observer(encoder.module, gazelle), predictor, grid), weights)
+    grid = TimeGrid(data.fps, data.step, config.encoder.resolution, resolution, measured, config.gaze_control)
+    observer = Observer(encoder.module, gazelle, plain_features=config.gaze_control == "dinov2")
+    return Assembled(HumanWorldModel(observer, predictor, grid), weights)
 
 
 def load_stage1(path: Path) -> Stage1:
@@ -113,7 +116,10 @@ def load_stage1(path: Path) -> Stage1:
     folder, state = _read_predictor(run, None if run == path else path)
     world, weights = new_world(load_config(PretrainConfig, run / "config.yaml"))
     world.predictor.load_state_dict(state, strict=True)
-    recorded = json.loads((run / "run.json").read_text(encoding="utf-8")).get("weights", {})
+    facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    if world.grid.gaze_control == "mean":
+        load_mean_scene(run, world.mean_scene_NG, facts.get("mean_scene_sha256"))
+    recorded = facts.get("weights", {})
     changed = sorted(name for name, digest in weights.items() if recorded.get(name) != digest)
     if changed:
         raise RunError(
@@ -205,7 +211,7 @@ def probe_seer(stage1: Stage1, gaze_point: Gaze, config: GazelleConfig | None) -
         )
     gazelle, files = load_gazelle(config)
     grid = replace(world.grid, gazelle_resolution=config.resolution)
-    return Seer(Observer(world.observer.encoder, gazelle), grid, stage1.weights | files)
+    return Seer(Observer(world.observer.encoder, gazelle, world.observer.plain_features), grid, stage1.weights | files)
 
 
 def load_gazelle(config: GazelleConfig) -> tuple[GazeLLE, dict[str, str]]:

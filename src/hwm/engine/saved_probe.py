@@ -30,13 +30,24 @@ class TrainedOn(NamedTuple):
     """Observed steps."""
     gaze_point: str
     positions: bool
+    gaze_point_control: str = "none"
+    rollout: str = "imagined"
 
 
 def trained_on(tasks: Sequence[Task], frozen_sha256: dict[str, str], config: AnticipateConfig) -> TrainedOn:
     """What a probe of this run is trained on."""
     classes = {task.name: task.classes.sha256 for task in tasks}
     probe = config.probe
-    return TrainedOn(classes, frozen_sha256, probe.inputs, config.protocol.num_steps, probe.gaze_point, probe.positions)
+    return TrainedOn(
+        classes,
+        frozen_sha256,
+        probe.inputs,
+        config.protocol.num_steps,
+        probe.gaze_point,
+        probe.positions,
+        probe.gaze_point_control,
+        config.backbone.rollout if config.backbone.kind == "hwm" else "imagined",
+    )
 
 
 def save_probe(path: Path, probe: StepProbe, given: TrainedOn) -> None:
@@ -58,7 +69,7 @@ def load_probe(path: Path, given: TrainedOn) -> StepProbe:
     """
     stored = read_model(path, KIND)
     for name, wanted in given._asdict().items():
-        found = stored.notes.get(name)
+        found = stored.notes.get(name, TrainedOn._field_defaults.get(name))  # older files lack the younger fields
         if found != wanted and name == "classes_sha256":
             raise DataError(
                 f"{path} was trained on other classes than those of these annotations",

@@ -133,17 +133,29 @@ class GazeLLE(nn.Module):
             ConfigError: the patch does not divide the pictures.
             DataError: a list for each picture is not given, or a box is not a box.
         """
+        return self.decode(self.backbone(images_BRYX), head_boxes)
+
+    def decode(
+        self,
+        features_BDHW: Float[Tensor, "b d h w"],
+        head_boxes: Sequence[Sequence[Sequence[float] | None]] | None = None,
+    ) -> GazeOutput:
+        """The part after the backbone; see `forward`.
+
+        Raises:
+            DataError: a list for each picture is not given, or a box is not a box.
+        """
+        num_images = features_BDHW.shape[0]
         if head_boxes is None:
-            head_boxes = [[None]] * images_BRYX.shape[0]
-        if len(head_boxes) != images_BRYX.shape[0]:
+            head_boxes = [[None]] * num_images
+        if len(head_boxes) != num_images:
             raise DataError(
                 "head boxes do not match the pictures",
-                expected=f"one list for each of {images_BRYX.shape[0]} pictures",
+                expected=f"one list for each of {num_images} pictures",
                 found=f"{len(head_boxes)} lists",
             )
-        features_BDHW = self.backbone(images_BRYX)
         grid = (features_BDHW.shape[2], features_BDHW.shape[3])
-        device = images_BRYX.device
+        device = features_BDHW.device
         counts = torch.tensor([len(boxes) for boxes in head_boxes], device=device)
         image_index_P = torch.arange(len(head_boxes), device=device).repeat_interleave(counts)
         boxes = [box for boxes in head_boxes for box in boxes]

@@ -48,10 +48,20 @@ def resample_scene(scene_SGHW: Float[Tensor, "s g h w"], grid: tuple[int, int]) 
 
 
 class Observer(nn.Module):
-    """Frozen encoder and (optionally) frozen Gazelle; always in `eval()` and without gradients."""
+    """Frozen encoder and (optionally) frozen Gazelle; always in `eval()` and without gradients.
 
-    def __init__(self, encoder: VJEPA2Encoder, gazelle: GazeLLE | None) -> None:
+    Args:
+        encoder: gives the latents.
+        gazelle: gives scene tokens and gaze weights.
+        plain_features: scene tokens are the features of Gazelle's DINOv2 (width of the backbone), without the gaze
+            learned on top of them; gaze weights stay Gazelle's.
+    """
+
+    def __init__(self, encoder: VJEPA2Encoder, gazelle: GazeLLE | None, plain_features: bool = False) -> None:
         super().__init__()
+        if plain_features and gazelle is None:
+            raise ValueError("DINOv2's features were asked of an observer without Gazelle")
+        self.plain_features = plain_features
         self.encoder = encoder
         self.gazelle = gazelle
         self.requires_grad_(False)
@@ -91,9 +101,10 @@ class Observer(nn.Module):
         if self.gazelle is None:
             raise ValueError("gaze frames were given, but this observer has no Gazelle")
         rows, cols = self.encoder.spec.grid(*frames_SFRYX.shape[-2:])
-        gaze = self.gazelle(gaze_frames_SRYX)
-        patch = self.gazelle.backbone.spec.patch_size
-        height, width = (side // patch for side in gaze_frames_SRYX.shape[-2:])
-        scene_SGHW = gaze.scene_tokens.transpose(1, 2).unflatten(2, (height, width))
+        features_SDHW = self.gazelle.backbone(gaze_frames_SRYX)
+        gaze = self.gazelle.decode(features_SDHW)
+        scene_SGHW = gaze.scene_tokens.transpose(1, 2).unflatten(2, tuple(features_SDHW.shape[-2:]))
+        if self.plain_features:
+            scene_SGHW = features_SDHW
         scene_SNG = layer_normed(resample_scene(scene_SGHW, (rows, cols)))
         return Observed(z_SND, scene_SNG, gaze_weights(gaze.heatmaps, (rows, cols)), gaze.heatmaps)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from hwm.config import GazeControl
 from hwm.models.measured_gaze import SCENE_WIDTH
 from hwm.models.observer import Observed, Observer
 from hwm.models.predictor import GazePredictor, Rollout
@@ -32,6 +33,8 @@ class TimeGrid:
     """Side of Gazelle's square view in pixels; None where there is no Gazelle."""
     measured_gaze: bool = False
     """Whether the predictor's scene tokens are measured gaze (`models.measured_gaze`) and not Gazelle's."""
+    gaze_control: GazeControl = "none"
+    """What stands in for the predictor's scene tokens (`tokens.controls`, and `dinov2` in the observer)."""
 
     @property
     def gaze(self) -> Literal["none", "estimated", "measured"]:
@@ -44,18 +47,28 @@ class TimeGrid:
 class WorldModel(nn.Module):
     """Frozen observer and gaze-conditioned predictor on one time grid."""
 
+    mean_scene_NG: Tensor
+    """The scene token of every step, for each patch, where the control is `mean`; made in stage 1 and saved."""
+
     def __init__(self, observer: Observer, predictor: GazePredictor, grid: TimeGrid) -> None:
         super().__init__()
         if (observer.gazelle is None) != (grid.gazelle_resolution is None):
             raise ValueError("the time grid must give a Gazelle resolution exactly where the observer has a Gazelle")
         if grid.measured_gaze and observer.gazelle is not None:
             raise ValueError("a world model on measured gaze has no Gazelle")
+        if grid.gaze == "none" and grid.gaze_control != "none":
+            raise ValueError(f"the control {grid.gaze_control} replaces scene tokens, and there are none")
+        if observer.plain_features != (grid.gaze_control == "dinov2"):
+            raise ValueError("the observer must give DINOv2's features exactly where the time grid says gaze dinov2")
         scene = (predictor.spec.scene_width, predictor.spec.scene_normed)
         if (grid.measured_gaze and scene != (SCENE_WIDTH, False)) or (grid.gaze == "none" and scene[0] is not None):
             raise ValueError(f"a predictor of these scene tokens {scene} does not go with gaze {grid.gaze}")
         self.observer = observer
         self.predictor = predictor
         self.grid = grid
+        if grid.gaze_control == "mean":
+            rows, cols = observer.encoder.spec.grid(grid.encoder_resolution, grid.encoder_resolution)
+            self.register_buffer("mean_scene_NG", torch.zeros(rows * cols, predictor.spec.scene_width or 0))
 
     @property
     def has_gaze(self) -> bool:

@@ -16,12 +16,10 @@ from torch import Tensor
 
 from hwm.config import AnticipateConfig
 from hwm.data.annotations import read_annotations
-from hwm.data.clips import ClipRequest
 from hwm.data.exclusions import Exclusion, check_coverage
-from hwm.data.protocol import START_MINUS_TAU, Observation, draw_horizon, guard, observe_before
-from hwm.data.segments import ClassTable, Segment, SegmentTable, Task
-from hwm.data.transforms import centre_square
-from hwm.data.video import VideoInfo, num_grid_steps
+from hwm.data.protocol import START_MINUS_TAU
+from hwm.data.segments import ClassTable, SegmentTable, Task
+from hwm.data.video import VideoInfo
 from hwm.engine.held_data import hold_to_manifest
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
@@ -29,17 +27,28 @@ from hwm.engine.runtime import start
 from hwm.engine.saved_probe import load_probe, save_probe, trained_on
 from hwm.engine.sweep import ProbeData, SweepResult, logits_of, train_sweep
 from hwm.errors import DataError, RunError
+from hwm.models.step_probe import StepProbe
+from hwm.pipelines.samples import (
+    Sample,
+    TrainingViews,
+    feature_request,
+    training_views,
+    validation_samples,
+)
 from hwm.pipelines.scoring import TaskOutput, labels_of, score_all, write_outputs
-from hwm.tokens.features import FeatureRequest, Features
+from hwm.tokens.features import Features
 from hwm.tokens.foresight import Foresight, open_foresight
 
 
-class Sample(NamedTuple):
-    """A segment and what may be seen of it."""
+class HorizonResult(NamedTuple):
+    """The probe at one horizon; see `AnticipateResult`."""
 
-    segment: Segment
-    observation: Observation
     horizon_sec: float
+    scores: dict[str, dict[str, float]]
+    outputs: tuple[TaskOutput, ...]
+    samples: tuple[Sample, ...]
+    excluded: tuple[Exclusion, ...]
+    """Segments that cannot be observed at this horizon."""
 
 
 class AnticipateResult(NamedTuple):
@@ -52,6 +61,8 @@ class AnticipateResult(NamedTuple):
     """One a task, in the order of the data set's tasks."""
     samples: tuple[Sample, ...]
     excluded: tuple[Exclusion, ...]
+    curve: tuple[HorizonResult, ...] = ()
+    """The same probe at each horizon of `protocol.curve_sec`, in that order."""
 
     @property
     def logits_SC(self) -> Tensor:  # noqa: N802 - carries its axes
@@ -90,11 +101,14 @@ def run(config: AnticipateConfig) -> AnticipateResult:
         saved = None if config.saved_probe is None else load_probe(config.saved_probe, given)
         fps = foresight.fps
         train = training_views(train_table, config, fps)
-        val, left_out = validation_samples(val_table, config, fps)
-        _record_samples(log, (train_table, train), (val_table, val, left_out))
+        horizons = {"val": config.protocol.horizon_sec} | {curve_name(tau): tau for tau in config.protocol.curve_sec}
+        val = {name: validation_samples(val_table, config, fps, tau) for name, tau in horizons.items()}
+        _record_samples(log, (train_table, train), val_table, val)
+        _warn_of_horizons(log, config)
 
         # Features of the imagined future
-        samples = {"train": [sample for view in train.views for sample in view], "val": val}
+        samples = {"train": [sample for view in train.views for sample in view]}
+        samples |= {name: of for name, (of, _) in val.items()}
         log.record(padded_clips={name: sum(s.observation.num_padded > 0 for s in of) for name, of in samples.items()})
         if saved is not None:
             del samples["train"]
@@ -112,100 +126,32 @@ def run(config: AnticipateConfig) -> AnticipateResult:
                 )  # fmt: skip
         probe = sweep.probe if sweep is not None else saved
         assert probe is not None
-        val_data = _probe_data(features["val"], val, tasks)
-        logits = logits_of(probe.to(fabric.device), val_data, np.arange(len(val)), 0, fabric.device)
+        probe.to(fabric.device)
+        said = {name: _outputs(probe, features[name], of, tasks, fabric.device) for name, (of, _) in val.items()}
         if foresight.frozen_sha256() != frozen:
             raise RunError("the frozen backbone changed while the probe was trained", fix="please report this as a bug")
 
         # Scores
-        outputs = tuple(TaskOutput(t, logits[t.name], torch.from_numpy(val_data.labels[t.name])) for t in tasks)
-        known, asked = ([sample.segment for sample in samples] for samples in (train.views[0], val))
-        scores = score_all(outputs, known, asked, val_table.subsets, config.seed)
-        result = AnticipateResult(log.folder, scores, outputs, tuple(val), (*val_table.excluded, *left_out))
+        known = [sample.segment for sample in train.views[0]]
+        scored = []
+        for name, (of, left_out) in val.items():
+            asked = [sample.segment for sample in of]
+            scores = score_all(said[name], known, asked, val_table.subsets, config.seed)
+            scored.append(HorizonResult(horizons[name], scores, said[name], tuple(of), tuple(left_out)))
+            write_outputs(log.folder, said[name], asked, name.removeprefix("val"))
+        main, *curve = scored
+        excluded = (*val_table.excluded, *main.excluded)
+        result = AnticipateResult(log.folder, main.scores, main.outputs, main.samples, excluded, tuple(curve))
         save_probe(log.folder / "probe.safetensors", probe, given)
-        write_outputs(log.folder, outputs, asked)
         _record(log, result, sweep, config)
         for name in features:
             (log.folder / f"features-{name}.npy").unlink()
         return result
 
 
-class TrainingViews(NamedTuple):
-    """The training segments under V drawn horizons: each view holds the same segments in the same order."""
-
-    views: tuple[list[Sample], ...]
-    excluded: tuple[Exclusion, ...]
-
-
-def training_views(table: SegmentTable, config: AnticipateConfig, fps: float) -> TrainingViews:
-    """Draw the horizons of the training segments; one that starts before a drawn horizon is left out of all views.
-
-    Raises:
-        DataError: no segment is left.
-    """
-    views: list[list[Sample]] = [[] for _ in range(config.probe.num_views)]
-    excluded: list[Exclusion] = []
-    for index, segment in enumerate(table.segments):
-        horizons = [
-            draw_horizon(config.protocol.train_horizon_sec, config.seed, view, index) for view in range(len(views))
-        ]
-        seen = [_observe(segment, horizon, config, fps) for horizon in horizons]
-        unseen = [observed for observed in seen if isinstance(observed, Exclusion)]
-        if unseen:
-            excluded.append(unseen[0])
-            continue
-        for view, observed, horizon in zip(views, seen, horizons, strict=True):
-            assert isinstance(observed, Observation)
-            view.append(Sample(segment, observed, horizon))
-    if not views[0]:
-        raise DataError("no training segment can be observed", found="; ".join(e.reason for e in excluded[:3]))
-    return TrainingViews(tuple(views), tuple(excluded))
-
-
-def validation_samples(
-    table: SegmentTable, config: AnticipateConfig, fps: float
-) -> tuple[list[Sample], list[Exclusion]]:
-    """Every validation segment once, at the fixed horizon, and those that cannot be observed.
-
-    Raises:
-        DataError: no segment is left.
-    """
-    samples, excluded = [], []
-    for segment in table.segments:
-        observed = _observe(segment, config.protocol.horizon_sec, config, fps)
-        if isinstance(observed, Exclusion):
-            excluded.append(observed)
-        else:
-            samples.append(Sample(segment, observed, config.protocol.horizon_sec))
-    if not samples:
-        raise DataError("no validation segment can be observed", found="; ".join(e.reason for e in excluded[:3]))
-    return samples, excluded
-
-
-def clip_request(sample: Sample, protocol: str) -> ClipRequest:
-    """The clip that the backbone sees; the guard is asked once more, right before decoding.
-
-    Raises:
-        DataError: the clip would show what the protocol forbids.
-    """
-    segment, observation, horizon_sec = sample
-    guard(observation, segment.start_sec, segment.end_sec, horizon_sec, protocol, segment.row)
-    return ClipRequest(segment.video, observation.first_step, observation.num_steps, centre_square(segment.video))
-
-
-def feature_request(sample: Sample, protocol: str) -> FeatureRequest:
-    """The clip of a sample and how far ahead its key step starts; see `clip_request`."""
-    return FeatureRequest(clip_request(sample, protocol), sample.observation.num_future, sample.horizon_sec)
-
-
-def _observe(segment: Segment, horizon_sec: float, config: AnticipateConfig, fps: float) -> Observation | Exclusion:
-    protocol = config.protocol
-    observed = observe_before(
-        segment.start_sec, segment.end_sec, horizon_sec, fps, protocol.num_steps, protocol.id, segment.row
-    )
-    if isinstance(observed, Observation) and observed.last_step >= num_grid_steps(segment.video.duration_sec, fps):
-        return Exclusion(segment.row, "the anchor lies after the end of the video")  # legacy: a step may end later
-    return observed
+def curve_name(horizon_sec: float) -> str:
+    """The set of validation samples at a horizon of the curve, e.g. `val-2s`; its files end in what follows `val`."""
+    return f"val-{horizon_sec:g}s"
 
 
 def _videos(table: SegmentTable) -> tuple[VideoInfo, ...]:
@@ -242,14 +188,14 @@ def _read_tables(config: AnticipateConfig, foresight: Foresight, log: RunLog) ->
 def _record_samples(
     log: RunLog,
     train: tuple[SegmentTable, TrainingViews],
-    val: tuple[SegmentTable, Sequence[Sample], Sequence[Exclusion]],
+    val_table: SegmentTable,
+    val: Mapping[str, tuple[Sequence[Sample], Sequence[Exclusion]]],
 ) -> None:
     """What was used and what was left out, the classes, and whether any sample shows its own step."""
     train_table, views = train
-    val_table, samples, left_out = val
-    log.record_coverage(
-        "val segments", expected=val_table.expected, used=len(samples), excluded=[*val_table.excluded, *left_out]
-    )
+    for name, (samples, left_out) in val.items():
+        excluded = [*val_table.excluded, *left_out]
+        log.record_coverage(f"{name} segments", expected=val_table.expected, used=len(samples), excluded=excluded)
     log.record_coverage(
         "train segments",
         expected=train_table.expected,
@@ -258,8 +204,19 @@ def _record_samples(
     )
     log.record(
         classes={task.name: {"sha256": task.classes.sha256, "count": len(task.classes)} for task in train_table.tasks},
-        samples_that_show_the_action=float(np.mean([s.observation.shows_action for s in samples])),
+        samples_that_show_the_action=float(np.mean([s.observation.shows_action for s in val["val"][0]])),
     )
+
+
+def _warn_of_horizons(log: RunLog, config: AnticipateConfig) -> None:
+    """Say where the probe is asked further ahead than it was trained."""
+    longest = config.protocol.train_horizon_sec[1]
+    beyond = [f"{tau:g}" for tau in config.protocol.curve_sec if tau > longest]
+    if beyond:
+        log.warn(
+            f"protocol.curve_sec: {', '.join(beyond)} s lie beyond protocol.train_horizon_sec (up to {longest:g} s): "
+            "the probe has never seen so long a gap, nor (backbone hwm) what stands in its earliest future slots"
+        )
 
 
 def _without(table: SegmentTable, unusable: dict[str, str]) -> SegmentTable:
@@ -293,10 +250,23 @@ def _probe_data(features: Features, samples: Sequence[Sample], tasks: Sequence[T
     )
 
 
+def _outputs(
+    probe: StepProbe, features: Features, samples: Sequence[Sample], tasks: Sequence[Task], device: torch.device
+) -> tuple[TaskOutput, ...]:
+    """What the probe says of the samples, one a task."""
+    data = _probe_data(features, samples, tasks)
+    logits = logits_of(probe, data, np.arange(len(samples)), 0, device)
+    return tuple(TaskOutput(task, logits[task.name], torch.from_numpy(data.labels[task.name])) for task in tasks)
+
+
 def _record(log: RunLog, result: AnticipateResult, sweep: SweepResult | None, config: AnticipateConfig) -> None:
     """The scores with the protocol they were made under, and how the probe was found."""
     log.record(
         scores=result.scores,
+        scores_by_horizon={
+            f"{config.protocol.horizon_sec:g}": result.scores,
+            **{f"{at.horizon_sec:g}": at.scores for at in result.curve},
+        },
         horizon_sec=config.protocol.horizon_sec,
         shows_the_action=config.protocol.id != START_MINUS_TAU,
     )
@@ -305,4 +275,7 @@ def _record(log: RunLog, result: AnticipateResult, sweep: SweepResult | None, co
         log.record(sweep=[probe._asdict() for probe in sweep.scores], winner=sweep.winner)
     for epoch, loss in enumerate(curve, start=1):
         log.write(epoch, {"probe/loss": loss})
-    log.write(len(curve), {f"val/{name}": value for name, value in result.scores["probe"].items()})
+    values = {f"val/{name}": value for name, value in result.scores["probe"].items()}
+    for at in result.curve:
+        values |= {f"{curve_name(at.horizon_sec)}/{name}": value for name, value in at.scores["probe"].items()}
+    log.write(len(curve), values)

@@ -5,7 +5,8 @@ Videos → frozen encoder and Gazelle (or an eye tracker's files) → tokens →
 other videos and is told as skill: 1 − error / error of copying the last step.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from hwm.data.video import VideoInfo
 from hwm.engine.assemble import CHECKPOINTS, PREDICTOR, load_frozen_encoder, new_world, predictor_hash, shared_hash
 from hwm.engine.checkpoint import CheckpointStore
 from hwm.engine.held_data import hold_to_manifest
+from hwm.engine.mean_scene import load_mean_scene, mean_scene_hash, save_mean_scene
 from hwm.engine.optim import adamw, clip_gradients, raise_if_not_finite, scheduled_lr, set_lr
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
@@ -32,6 +34,13 @@ from hwm.models.objectives import drop_gaze, predictor_losses
 from hwm.models.observer import Observer
 from hwm.models.predictor import GazePredictor
 from hwm.models.world_model import TimeGrid, WorldModel
+from hwm.tokens.controls import (
+    ControlledSource,
+    control_facts,
+    fixed_clips,
+    mean_scene,
+    with_gaze_control,
+)
 from hwm.tokens.measured import MeasuredSource
 from hwm.tokens.source import TokenBatch, TokenSource, open_source
 
@@ -83,17 +92,13 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         # Frozen encoders and the predictor
         world, weights = new_world(config)
         world.to(fabric.device)
-        log.record(weights=weights)
-        source = open_source(
-            config.tokens, world.observer, world.grid, weights, fabric.device, config.runtime.num_workers
-        )
-        if config.gaze == "measured":
-            source = _measured(source, config, world)
+        log.record(weights=weights, **control_facts(config.gaze_control))
+        source = _token_source(config, world, weights, fabric)
         targets = _target_source(config, fabric)
 
         # Data
         train, val = load_videos(config.data, log, [source] + ([targets] if targets else []))
-        if isinstance(source, MeasuredSource):
+        if isinstance(source, MeasuredSource | ControlledSource):
             source.record(log, {"train": train, "val": val})
         plan = ClipPlan(train, config.data.fps, config.data.num_steps, config.data.augment, config.seed)
         fixed = ClipPlan(val, config.data.fps, config.data.num_steps, None, config.seed).validation()
@@ -103,6 +108,8 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         optimizer = adamw(world.predictor, config.optim.lr, config.optim.weight_decay, config.optim.betas)
         store = CheckpointStore(log.folder / CHECKPOINTS, config.keep_last, is_writer=fabric.is_global_zero)
         first_step = log.resume_from(store, {PREDICTOR: world.predictor}, optimizer)
+        if config.gaze_control == "mean":
+            _set_mean_scene(world, source, train, log, is_new=first_step == 0, is_writer=fabric.is_global_zero)
         training, fabric_optimizer = fabric.setup(Stage1Training(world.predictor, config), optimizer)
         assert isinstance(fabric_optimizer, torch.optim.Optimizer)
 
@@ -182,10 +189,31 @@ def _prepared(part: str, found: VideoSet, log: RunLog, sources: Sequence[TokenSo
     return videos
 
 
-def _measured(source: TokenSource, config: PretrainConfig, world: WorldModel) -> MeasuredSource:
-    assert config.gaze_files.folder is not None, "the configuration lets no measured gaze pass without a folder"
-    files = GazeFiles(config.gaze_files.folder, config.gaze_files)
-    return MeasuredSource(source, files, world, scene=True, point=False)
+def _token_source(config: PretrainConfig, world: WorldModel, weights: Mapping[str, str], fabric: Fabric) -> TokenSource:
+    """Latents and what the predictor is conditioned on: estimated, measured, or a control in their place."""
+    source = open_source(config.tokens, world.observer, world.grid, weights, fabric.device, config.runtime.num_workers)
+    if config.gaze == "measured":
+        assert config.gaze_files.folder is not None, "the configuration lets no measured gaze pass without a folder"
+        files = GazeFiles(config.gaze_files.folder, config.gaze_files)
+        source = MeasuredSource(source, files, world, scene=True, point=True)
+    return with_gaze_control(source, world, "none", config.seed)
+
+
+def _set_mean_scene(
+    world: WorldModel, source: TokenSource, train: Sequence[VideoInfo], log: RunLog, *, is_new: bool, is_writer: bool
+) -> None:
+    """The mean scene token of the training videos: taken once, kept in the run folder, read again on resuming."""
+    if not is_new:
+        recorded = json.loads((log.folder / "run.json").read_text(encoding="utf-8")).get("mean_scene_sha256")
+        load_mean_scene(log.folder, world.mean_scene_NG, recorded)
+        return
+    assert isinstance(source, ControlledSource), "the mean is a control"
+    clips = fixed_clips(train, world.grid.fps)
+    mean_NG = mean_scene(source.uncontrolled, clips, world.predictor.spec.scene_normed)
+    world.mean_scene_NG.copy_(mean_NG)
+    if is_writer:
+        save_mean_scene(log.folder, mean_NG)
+    log.record(mean_scene_sha256=mean_scene_hash(mean_NG))
 
 
 def _target_source(config: PretrainConfig, fabric: Fabric) -> TokenSource | None:

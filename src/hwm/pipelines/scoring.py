@@ -85,15 +85,22 @@ def score_all(
     return scores
 
 
-def write_outputs(folder: Path, outputs: Sequence[TaskOutput], segments: Sequence[Segment]) -> None:
-    """`outputs.safetensors` (logits and labels of each task) and `segments.json` (rows and class tables) of a run."""
+def write_outputs(folder: Path, outputs: Sequence[TaskOutput], segments: Sequence[Segment], suffix: str = "") -> None:
+    """`outputs.safetensors` (logits and labels of each task) and `segments.json` (rows and class tables) of a run.
+
+    Args:
+        folder: the run folder.
+        outputs: one a task.
+        segments: in the order of the logits.
+        suffix: put before both endings, e.g. `-2s` for another horizon.
+    """
     tasks = [output.task for output in outputs]
     tensors = {}
     for task, logits_SZC, labels_SZ in outputs:
         one = task.num_positions == 1
         tensors[qualified("logits", task, tasks)] = (logits_SZC[:, 0] if one else logits_SZC).contiguous()
         tensors[qualified("labels", task, tasks)] = (labels_SZ[:, 0] if one else labels_SZ).contiguous()
-    save_file(tensors, folder / "outputs.safetensors")
+    save_file(tensors, folder / f"outputs{suffix}.safetensors")
     classes = {
         task.name: {"ids": task.classes.ids, "names": task.classes.names, "sha256": task.classes.sha256}
         for task in tasks
@@ -102,7 +109,7 @@ def write_outputs(folder: Path, outputs: Sequence[TaskOutput], segments: Sequenc
         {"row": s.row, "take": s.take, "scenario": s.scenario, "start_sec": s.start_sec, "labels": s.labels}
         for s in segments
     ]
-    (folder / "segments.json").write_text(json.dumps({"classes": classes, "segments": rows}, indent=1) + "\n")
+    (folder / f"segments{suffix}.json").write_text(json.dumps({"classes": classes, "segments": rows}, indent=1) + "\n")
 
 
 def _or_none(label: int) -> int | None:

@@ -52,6 +52,8 @@ class TokenCache:
         if grid.gazelle_resolution is not None:
             files = {name: digest for name, digest in weights.items() if name != "encoder"}
             identities["scene"] = seen | {"gazelle": [files, grid.gazelle_resolution]}
+            if grid.gaze_control == "dinov2":
+                identities["scene"] |= {"scene": "dinov2"}
         self._identities = {part: json.dumps(identity, sort_keys=True) for part, identity in identities.items()}
         self._folders = {
             part: folder / f"{part}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"

@@ -22,6 +22,7 @@ from hwm.models.world_model import WorldModel
 from hwm.tokens.source import TokenBatch, TokenSource
 
 Inputs = Literal["context", "future", "context+future"]
+Rollout = Literal["imagined", "copy-last"]
 
 
 class FeatureRequest(NamedTuple):
@@ -79,6 +80,7 @@ def compute_features(
     path: Path,
     batch_size: int,
     on_progress: Callable[[int], None],
+    rollout: Rollout = "imagined",
 ) -> Features:
     """Observe every sample, imagine its future, and write what the probe reads to `path` (.npy, memory-mapped).
 
@@ -96,6 +98,7 @@ def compute_features(
         path: file to write.
         batch_size: samples a batch.
         on_progress: called with the number of samples done.
+        rollout: `copy-last` puts the last observed latents at the steps to come, and imagines nothing.
     """
     by_length = sorted(range(len(requests)), key=lambda index: requests[index].num_future)
     batches = [group for group in _equal_runs(by_length, requests, batch_size)]
@@ -104,7 +107,7 @@ def compute_features(
         plan = [[requests[i].clip for i in group] for group in batches]
         for group, batch in zip(batches, source.batches(plan), strict=True):
             num_future = requests[group[0]].num_future
-            yield FeaturePart(group, *_read_out(world, batch, inputs, gaze_point, num_future, max_future))
+            yield FeaturePart(group, *_read_out(world, batch, inputs, gaze_point, num_future, max_future, rollout))
 
     return store_features(path, len(requests), parts(), on_progress)
 
@@ -161,7 +164,13 @@ def _equal_runs(order: list[int], requests: Sequence[FeatureRequest], batch_size
 
 
 def _read_out(
-    world: WorldModel, batch: TokenBatch, inputs: Inputs, gaze_point: bool, num_future: int, max_future: int
+    world: WorldModel,
+    batch: TokenBatch,
+    inputs: Inputs,
+    gaze_point: bool,
+    num_future: int,
+    max_future: int,
+    rollout: Rollout,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Slots [B, T, N, D] of one batch, their validity [B, T], and where their gaze point is known [B, T]."""
     parts, valid, known = [], [], []
@@ -174,9 +183,12 @@ def _read_out(
         valid.append(batch.valid_BT)
         known.append(gaze_known_BT)
     if inputs != "context":
-        imagined = world.imagine(
-            batch.z_BTND, scene_BTNG, num_future, known_BT=batch.scene_known_BT, valid_BT=batch.valid_BT
-        ).z_BKND
+        if rollout == "copy-last":
+            imagined = batch.z_BTND[:, -1:].expand(-1, num_future, -1, -1)
+        else:
+            imagined = world.imagine(
+                batch.z_BTND, scene_BTNG, num_future, known_BT=batch.scene_known_BT, valid_BT=batch.valid_BT
+            ).z_BKND
         imagined = with_gaze_point(imagined, None if gaze is None else gaze[:, -1:])
         missing = max_future - num_future
         parts.append(torch.nn.functional.pad(imagined, (0, 0, 0, 0, missing, 0)))

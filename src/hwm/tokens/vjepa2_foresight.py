@@ -210,6 +210,7 @@ def open_vjepa2_foresight(
             model.to(device)
     foresight = VJEPA2Foresight(pair, backbone, inputs, config.probe.batch_size, device, config.runtime.num_workers)
     if pair.predictor is not None:
-        longest = max(config.protocol.horizon_sec, config.protocol.train_horizon_sec[1])
+        protocol = config.protocol
+        longest = max(protocol.horizon_sec, protocol.train_horizon_sec[1], *protocol.curve_sec)
         foresight.check_positions(num_frames, longest)
     return foresight

@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
-from hwm.config import AnticipateConfig, ProbeConfig
+from hwm.config import AnticipateConfig, HwmBackboneConfig, ProbeConfig
 from hwm.data.exclusions import Exclusion
 from hwm.data.video import VideoInfo
 from hwm.engine.assemble import Stage1, load_stage1, predictor_hash, probe_seer
 from hwm.engine.runlog import RunLog
 from hwm.errors import ConfigError
-from hwm.tokens.features import FeatureRequest, Features, compute_features, future_room
+from hwm.tokens.controls import ControlledSource, control_facts, with_gaze_control
+from hwm.tokens.features import FeatureRequest, Features, Rollout, compute_features, future_room
 from hwm.tokens.measured import MeasuredSource, with_measured_gaze
 from hwm.tokens.source import TokenSource, open_source
 
@@ -25,10 +26,14 @@ class WorldForesight:
         source: tokens on that device.
         weights: sha256 of the weight files behind the tokens, by name.
         probe: what the probe reads, and how many samples make a batch.
+        rollout: what stands at the steps to come.
     """
 
-    def __init__(self, stage1: Stage1, source: TokenSource, weights: Mapping[str, str], probe: ProbeConfig) -> None:
+    def __init__(
+        self, stage1: Stage1, source: TokenSource, weights: Mapping[str, str], probe: ProbeConfig, rollout: Rollout
+    ) -> None:
         self._stage1, self._source, self._weights, self._probe = stage1, source, dict(weights), probe
+        self._rollout: Rollout = rollout
 
     @property
     def fps(self) -> float:
@@ -40,7 +45,8 @@ class WorldForesight:
         """Weight files, stage 1's checkpoint and its predictor's hash."""
         return {
             "weights": self._weights,
-            "backbone": {"kind": "hwm", "padding": "masked"},
+            "backbone": {"kind": "hwm", "padding": "masked", "rollout": self._rollout},
+            **control_facts(self._stage1.world.grid.gaze_control, self._probe.gaze_point_control),
             "stage1": {"source": str(self._stage1.source), "predictor_sha256": self._stage1.predictor_sha256},
         }
 
@@ -49,8 +55,8 @@ class WorldForesight:
         return self._source.prepare(videos, on_progress)
 
     def record(self, log: RunLog, videos: Mapping[str, Sequence[VideoInfo]]) -> None:
-        """See `Foresight`: what is known of measured gaze, where it is used."""
-        if isinstance(self._source, MeasuredSource):
+        """See `Foresight`: what is known of measured gaze, and the mean gaze weights, where they are used."""
+        if isinstance(self._source, MeasuredSource | ControlledSource):
             self._source.record(log, videos)
 
     def features(
@@ -77,6 +83,7 @@ class WorldForesight:
                 folder / f"features-{name}.npy",
                 probe.batch_size,
                 lambda count, before=done: on_progress(before + count),
+                self._rollout,
             )
             done += len(requests)
         return features
@@ -103,4 +110,7 @@ def open_world_foresight(config: AnticipateConfig, device: torch.device) -> Worl
     source = open_source(
         config.tokens, seer.observer.to(device), seer.grid, seer.weights, device, config.runtime.num_workers
     )
-    return WorldForesight(stage1, with_measured_gaze(source, config, stage1.world), seer.weights, config.probe)
+    source = with_measured_gaze(source, config, stage1.world)
+    source = with_gaze_control(source, stage1.world, config.probe.gaze_point_control, config.seed)
+    assert isinstance(config.backbone, HwmBackboneConfig), "the world model is the backbone hwm"
+    return WorldForesight(stage1, source, seer.weights, config.probe, config.backbone.rollout)

@@ -153,6 +153,6 @@ class HumanWorldModel(WorldModel):
         predictor = GazePredictor(spec_from_plain(PredictorSpec, spec["predictor"]))
         grid = spec_from_plain(TimeGrid, spec["grid"])
         try:
-            return cls(Observer(encoder, gazelle), predictor, grid)
+            return cls(Observer(encoder, gazelle, grid.gaze_control == "dinov2"), predictor, grid)
         except ValueError as error:
             raise WeightsError(f"{path}: its parts do not go together", found=str(error)) from error

@@ -1,0 +1,170 @@
+"""Several validation horizons in one run, and the last observed latent in the place of imagined ones."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from hwm.config import AnticipateConfig, PretrainConfig, ProtocolConfig
+from hwm.data.annotations import read_annotations
+from hwm.engine.assemble import load_stage1
+from hwm.errors import ConfigError, DataError
+from hwm.pipelines import anticipate, pretrain
+from hwm.tokens.features import compute_features
+from hwm.tokens.source import LiveSource
+
+CPU = torch.device("cpu")
+CURVE = (0.5, 3.0)
+NoisyCopy = Callable[[Path, Path, float, int | None], None]
+
+
+@pytest.fixture
+def stage1(stage1_settings: dict[str, Any]) -> Path:
+    stage1_settings["optim"]["num_steps"] = 2
+    return pretrain.run(PretrainConfig(**stage1_settings)).folder
+
+
+def curved(settings: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return settings | {"protocol": settings["protocol"] | {"curve_sec": CURVE} | more}
+
+
+def test_one_probe_is_scored_at_every_horizon(stage1: Path, stage2_settings: dict[str, Any]) -> None:
+    config = AnticipateConfig(**curved(stage2_settings), checkpoint=stage1)
+    result = anticipate.run(config)
+    record = json.loads((result.folder / "run.json").read_text())
+    assert list(record["scores_by_horizon"]) == ["1", "0.5", "3"]
+    assert record["scores_by_horizon"]["1"] == record["scores"] == result.scores
+    assert any("3 s lie beyond protocol.train_horizon_sec" in warning for warning in record["warnings"])
+    assert [at.horizon_sec for at in result.curve] == list(CURVE)
+    table = read_annotations(config.annotations.val, config.annotations, None)
+    for at, name in zip(result.curve, ("-0.5s", "-3s"), strict=True):
+        stored = load_file(result.folder / f"outputs{name}.safetensors")
+        assert torch.equal(stored["logits"], at.outputs[0].logits_SZC[:, 0])
+        rows = json.loads((result.folder / f"segments{name}.json").read_text())["segments"]
+        assert [row["row"] for row in rows] == [sample.segment.row for sample in at.samples]
+        assert record["scores_by_horizon"][f"{at.horizon_sec:g}"] == at.scores
+        for segment, observation, horizon_sec in at.samples:
+            assert horizon_sec == at.horizon_sec
+            assert observation.last_time_sec <= segment.start_sec - at.horizon_sec < observation.last_time_sec + 0.25
+        coverage = record["coverage"][f"val{name} segments"]
+        late = [segment.row for segment in table.segments if segment.start_sec >= at.horizon_sec]
+        assert [row["row"] for row in rows] == late
+        assert coverage["used"] == len(late)
+        assert coverage["expected"] == coverage["used"] + len(coverage["items"])
+        # The same probe, read back and asked at that horizon alone, says the same.
+        alone = stage2_settings | {"name": f"at{name}", "saved_probe": result.folder / "probe.safetensors"}
+        alone["protocol"] = stage2_settings["protocol"] | {"horizon_sec": at.horizon_sec}
+        again = anticipate.run(AnticipateConfig(**alone, checkpoint=stage1))
+        torch.testing.assert_close(again.logits_SC, stored["logits"], atol=1e-6, rtol=1e-4)
+        assert again.scores["probe"] == pytest.approx(at.scores["probe"], abs=1e-6)
+    assert record["coverage"]["val-3s segments"]["excluded"]["starts before the horizon"] > 0
+    assert not list(result.folder.glob("features-*"))
+
+
+def test_horizons_are_guarded_one_by_one(stage1: Path, stage2_settings: dict[str, Any]) -> None:
+    config = AnticipateConfig(**stage2_settings)
+    table = read_annotations(config.annotations.val, config.annotations, None)
+    near, far = (anticipate.validation_samples(table, config, 4.0, tau)[0][-1] for tau in (0.5, 3.0))
+    assert near.segment == far.segment
+    with pytest.raises(DataError, match="looks into the future"):
+        anticipate.feature_request(near._replace(horizon_sec=3.0), config.protocol.id)
+    anticipate.feature_request(far._replace(horizon_sec=0.5), config.protocol.id)
+    with pytest.raises(DataError, match="observed 900 s before"):
+        anticipate.validation_samples(table, config, 4.0, 900.0)
+
+
+@pytest.mark.parametrize("tau", CURVE)
+def test_pixels_after_the_anchor_of_a_horizon_change_nothing(
+    stage1: Path, stage2_settings: dict[str, Any], noisy_copy: NoisyCopy, tmp_path: Path, tau: float
+) -> None:
+    world = load_stage1(stage1).world
+    with torch.no_grad():
+        world.predictor.gate_parameter.fill_(0.1)
+        world.predictor.stack.predictor_proj.weight.normal_(std=0.3)
+    config = AnticipateConfig(**stage2_settings)
+    table = read_annotations(config.annotations.val, config.annotations, None)
+    sample = anticipate.validation_samples(table, config, 4.0, tau)[0][2]
+    source = LiveSource(world.observer, world.grid, CPU, num_workers=0)
+    features = []
+    for seed, after in ((None, 0.0), (1, tau), (1, tau + 0.5)):  # nothing; all after the anchor; half a second more
+        path = tmp_path / "copy.mkv"
+        noisy_copy(sample.segment.video.path, path, sample.segment.start_sec - after, seed)
+        moved = sample._replace(segment=sample.segment._replace(video=sample.segment.video._replace(path=path)))
+        request = anticipate.feature_request(moved, config.protocol.id)
+        made = compute_features(
+            world, source, [request], "context+future", False, 13, tmp_path / "f.npy", 1, lambda done: None
+        )
+        features.append(np.array(made.tokens_STND))
+    assert np.array_equal(features[0], features[1])
+    assert not np.array_equal(features[0], features[2])
+
+
+def test_v_jepa_2_has_horizons_too_within_its_positions(
+    stage2_settings: dict[str, Any], tiny_weights: Path, tmp_path: Path
+) -> None:
+    from hwm.models.masked_predictor import MaskedPredictor, MaskedPredictorSpec
+    from hwm.weights.load import save_model
+
+    save_model(MaskedPredictor(MaskedPredictorSpec(32, 24, 1, 2)), tmp_path / "predictor")
+    settings = curved(stage2_settings, num_steps=4) | {
+        "backbone": {
+            "kind": "vjepa2",
+            "encoder": {"weights": str(tiny_weights / "encoder"), "resolution": 64},
+            "predictor": {"weights": str(tmp_path / "predictor")},
+            "position_frames": 30,
+        },
+        "tokens": {"source": "live"},
+        "probe": stage2_settings["probe"] | {"num_epochs": 1},
+    }
+    result = anticipate.run(AnticipateConfig(**settings))
+    assert [len(at.samples) > 0 for at in result.curve] == [True, True]
+    assert (result.folder / "outputs-3s.safetensors").is_file()
+    settings["backbone"]["position_frames"] = 28
+    with pytest.raises(ConfigError, match="beyond the positions"):
+        anticipate.run(AnticipateConfig(**settings))
+
+
+@pytest.mark.parametrize("curve", [(1.0,), (0.0,), (-1.0,), (2.0, 2.0)])
+def test_a_horizon_is_positive_and_named_once(curve: tuple[float, ...]) -> None:
+    with pytest.raises(ValidationError, match="curve_sec must be positive seconds"):
+        ProtocolConfig(curve_sec=curve)
+
+
+def test_copy_last_gives_the_last_observed_latent_and_asks_no_predictor(
+    stage1: Path, stage2_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    world = load_stage1(stage1).world
+    with torch.no_grad():
+        world.predictor.stack.predictor_proj.weight.fill_(float("nan"))
+    config = AnticipateConfig(**stage2_settings)
+    table = read_annotations(config.annotations.val, config.annotations, None)
+    sample = anticipate.validation_samples(table, config, 4.0)[0][2]
+    request = anticipate.feature_request(sample, config.protocol.id)
+    source = LiveSource(world.observer, world.grid, CPU, num_workers=0)
+    made = compute_features(
+        world, source, [request], "context+future", True, 7, tmp_path / "f.npy", 1, lambda done: None, "copy-last"
+    )
+    context, missing = config.protocol.num_steps, 7 - request.num_future
+    assert missing > 0
+    future = np.array(made.tokens_STND)[0, context:]
+    assert np.array_equal(made.valid_ST[0, context:], np.arange(7) >= missing)
+    assert not future[:missing].any()
+    for step in future[missing:]:  # the gaze point too
+        assert np.array_equal(step, made.tokens_STND[0, context - 1])
+
+
+def test_a_run_of_copy_last_says_so_and_its_probe_is_its_own(stage1: Path, stage2_settings: dict[str, Any]) -> None:
+    copied = stage2_settings | {"backbone": {"kind": "hwm", "rollout": "copy-last"}}
+    result = anticipate.run(AnticipateConfig(**copied, checkpoint=stage1))
+    assert json.loads((result.folder / "run.json").read_text())["backbone"]["rollout"] == "copy-last"
+    saved = {"saved_probe": result.folder / "probe.safetensors"}
+    again = anticipate.run(AnticipateConfig(**copied | saved | {"name": "again"}, checkpoint=stage1))
+    torch.testing.assert_close(again.logits_SC, result.logits_SC, atol=1e-6, rtol=1e-4)
+    with pytest.raises(ConfigError, match="another rollout"):
+        anticipate.run(AnticipateConfig(**stage2_settings | saved | {"name": "other"}, checkpoint=stage1))
