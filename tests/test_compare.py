@@ -274,7 +274,11 @@ def test_the_report_is_one_page_with_every_arm(finished: Path) -> None:
     assert "default-src 'none'" in page
     for title in ("A · no gaze", "B · gaze in probe", "C · gaze in world model and probe", "majority", "previous step"):
         assert title in page
-    for words in ("conditioning the world model adds (C − B)", "gaze point in the probe adds (B − A)", "initial weights"):
+    for words in (
+        "conditioning the world model adds (C − B)",
+        "gaze point in the probe adds (B − A)",
+        "initial weights",
+    ):
         assert words in page
     drawn = {path.name for path in (folder / "figures").iterdir()}
     for name in ("top1", "top1-by-horizon", "gain-by-horizon", "gains", "gate", "stage1-loss", "probe-loss",

@@ -1,4 +1,4 @@
-"""The numbers behind the comparison's report: matched pairs, the same segments, known gains, and marks of what is odd."""
+"""The numbers behind the report of a comparison: matched pairs, equal segments, known gains, marks of what is odd."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hwm.evaluation.outputs import ClassList, RunOutputs, SegmentRow, TaskOutputs
+from hwm.evaluation.verdicts import Outcome
 
 from hwm.errors import DataError
 from hwm.evaluation.compare_report import LEGACY, CompareFindings, write_report
 from hwm.evaluation.experiment import Arm, Experiment, Run
 from hwm.evaluation.figures_compare import Gain, confusion_matrix, gain_bars
-from hwm.evaluation.outputs import ClassList, RunOutputs, SegmentRow, TaskOutputs
-from hwm.evaluation.verdicts import Outcome
 
 TAKES, OF_TAKE, CLASSES = 12, 5, 4
 BASELINES = {name: {"top1": 0.25} for name in ("majority", "previous step")}
@@ -24,11 +24,15 @@ def outputs(right: Sequence[bool], first_row: int = 0) -> RunOutputs:
     said = torch.where(torch.tensor(right), labels, (labels + 1) % CLASSES)
     logits = torch.nn.functional.one_hot(said, CLASSES).float()
     segments = tuple(
-        SegmentRow(f"val.json#{first_row + i}", f"take {i // OF_TAKE}", float(i), (int(label),))
+        SegmentRow(
+            row=f"val.json#{first_row + i}", take=f"take {i // OF_TAKE}", start_sec=float(i), labels=(int(label),)
+        )
         for i, label in enumerate(labels)
     )
     names = tuple(f"step <{label}>" for label in range(CLASSES))
-    task = TaskOutputs(ClassList(tuple(range(CLASSES)), names, "0" * 64), logits[:, None], labels[:, None])
+    task = TaskOutputs(
+        ClassList(ids=tuple(range(CLASSES)), names=names, sha256="0" * 64), logits[:, None], labels[:, None]
+    )
     return RunOutputs(Path("run"), segments, {"step": task})
 
 

@@ -20,7 +20,7 @@ FLOORS = (
     {"engine"},
     {"tokens"},
     {"pipelines"},
-    {"cli_weights"},
+    {"cli_weights", "cli_show"},
     {"cli"},
     {"__main__"},
 )

@@ -94,7 +94,7 @@ def _arms(report: Report, findings: CompareFindings, mark: str) -> None:
     for arm in experiment.arms.values():
         score = experiment.score(arm.name, "top1", at)
         assert score is not None  # every arm has a run at the headline's horizon
-        interval = score.interval()
+        interval = sections.share_interval(score)
         bars.append(Bar(arm.title, interval.value, interval.low, interval.high, arm.kind in ("baseline", "oracle")))
     bars += [Bar(name, scores["top1"], is_baseline=True) for name, scores in experiment.baselines(at).items()]
     ceilings = [Ceiling(label, value) for label, value in best.items()]
@@ -168,7 +168,7 @@ def _classes(report: Report, experiment: Experiment, mark: str) -> None:
     shown = pair[0] if pair else next(name for name in (*_CONFUSED_ARMS, *experiment.arms) if name in experiment.arms)
     for number, confusion in enumerate(experiment.confusions(shown), start=1):
         where = f" · {confusion.scenario}" if confusion.scenario else ""
-        title = f"{experiment.arms[shown].title}: what is taken for what{where}{mark}"
+        title = f"{sections.short_title(experiment, shown)}: what is taken for what{where}{mark}"
         report.figure(confusion_matrix(f"confusion-{number}", confusion.names, confusion.counts, title))
 
 
@@ -220,7 +220,8 @@ def _skill_table(worlds: Mapping[str, Sequence[Run]]) -> Table:
 def _gain(label: str, difference: Difference | None, support: int | None = None) -> Gain:
     assert difference is not None  # pairs share a seed
     interval = difference.interval()
-    return Gain(label, interval.value, interval.low, interval.high, support)
+    low, high = (None if bound is None else min(1.0, max(-1.0, bound)) for bound in (interval.low, interval.high))
+    return Gain(label, interval.value, low, high, support)
 
 
 def _line(label: str, horizons: Sequence[float], values: Iterable[Difference | None]) -> Line | None:

@@ -7,11 +7,13 @@ C′ − A  gaze in the world model alone, against none
 
 from collections.abc import Mapping, Sequence
 
+from hwm.evaluation.differences import Difference
 from hwm.evaluation.experiment import Experiment
 from hwm.evaluation.paired_comparison import Comparison
 from hwm.evaluation.report import Report
 from hwm.evaluation.report_parts import Cell, Column, Row, Table, Tone, Verdict
 from hwm.evaluation.resampled import METRICS
+from hwm.evaluation.statistics import Interval
 from hwm.evaluation.verdicts import Outcome
 
 QUESTIONS = {
@@ -25,8 +27,8 @@ _NAMES = {
     "top1": "Top-1",
     "top5": "Top-5",
     "mean_average_precision": "mAP",
-    "class_mean_recall_at_1": "Class-mean recall@1",
-    "class_mean_recall_at_5": "Class-mean recall@5",
+    "class_mean_recall_at_1": "Recall@1",
+    "class_mean_recall_at_5": "Recall@5",
 }
 
 
@@ -68,8 +70,19 @@ def class_pairs(experiment: Experiment) -> dict[str, tuple[str, str]]:
 
 def pair_title(experiment: Experiment, arm: str, other: str) -> str:
     """The short names of two arms with a minus between them."""
-    titles = [experiment.arms[name].title for name in (arm, other)]
-    return " − ".join(title.partition(" · ")[0] for title in titles)
+    return " − ".join(short_title(experiment, name) for name in (arm, other))
+
+
+def short_title(experiment: Experiment, arm: str) -> str:
+    """The letter of an arm, or the whole title of what has none."""
+    return experiment.arms[arm].title.partition(" · ")[0]
+
+
+def share_interval(score: Difference) -> Interval:
+    """The interval of a share, which lies within 0..1."""
+    interval = score.interval()
+    low, high = (None if bound is None else min(1.0, max(0.0, bound)) for bound in (interval.low, interval.high))
+    return interval._replace(low=low, high=high)
 
 
 def arms_table(experiment: Experiment, best: Mapping[str, float]) -> Table:
@@ -79,7 +92,7 @@ def arms_table(experiment: Experiment, best: Mapping[str, float]) -> Table:
     rows = []
     for arm in experiment.arms.values():
         scores = [experiment.score(arm.name, metric, experiment.headline_sec) for metric in METRICS]
-        cells: list[Cell] = [None if score is None else score.interval() for score in scores]
+        cells: list[Cell] = [None if score is None else share_interval(score) for score in scores]
         is_reference = arm.kind in ("oracle", "baseline")
         rows.append(Row([arm.title, len(experiment.seeds(arm.name)), *cells], is_reference))
     for name, scores in experiment.baselines(experiment.headline_sec).items():
@@ -87,7 +100,8 @@ def arms_table(experiment: Experiment, best: Mapping[str, float]) -> Table:
     nothing: list[Cell] = [None] * (len(METRICS) - 1)
     rows += [Row([label, None, value, *nothing], is_reference=True) for label, value in best.items()]
     note = (
-        "95 % intervals, over takes and seeds. Set apart: oracles, which see the future's gaze, and baselines. The "
+        "Recall is the mean over classes. 95 % intervals, over takes and seeds. Set apart: oracles, which see the "
+        "future's gaze, and baselines. The "
         "previous step's label is given to the baseline of that name; a video model has to infer it."
     )
     return Table(columns, rows, note)
@@ -96,20 +110,25 @@ def arms_table(experiment: Experiment, best: Mapping[str, float]) -> Table:
 def pairs_table(experiment: Experiment, pairs: Sequence[tuple[str, str]]) -> Table:
     """Each arm against the arm it is matched with, by Top-1."""
     columns = [
-        Column("Pair"), Column("Gain in Top-1", "number", "points"), Column("p, Holm", "number", digits=3),
-        Column("Takes ahead", "count"), Column("behind", "count"), Column("Verdict", "text"),
+        Column("Pair"), Column("Top-1 gain", "number", "points"), Column("p, Holm", "number", digits=3),
+        Column("Takes ahead", "count"), Column("behind", "count"), Column("Could see", "number", "points"),
+        Column("Verdict", "text"),
     ]  # fmt: skip
     rows = []
     for arm, other in pairs:
         found = experiment.headline(arm, other)
         signs = found.sign_test
         ahead, behind = (None, None) if signs is None else (signs.num_ahead, signs.num_behind)
-        title = f"{experiment.arms[arm].title} − {experiment.arms[other].title}"
-        cells: list[Cell] = [title, _in_points(found), found.adjusted_p, ahead, behind, found.decision.text]
+        visible = found.difference.smallest_detectable()
+        cells: list[Cell] = [
+            pair_title(experiment, arm, other), _in_points(found), found.adjusted_p, ahead, behind,
+            None if visible is None else 100 * visible, str(found.decision.outcome),
+        ]  # fmt: skip
         rows.append(Row(cells, experiment.arms[arm].kind in ("oracle", "baseline")))
     note = (
         f"Differences of {100 * experiment.bound:g} points or less do not matter here: “no difference” says that the "
-        "gain lies within that bound, “not decided” that these data could not tell."
+        "gain lies within that bound, “not decided” that these data could not tell. “Could see” is the smallest true "
+        "gain that such data would find with a chance of 80 %."
     )
     return Table(columns, rows, note)
 
@@ -175,7 +194,7 @@ def _best_arm(experiment: Experiment, best: Mapping[str, Mapping[float, float]])
     others = {name: scores["top1"] for name, scores in experiment.baselines(at).items()}
     others |= {label: values[at] for label, values in best.items() if at in values}
     detail = "; ".join(f"{name} {100 * value:.1f} %" for name, value in others.items())
-    interval = score.interval()
+    interval = share_interval(score)
     words = "one take gives no interval"
     if interval.low is not None and interval.high is not None:
         words = f"95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f}"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 from numpy.typing import NDArray
 
@@ -110,7 +111,7 @@ def _square(axes: Axes, row: int, column: int, share: float, *, is_right: bool) 
     """One cell: as opaque as its share; its number, if it rounds to a percent at all."""
     place = (column - 0.47, row - 0.45)
     colour = colour_of(0 if is_right else 1)
-    patch = mpl.patches.FancyBboxPatch(
+    patch = FancyBboxPatch(
         place, 0.94, 0.9, boxstyle="round,pad=0,rounding_size=0.08", facecolor=colour, alpha=0.08 + 0.72 * share
     )
     axes.add_patch(patch)

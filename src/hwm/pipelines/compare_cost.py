@@ -67,7 +67,8 @@ def cost_of(plan: Plan) -> tuple[StageCost, ...]:
     for verb in ("pretrain", "anticipate"):
         units = [unit for unit in plan.units if unit.verb == verb]
         seconds = clock.seconds([unit for unit in units if unit.state != "finished"])
-        counts = [plan.count(verb, state) for state in ("finished", "interrupted", "new")]
+        states = [unit.state for unit in units]
+        counts = states.count("finished"), states.count("interrupted"), states.count("new")
         work = _work(units[0].config) if units else ""
         costs.append(StageCost(verb, *counts, work, None if seconds is None else seconds / 60))
     return tuple(costs)

@@ -18,7 +18,7 @@ from hwm.engine.runlog import MAY_CHANGE, flat_settings, read_facts, read_metric
 from hwm.errors import DataError, RunError
 from hwm.evaluation.compare_report import CompareFindings, Written, write_report
 from hwm.evaluation.experiment import Arm, Experiment, Run
-from hwm.evaluation.outputs import RunOutputs
+from hwm.evaluation.outputs import RunOutputs, read_outputs
 from hwm.evaluation.paired_comparison import BOUNDS
 from hwm.pipelines.anticipate import curve_name
 from hwm.pipelines.compare_arms import ARMS, name_of

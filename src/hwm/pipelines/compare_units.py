@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 import hwm
-from hwm.config import AnticipateConfig, CompareConfig, PretrainConfig, RunConfig
+from hwm.config import AnnotationConfig, AnticipateConfig, ClipDataConfig, CompareConfig, PretrainConfig, RunConfig
 from hwm.data.content import content_sha256
 from hwm.engine.checkpoint import CHECKPOINTS
 from hwm.engine.requirements import needed_inputs
@@ -59,10 +59,6 @@ class Plan(NamedTuple):
 
     config: CompareConfig
     units: tuple[Unit, ...]
-
-    def count(self, verb: str, state: State) -> int:
-        """Units of a stage in a state."""
-        return sum(unit.verb == verb and unit.state == state for unit in self.units)
 
 
 def make_plan(config: CompareConfig) -> Plan:
@@ -130,14 +126,14 @@ class _Inputs:
 
     def of(self, config: RunConfig) -> dict[str, str]:
         """Fingerprint of every file behind a configuration: weights, lists, annotations, gaze files, videos."""
-        found = {path.as_posix(): self._file(path) for path in _files(config)}
-        return found | self._videos(config)
+        named = {path.as_posix(): self._file(path) for path in _files(config)}
+        assert isinstance(config, PretrainConfig | AnticipateConfig)
+        return named | self._videos(config.data if isinstance(config, PretrainConfig) else config.annotations)
 
-    def _videos(self, config: RunConfig) -> dict[str, str]:
-        named = config.annotations if isinstance(config, AnticipateConfig) else getattr(config, "data", None)
-        key = named.model_dump_json() if named is not None else ""
+    def _videos(self, named: ClipDataConfig | AnnotationConfig) -> dict[str, str]:
+        key = named.model_dump_json()
         if key not in self._of_videos:
-            parts = annotated_parts(named) if isinstance(config, AnticipateConfig) else named_parts(named)
+            parts = named_parts(named) if isinstance(named, ClipDataConfig) else annotated_parts(named)
             paths = [item.path for part in parts.values() for item in part.items if item.path is not None]
             self._of_videos[key] = {path.as_posix(): self._file(path) for path in paths if path.is_file()}
         return self._of_videos[key]
