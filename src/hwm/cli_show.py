@@ -5,6 +5,7 @@ show(table)      a `SummaryTable`
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_utilities.core.rank_zero import rank_zero_only
@@ -28,6 +29,9 @@ def tell(result: Any) -> None:
     for name, value in facts.items():
         if isinstance(value, Mapping) and value and all(isinstance(inner, Mapping) for inner in value.values()):
             scores |= value
+        elif isinstance(value, Mapping) and value and all(isinstance(inner, str) for inner in value.values()):
+            for question, answer in value.items():
+                console.print(Text(printable(f"{question}: {answer}")), soft_wrap=True)
         elif isinstance(value, Mapping):
             shown = "  ".join(f"{key} {inner:.4g}" for key, inner in value.items() if isinstance(inner, int | float))
             console.print(Text(f"{name}: {shown}"), soft_wrap=True)
