@@ -192,7 +192,9 @@ def _training(report: Report, findings: CompareFindings) -> None:
         )
     losses = [line for label, runs in probes.items() if (line := _band(label, runs, "probe", "probe/loss"))]
     if losses:
-        report.figure(draw_losses("probe-loss", losses, [], title="Stage 2: loss of the probe that was chosen"))
+        report.figure(
+            draw_losses("probe-loss", losses, [], title="Stage 2: loss of the probe that was chosen", x_label="Epoch")
+        )
 
 
 def _skill_table(worlds: Mapping[str, Sequence[Run]]) -> Table:

@@ -52,11 +52,17 @@ class ClassScore(NamedTuple):
     values: Sequence[float]
 
 
-def loss_curves(name: str, train: Sequence[Line], val: Sequence[Line], title: str = "Loss over training") -> Figure:
+def loss_curves(
+    name: str, train: Sequence[Line], val: Sequence[Line], title: str = "Loss over training", x_label: str = "Step"
+) -> Figure:
     """Training loss (thin line) and validation loss (marked line) of several runs; equal labels share a colour."""
     labels = list(dict.fromkeys(line.label for line in [*train, *val]))
     with mpl.rc_context(style_of(name)):
-        canvas, axes = new_axes(title, "Step", "Loss")
+        canvas, axes = new_axes(title, x_label, "Loss")
+        for line in [*train, *val]:
+            if line.low is not None and line.high is not None:
+                colour = colour_of(labels.index(line.label))
+                axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.12, linewidth=0)
         for line in train:
             colour = colour_of(labels.index(line.label))
             axes.plot(line.x, line.y, color=colour, linewidth=1, alpha=0.75, label=label_text(f"{line.label} · train"))

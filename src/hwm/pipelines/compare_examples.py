@@ -110,11 +110,11 @@ def _caption(with_gaze: AnticipateResult, without: AnticipateResult, index: int)
     sample = with_gaze.samples[index]
     truth = with_gaze.classes.names[int(with_gaze.labels_S[index])]
     right = [guesses(result, index)[0][0] == truth for result in (with_gaze, without)]
-    outcome = {(True, False): "won by gaze", (False, True): "lost by gaze", (True, True): "right in both"}.get(
-        (right[0], right[1]), "wrong in both"
+    outcome = {(True, False): "Won by gaze", (False, True): "Lost by gaze", (True, True): "Right in both"}.get(
+        (right[0], right[1]), "Wrong in both"
     )
     lists = (f"{label}: {_listed(guesses(result, index))}" for label, result in _labelled(with_gaze, without))
-    return f"{sample.segment.take}, {sample.observation.last_time_sec:.2f} s, {outcome}. {'. '.join(lists)}."
+    return f"{outcome}. {sample.segment.take}, {sample.observation.last_time_sec:.2f} s. {'. '.join(lists)}."
 
 
 def _labelled(with_gaze: AnticipateResult, without: AnticipateResult) -> Iterator[tuple[str, AnticipateResult]]:
