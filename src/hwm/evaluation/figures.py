@@ -186,3 +186,23 @@ def per_class_scores(
             for model, value in zip(models, item.values, strict=True)
         ]
         return finish(canvas, name, title, ("class", "num_segments", "model", "share"), rows)
+
+
+def share_curves(
+    name: str, lines: Sequence[Line], axis_labels: tuple[str, str],
+    table: tuple[Sequence[str], Sequence[Sequence[object]]], title: str, *, diagonal: bool = False,
+) -> Figure:  # fmt: skip
+    """Curves of one share against another, both 0..1, if asked with the diagonal; the table goes to the CSV."""
+    if not lines:
+        raise RunError(f"figure {name} has nothing to draw", expected="at least one curve", found="none")
+    with mpl.rc_context(style_of(name)):
+        canvas, axes = new_axes(title, *axis_labels)
+        if diagonal:
+            axes.plot([0, 1], [0, 1], color=TEXT, linewidth=0.8)
+        draw_lines(axes, lines)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        legend_above(axes)
+        return finish(canvas, name, title, *table)
