@@ -48,7 +48,7 @@ class GazelleConfig(Part):
 
 
 class GazeFilesConfig(Part):
-    """Files of measured gaze; read only where gaze is `measured`."""
+    """Files of measured gaze; read where gaze is `measured`, and in stage 1 to score the forecast of gaze."""
 
     folder: Path | None = None
     """Dataset root with `takes/<take>/eye_gaze/`, folder of takes, or folder of CSVs named after the videos; null in

@@ -52,6 +52,11 @@ class Progress(AbstractContextManager["Progress"]):
         elif time.monotonic() - self._last_line >= _LINE_EVERY_SEC:
             self._line()
 
+    def warn(self, text: str) -> None:
+        """Says something that should be looked at, on a line of its own."""
+        if not self._silent:
+            self._console.print(Text(f"warning: {self.label}: {text}", style="yellow"), soft_wrap=True)
+
     def __enter__(self) -> "Progress":
         self._started = self._last_line = time.monotonic()
         if self._console.is_terminal and not self._silent:

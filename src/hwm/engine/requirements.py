@@ -102,7 +102,7 @@ def needed_inputs(config: RunConfig) -> Iterator[Needed]:
             yield from _encoder(config.encoder, "encoder")
             yield from _encoder(config.target_encoder, "target_encoder")
             yield from _gazelle(config.gazelle if config.gaze == "estimated" else None)
-            yield from _gaze_files(config.gaze_files if config.gaze == "measured" else None)
+            yield from _gaze_files(None if config.gaze == "none" else config.gaze_files)
             yield from _clips(config.data)
         case AdaptConfig():
             yield from _encoder(config.init, "init")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import matplotlib as mpl
 from matplotlib.ticker import PercentFormatter
 
+from hwm.errors import RunError
 from hwm.evaluation.drawing import (
     TEXT,
     Figure,

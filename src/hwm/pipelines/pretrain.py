@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hwm.config import ClipDataConfig, PretrainConfig
 from hwm.data.batches import StepBatches
-from hwm.data.clips import ClipPlan, ClipRequest, VideoSet, find_videos
+from hwm.data.clips import ClipPlan, VideoSet, find_videos
 from hwm.data.exclusions import Exclusion
 from hwm.data.gaze_files import GazeFiles
 from hwm.data.video import VideoInfo
@@ -29,11 +29,13 @@ from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import EXIT_STOPPED, StopFlag, rng_for, start
 from hwm.errors import DataError
+from hwm.evaluation.collapse import collapse_monitors
 from hwm.losses import PredictorLosses
 from hwm.models.objectives import drop_gaze, predictor_losses
 from hwm.models.observer import Observer
 from hwm.models.predictor import GazePredictor
 from hwm.models.world_model import TimeGrid, WorldModel
+from hwm.pipelines.validation import forecast_gaze, validate, with_targets
 from hwm.tokens.controls import (
     ControlledSource,
     control_facts,
@@ -103,13 +105,14 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         plan = ClipPlan(train, config.data.fps, config.data.num_steps, config.data.augment, config.seed)
         fixed = ClipPlan(val, config.data.fps, config.data.num_steps, None, config.seed).validation()
 
+        truths = _gaze_truths(source, config, world, (*train, *val))
+
         # Optimiser, resume
         log.record(initial_sha256=shared_hash(world.predictor))
         optimizer = adamw(world.predictor, config.optim.lr, config.optim.weight_decay, config.optim.betas)
         store = CheckpointStore(log.folder / CHECKPOINTS, config.keep_last, is_writer=fabric.is_global_zero)
         first_step = log.resume_from(store, {PREDICTOR: world.predictor}, optimizer)
-        if config.gaze_control == "mean":
-            _set_mean_scene(world, source, train, log, is_new=first_step == 0, is_writer=fabric.is_global_zero)
+        _set_mean_scene(world, source, train, log, is_new=first_step == 0, is_writer=fabric.is_global_zero)
         training, fabric_optimizer = fabric.setup(Stage1Training(world.predictor, config), optimizer)
         assert isinstance(fabric_optimizer, torch.optim.Optimizer)
 
@@ -118,7 +121,8 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         batches = StepBatches(
             plan, config.optim.batch_size, first_step, num_steps, fabric.global_rank, fabric.world_size
         )
-        tokens = _with_targets(source, targets, batches)
+        tokens = with_targets(source, targets, batches)
+        watch = CollapseWatch(world.predictor, log)
         validation: dict[str, float] = {}
         with Progress(f"stage 1 {config.name}", total=num_steps, done=first_step) as bar:
             for step, (batch, target) in enumerate(tokens, start=first_step):
@@ -131,14 +135,18 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
                 norm = clip_gradients(world.predictor, config.optim.clip_norm, f"step {step}")
                 fabric_optimizer.step()
                 fabric_optimizer.zero_grad(set_to_none=True)
-                named = {f"train/{name}": value.item() for name, value in losses._asdict().items()}
-                log.add(step + 1, named | {"train/gradient_norm": norm, "train/gate": world.predictor.gate.item()})
-                bar.advance(loss=named["train/total"])
                 done = step + 1
-                if done % config.log_every == 0 or done == num_steps:
+                named = {f"train/{name}": value.item() for name, value in losses._asdict().items()}
+                named |= {"train/gradient_norm": norm, "train/gate": world.predictor.gate.item()}
+                is_logged = done % config.log_every == 0 or done == num_steps
+                if is_logged:
+                    named |= watch.look(done, batch, target, known, bar)
+                log.add(done, named)
+                bar.advance(loss=named["train/total"])
+                if is_logged:
                     log.flush(done)
                 if done % config.validate_every == 0 or done == num_steps:
-                    validation = validate(world.predictor, source, targets, fixed, config)
+                    validation = validate(world, source, targets, fixed, config)
                     log.write(done, {f"val/{name}": value for name, value in validation.items()})
                 stopping = stop.agreed(fabric)
                 if done % config.save_every == 0 or done == num_steps or stopping:
@@ -147,9 +155,38 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
                     raise SystemExit(EXIT_STOPPED)
         digest = predictor_hash(world.predictor)
         if not validation:  # the run was already whole
-            validation = validate(world.predictor, source, targets, fixed, config)
-        log.record(predictor_sha256=digest, validation=validation)
+            validation = validate(world, source, targets, fixed, config)
+        forecasts = forecast_gaze(world, source, truths, fixed_clips(train, config.data.fps), fixed, config)
+        log.record(predictor_sha256=digest, validation=validation, gaze_forecast=forecasts)
         return PretrainResult(log.folder, validation, digest)
+
+
+class CollapseWatch:
+    """Looks for collapse of the predictor in training, and says so once for each monitor.
+
+    Args:
+        predictor: the model.
+        log: gets the warnings.
+    """
+
+    def __init__(self, predictor: GazePredictor, log: RunLog) -> None:
+        self._predictor, self._log = predictor, log
+        self._told: set[str] = set()
+
+    @torch.no_grad()
+    def look(
+        self, step: int, batch: TokenBatch, target_BTND: Tensor, known_BT: Tensor, bar: Progress
+    ) -> dict[str, float]:
+        """The monitors of one batch, as metrics; below its bound one warns on the terminal and in `run.json`."""
+        said, _ = self._predictor.teacher_forced(batch.z_BTND, batch.scene_BTNG, known_BT, batch.valid_BT)
+        predicted_LD, target_LD = said.z_BTND[:, :-1].flatten(0, 2), target_BTND[:, 1:].flatten(0, 2)
+        monitors = collapse_monitors(predicted_LD, target_LD)
+        for name, text in monitors.alarms().items():
+            if name not in self._told:
+                self._told.add(name)
+                self._log.warn(f"step {step}: {text}")
+                bar.warn(f"step {step}: {text}")
+        return {f"train/{name}": value for name, value in monitors._asdict().items()}
 
 
 def load_videos(
@@ -199,10 +236,32 @@ def _token_source(config: PretrainConfig, world: WorldModel, weights: Mapping[st
     return with_gaze_control(source, world, "none", config.seed)
 
 
+def _gaze_truths(
+    source: TokenSource, config: PretrainConfig, world: WorldModel, videos: Sequence[VideoInfo]
+) -> dict[str, TokenSource]:
+    """Sources whose gaze weights are the clips' own: Gazelle's, and an eye tracker's where there are files.
+
+    Raises:
+        DataError: a gaze file is damaged, or the folder is not there.
+        ConfigError: as `GazeFiles.track`.
+    """
+    own = source.uncontrolled if isinstance(source, ControlledSource) else source
+    if config.gaze != "estimated":
+        return {} if config.gaze == "none" else {"measured": own}
+    if config.gaze_files.folder is None:
+        return {"estimated": own}
+    files = GazeFiles(config.gaze_files.folder, config.gaze_files)
+    for video in videos:  # what cannot be read is told before the training, not after it
+        files.track(video)
+    return {"estimated": own, "measured": MeasuredSource(own, files, world, scene=False, point=True)}
+
+
 def _set_mean_scene(
     world: WorldModel, source: TokenSource, train: Sequence[VideoInfo], log: RunLog, *, is_new: bool, is_writer: bool
 ) -> None:
-    """The mean scene token of the training videos: taken once, kept in the run folder, read again on resuming."""
+    """The mean scene token of the training videos, for the control `mean`: taken once, kept in the run folder."""
+    if world.grid.gaze_control != "mean":
+        return
     if not is_new:
         recorded = json.loads((log.folder / "run.json").read_text(encoding="utf-8")).get("mean_scene_sha256")
         load_mean_scene(log.folder, world.mean_scene_NG, recorded)
@@ -226,52 +285,3 @@ def _target_source(config: PretrainConfig, fabric: Fabric) -> TokenSource | None
     return open_source(
         config.tokens, observer, grid, {"encoder": loaded.sha256}, fabric.device, config.runtime.num_workers
     )
-
-
-def _with_targets(
-    source: TokenSource, targets: TokenSource | None, batches: Sequence[list[ClipRequest]]
-) -> "zip[tuple[TokenBatch, Tensor]]":
-    """Batches and the latents that are to be predicted."""
-    if targets is None:
-        pairs = ((batch, batch.z_BTND) for batch in source.batches(batches))
-        return pairs  # type: ignore[return-value]
-    return zip(source.batches(batches), (batch.z_BTND for batch in targets.batches(batches)), strict=True)
-
-
-@torch.no_grad()
-def validate(
-    predictor: GazePredictor,
-    source: TokenSource,
-    targets: TokenSource | None,
-    requests: Sequence[ClipRequest],
-    config: PretrainConfig,
-) -> dict[str, float]:
-    """Errors on fixed clips of other videos, beside those of copying the last step.
-
-    Returns:
-        `l1`, `copy_l1` and `skill` one step ahead with the true past; `skill_k` for each step k of a roll-out over
-        the second half of the clip. Skill is 1 − error / error of the copy.
-    """
-    predictor.eval()
-    batch_size = config.optim.batch_size
-    chunks = [list(requests[first : first + batch_size]) for first in range(0, len(requests), batch_size)]
-    observed = config.data.num_steps - config.data.num_steps // 2
-    horizon = config.data.num_steps - observed
-    sums = {name: torch.zeros(horizon + 1, dtype=torch.float64) for name in ("error", "copy")}
-    for batch, target in _with_targets(source, targets, chunks):
-        z, scene, _, valid, scene_known, _ = batch
-        forced, _ = predictor.teacher_forced(z, scene, scene_known, valid)
-        past = (x[:, :observed] if x is not None else None for x in (z, scene, scene_known, valid))
-        z_past, scene_past, known, valid_past = past
-        assert z_past is not None
-        rolled = predictor.rollout(z_past, scene_past, horizon, known, valid_past)
-        error = (rolled.z_BKND - target[:, observed:]).abs().mean(dim=(0, 2, 3))
-        copied = (target[:, observed - 1 : observed] - target[:, observed:]).abs().mean(dim=(0, 2, 3))
-        one_step = (forced.z_BTND[:, :-1] - target[:, 1:]).abs().mean(), (target[:, :-1] - target[:, 1:]).abs().mean()
-        for name, rolled_sum, single in (("error", error, one_step[0]), ("copy", copied, one_step[1])):
-            sums[name] += len(z) * torch.cat([single[None], rolled_sum]).double().cpu()
-    predictor.train()
-    error, copied = (sums[name] / len(requests) for name in ("error", "copy"))
-    skill = 1 - error / copied
-    result = {"l1": float(error[0]), "copy_l1": float(copied[0]), "skill": float(skill[0])}
-    return result | {f"skill_{k}": float(skill[k]) for k in range(1, horizon + 1)}
