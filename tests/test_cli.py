@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import pytest
 
 import hwm
-from hwm.cli import _tell, main
+from hwm.cli import main
+from hwm.cli_show import tell
 from hwm.config import AnticipateConfig, PretrainConfig
 from hwm.errors import RunError
 
@@ -219,7 +220,7 @@ def test_each_task_and_subset_has_a_table_of_its_own(capsys: pytest.CaptureFixtu
         "probe": {"verb/top1": 0.5, "verb/num_segments": 7, "verb/tail/top1": 0.25, "length": 3},
         "previous step": {"verb/top1": 0.125},
     }
-    _tell(Result(Path("runs/x"), {}, scores))
+    tell(Result(Path("runs/x"), {}, scores))
     tables = capsys.readouterr().out.split("┏")[1:]
     assert [table.split("┃")[1].strip() for table in tables] == ["verb", "verb/tail", ""]
     assert "0.500" in tables[0]

@@ -28,6 +28,7 @@ from hwm.tokens.features import compute_features
 from hwm.tokens.lending import GazeLender
 from hwm.tokens.measured import MeasuredSource
 from hwm.tokens.source import LiveSource, TokenBatch, TokenSource
+from hwm.weights.card import model_card
 
 CPU = torch.device("cpu")
 FPS = 4.0
@@ -210,6 +211,9 @@ def test_the_mean_is_the_training_videos_and_is_held_to_its_hash(
     world.save_pretrained(tmp_path / "model")
     again = load_stage1(tmp_path / "model").world
     assert torch.equal(again.mean_scene_NG, world.mean_scene_NG)
+    assert "A control, not a model of gaze: in the place of scene tokens it was given `mean`" in model_card(
+        again, "a/b"
+    )
     # Another mean is refused.
     other = pretrain.run(PretrainConfig(**settings | {"name": "other", "data": settings["data"] | {
         "train": settings["data"]["val"], "val": settings["data"]["train"]}}))  # fmt: skip

@@ -11,13 +11,14 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from hwm.config import AnticipateConfig, PretrainConfig, ProtocolConfig
+from hwm.config import AnticipateConfig, PretrainConfig, ProtocolConfig, VJEPA2BackboneConfig
 from hwm.data.annotations import read_annotations
 from hwm.engine.assemble import load_stage1
 from hwm.errors import ConfigError, DataError
 from hwm.pipelines import anticipate, pretrain
 from hwm.tokens.features import compute_features
 from hwm.tokens.source import LiveSource
+from hwm.tokens.vjepa2_foresight import open_vjepa2_foresight
 
 CPU = torch.device("cpu")
 CURVE = (0.5, 3.0)
@@ -126,14 +127,22 @@ def test_v_jepa_2_has_horizons_too_within_its_positions(
     assert [len(at.samples) > 0 for at in result.curve] == [True, True]
     assert (result.folder / "outputs-3s.safetensors").is_file()
     settings["backbone"]["position_frames"] = 28
-    with pytest.raises(ConfigError, match="beyond the positions"):
-        anticipate.run(AnticipateConfig(**settings))
+    config = AnticipateConfig(**settings)
+    assert isinstance(config.backbone, VJEPA2BackboneConfig)
+    with pytest.raises(ConfigError, match="beyond the positions"):  # before anything is decoded
+        open_vjepa2_foresight(config, config.backbone, CPU)
 
 
 @pytest.mark.parametrize("curve", [(1.0,), (0.0,), (-1.0,), (2.0, 2.0)])
 def test_a_horizon_is_positive_and_named_once(curve: tuple[float, ...]) -> None:
     with pytest.raises(ValidationError, match="curve_sec must be positive seconds"):
         ProtocolConfig(curve_sec=curve)
+
+
+def test_copy_last_needs_a_probe_that_reads_what_is_to_come(stage2_settings: dict[str, Any]) -> None:
+    stage2_settings["probe"]["inputs"] = "context"
+    with pytest.raises(ValidationError, match="reads no step of"):
+        AnticipateConfig(**stage2_settings | {"backbone": {"kind": "hwm", "rollout": "copy-last"}})
 
 
 def test_copy_last_gives_the_last_observed_latent_and_asks_no_predictor(

@@ -20,8 +20,9 @@ FLOORS = (
     {"engine"},
     {"tokens"},
     {"pipelines"},
-    {"cli_weights"},
+    {"cli_weights", "cli_show"},
     {"cli"},
+    {"__main__"},
 )
 """Rooms from the ground up; rooms of one floor do not import each other."""
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

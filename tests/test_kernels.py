@@ -39,9 +39,7 @@ def test_products_equal_the_plain_formula() -> None:
         expected = F.linear(F.gelu(F.linear(x, first.weight, first.bias)), second.weight, second.bias)
         torch.testing.assert_close(kernels.mlp(x, first, second), expected, atol=2e-6, rtol=1e-5)
         strided = x.transpose(0, 1)
-        torch.testing.assert_close(
-            kernels.mlp(strided, first, second), expected.transpose(0, 1), atol=2e-6, rtol=1e-5
-        )
+        torch.testing.assert_close(kernels.mlp(strided, first, second), expected.transpose(0, 1), atol=2e-6, rtol=1e-5)
 
 
 def test_with_gradients_the_plain_formula_runs() -> None:

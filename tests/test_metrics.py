@@ -83,6 +83,35 @@ def test_distinct_scores_agree_with_torchmetrics(num_segments, num_classes, seed
 
 
 @settings(max_examples=25, deadline=None)
+@given(st.integers(2, 60), st.integers(2, 9), st.integers(1, 4), st.integers(0, 10_000))
+def test_the_first_guess_agrees_with_torchmetrics_with_ties_and_absent_classes(num_segments, classes, levels, seed):
+    # Ties at k = 1 go to the lower class index in both; at k > 1 torchmetrics leaves them to topk, which does not say.
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randint(levels, (num_segments, classes), generator=generator).float()
+    labels = torch.randint(max(classes - 1, 1), (num_segments,), generator=generator)
+    assert top_k_accuracy(logits, labels, 1) == pytest.approx(
+        multiclass_accuracy(logits, labels, classes, average="micro").item(), abs=1e-6
+    )
+    recall, support = per_class_recall(logits, labels, 1)
+    theirs = multiclass_recall(logits, labels, classes, average=None)
+    assert recall[support > 0].tolist() == pytest.approx(theirs[support > 0].tolist(), abs=1e-6)
+    assert recall[support == 0].isnan().all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 60), st.integers(2, 9), st.integers(1, 9), st.integers(0, 10_000))
+def test_class_recall_at_k_agrees_with_torchmetrics_up_to_all_classes(num_segments, num_classes, k, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(num_segments, num_classes, generator=generator)
+    labels = torch.randint(num_classes, (num_segments,), generator=generator)
+    allowed = min(k, num_classes)  # torchmetrics refuses more guesses than classes; here they all hit
+    theirs = multiclass_accuracy(logits, labels, num_classes, top_k=allowed, average=None)
+    assert isinstance(theirs, torch.Tensor)
+    expected = theirs[labels.unique()].mean().item()
+    assert class_mean_recall(logits, labels, k) == pytest.approx(expected, abs=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
 @given(st.integers(2, 60), st.integers(2, 6), st.integers(1, 4), st.integers(0, 10_000))
 @pytest.mark.filterwarnings("ignore:Average precision score for one or more classes was", "ignore:No positive samples")
 def test_average_precision_agrees_with_torchmetrics_with_ties_and_absent_classes(segments, classes, levels, seed):

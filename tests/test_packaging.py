@@ -34,6 +34,7 @@ VERBS = {
     "adapt": "AdaptConfig",
     "adapt-gaze": "AdaptGazeConfig",
     "gaze-score": "GazeScoreConfig",
+    "compare": "CompareConfig",
 }
 PAGES = sorted([*ROOT.glob("README*.md"), *ROOT.glob("docs/**/*.md")])
 
@@ -95,7 +96,7 @@ def test_versions_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["demo", "pretrain", "anticipate", "gaze_score", "adapt", "adapt_gaze", "data_check", "doctor"]
+    "name", ["demo", "pretrain", "anticipate", "compare", "gaze_score", "adapt", "adapt_gaze", "data_check", "doctor"]
 )
 def test_every_verb_has_its_pipeline(name: str) -> None:
     assert callable(import_module(f"hwm.pipelines.{name}").run)

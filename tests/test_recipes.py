@@ -30,6 +30,7 @@ VERBS = {
     "anticipate": AnticipateConfig,
     "gaze-score": config.GazeScoreConfig,
     "demo": config.DemoConfig,
+    "compare": config.CompareConfig,
 }
 
 

@@ -1,4 +1,4 @@
-"""The command line: one function a verb; this file and `cli_weights.py` are the only places that print.
+"""The command line: one function a verb; this file, `cli_weights` and `cli_show` alone print.
 
     hwm VERB CONFIG [key=value ...]
 
@@ -9,24 +9,24 @@ that was asked to stop and saved.
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Optional, TypeVar
 
 import typer
-from lightning_utilities.core.rank_zero import rank_zero_only
 from rich.console import Console
-from rich.table import Column, Table
 from rich.text import Text
 
 import hwm
 from hwm import cli_weights
+from hwm.cli_show import show, tell
 from hwm.config import (
     MIN_TAKES_FOR_TRAPS,
     TOYWORLD_FORMATS,
     AdaptConfig,
     AdaptGazeConfig,
     AnticipateConfig,
+    CompareConfig,
     DemoConfig,
     GazeScoreConfig,
     PretrainConfig,
@@ -39,7 +39,7 @@ from hwm.recipes import load_any, load_config
 from hwm.terminal import printable
 
 if TYPE_CHECKING:
-    from hwm.pipelines.data_summary import SummaryTable
+    pass
 
 
 def _command_line() -> typer.Typer:
@@ -101,7 +101,7 @@ def demo(
     config = load_config(DemoConfig, "demo/quick" if quick else "demo/full", _with(overrides, folder=folder))
     from hwm.pipelines import demo as pipeline
 
-    _tell(pipeline.run(config))
+    tell(pipeline.run(config))
 
 
 @app.command(rich_help_panel="Data")
@@ -133,7 +133,7 @@ def toyworld(
 
     with Progress("takes drawn", total=config.num_takes) as bar:
         summary = generate(out, config, lambda done, total: bar.set(done))
-    _tell(
+    tell(
         {
             "folder": summary.folder,
             "takes": summary.num_takes,
@@ -151,7 +151,7 @@ def pretrain(
     checked = _checked(PretrainConfig, config, _with(overrides, folder=folder))
     from hwm.pipelines import pretrain as pipeline
 
-    _tell(pipeline.run(checked, resume=resume))
+    tell(pipeline.run(checked, resume=resume))
 
 
 @app.command(rich_help_panel="Train")
@@ -170,7 +170,38 @@ def anticipate(
         raise ConfigError("no world model was given", fix=f"hwm anticipate {config} --checkpoint runs/NAME")
     from hwm.pipelines import anticipate as pipeline
 
-    _tell(pipeline.run(checked))
+    tell(pipeline.run(checked))
+
+
+@app.command(rich_help_panel="Start here")
+def compare(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A recipe; with --from, the first run folder.")],
+    overrides: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(metavar="[KEY=VALUE|RUN]...", help="Settings to change; with --from, more run folders."),
+    ] = None,
+    from_runs: Annotated[bool, typer.Option("--from", help="Train nothing: report on finished stage-2 runs.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what it would train and what it costs.")] = False,
+    no_frames: Annotated[bool, typer.Option("--no-frames", help="No frame of a video in the report.")] = False,
+    folder: _Folder = None,
+) -> None:
+    """Does gaze help? Arms, controls and baselines over seeds, and a report with a verdict."""
+    if from_runs:
+        from hwm.pipelines import compare_runs
+
+        runs = [Path(run) for run in (config, *(overrides or ()))]
+        tell(compare_runs.run(runs, folder or Path("runs/compared"), frames=not no_frames))
+        return
+    given = [*(overrides or ()), *(["num_examples=0"] if no_frames else [])]
+    checked = _checked(CompareConfig, config, _with(given, folder=folder))
+    from hwm.pipelines import compare as pipeline
+    from hwm.pipelines.compare_cost import plan_table
+    from hwm.pipelines.compare_units import make_plan
+
+    made = make_plan(checked)
+    show(plan_table(made))
+    if not plan:
+        tell(pipeline.run(made))
 
 
 @app.command(rich_help_panel="Train the frozen parts")
@@ -181,7 +212,7 @@ def adapt(
     checked = _checked(AdaptConfig, config, _with(overrides, folder=folder))
     from hwm.pipelines import adapt as pipeline
 
-    _tell(pipeline.run(checked, resume=resume))
+    tell(pipeline.run(checked, resume=resume))
 
 
 @app.command("adapt-gaze", rich_help_panel="Train the frozen parts")
@@ -192,7 +223,7 @@ def adapt_gaze(
     checked = _checked(AdaptGazeConfig, config, _with(overrides, folder=folder))
     from hwm.pipelines import adapt_gaze as pipeline
 
-    _tell(pipeline.run(checked, resume=resume))
+    tell(pipeline.run(checked, resume=resume))
 
 
 @app.command("gaze-score", rich_help_panel="Data")
@@ -201,7 +232,7 @@ def gaze_score(config: _ConfigArgument, overrides: _Overrides = None, folder: _F
     checked = _checked(GazeScoreConfig, config, _with(overrides, folder=folder))
     from hwm.pipelines import gaze_score as pipeline
 
-    _tell(pipeline.run(checked))
+    tell(pipeline.run(checked))
 
 
 @app.command(rich_help_panel="Start here")
@@ -255,7 +286,7 @@ def data_check(
 
     result = pipeline.run(checked, timeout)
     for table in tables(result.manifest):
-        _show(table)
+        show(table)
     for line in closing(result, config):
         Console().print(Text(printable(line)), soft_wrap=True)
     if result.manifest.unusable:
@@ -273,52 +304,6 @@ def _with(overrides: Sequence[str] | None, **options: Path | None) -> list[str]:
     """Options that have a setting of their own become overrides; JSON text is YAML that needs no further care."""
     given = [f"{key}={json.dumps(str(path))}" for key, path in options.items() if path is not None]
     return [*(overrides or ()), *given]
-
-
-def _tell(result: Any) -> None:
-    """Prints what a pipeline found: folder, numbers, and tables of scores."""
-    if getattr(rank_zero_only, "rank", 0):  # one of several processes is enough
-        return
-    facts: Mapping[str, Any] = result if isinstance(result, Mapping) else result._asdict()
-    console = Console()
-    scores: dict[str, Mapping[str, float]] = {}
-    for name, value in facts.items():
-        if isinstance(value, Mapping) and value and all(isinstance(inner, Mapping) for inner in value.values()):
-            scores |= value
-        elif isinstance(value, Mapping):
-            shown = "  ".join(f"{key} {inner:.4g}" for key, inner in value.items() if isinstance(inner, int | float))
-            console.print(Text(f"{name}: {shown}"), soft_wrap=True)
-        elif isinstance(value, str | int | float | Path):
-            console.print(Text(f"{name}: {value}"), soft_wrap=True)
-    for table in _tables(scores):
-        console.print(table)
-
-
-def _tables(scores: Mapping[str, Mapping[str, float]]) -> list[Table]:
-    """One table for each part of `part/metric`: a table of all tasks and subsets would be too wide to read."""
-    metrics: dict[str, list[str]] = {}
-    for metric in dict.fromkeys(metric for row in scores.values() for metric in row):
-        metrics.setdefault(metric.rpartition("/")[0], []).append(metric)
-    tables = []
-    for part, names in metrics.items():
-        told = {name: row for name, row in scores.items() if any(metric in row for metric in names)}
-        table = Table(part, *(Column(name, justify="right") for name in told))
-        for metric in names:
-            label = metric.rpartition("/")[2].replace("_", " ")
-            table.add_row(label, *(_value(row[metric]) if metric in row else "" for row in told.values()))
-        tables.append(table)
-    return tables
-
-
-def _value(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
-
-
-def _show(table: "SummaryTable") -> None:
-    shown = Table(*table.columns, title=table.title, title_justify="left")
-    for row in table.rows:
-        shown.add_row(*(Text(printable(cell)) for cell in row))
-    Console().print(shown)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -24,6 +24,7 @@ from hwm.config.base import (
     RuntimeConfig,
     TokenConfig,
 )
+from hwm.config.compare import CompareConfig
 from hwm.config.demo import MIN_TAKES_FOR_TRAPS, TOYWORLD_FORMATS, DemoConfig, ToyWorldConfig
 from hwm.config.gaze_score import GazeScoreConfig
 from hwm.config.pretrain import LossConfig, PretrainConfig
@@ -37,6 +38,7 @@ __all__ = [
     "AnticipateConfig",
     "AugmentConfig",
     "ClipDataConfig",
+    "CompareConfig",
     "DemoConfig",
     "DinoConfig",
     "EncoderConfig",

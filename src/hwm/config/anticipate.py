@@ -179,6 +179,8 @@ class AnticipateConfig(RunConfig):
     @model_validator(mode="after")
     def _backbone_uses_all(self) -> "AnticipateConfig":
         if self.backbone.kind == "hwm":
+            if self.backbone.rollout != "imagined" and self.probe.inputs == "context":
+                raise ValueError(f"probe.inputs=context reads no step of backbone.rollout={self.backbone.rollout}")
             return self
         unused = {
             "checkpoint (it is stage 1's)": self.checkpoint is not None,

@@ -233,6 +233,12 @@ def predictor_hash(predictor: GazePredictor) -> str:
     return hash_tensors(predictor.state_dict())
 
 
+def shared_hash(predictor: GazePredictor) -> str:
+    """Hash of the tensors that predictors with and without gaze have in common: equal at the start of paired runs."""
+    state = predictor.state_dict()
+    return hash_tensors({name: state[name] for name in state if not name.startswith(("scene_proj.", "scene_out."))})
+
+
 def _read_predictor(run: Path, wanted: Path | None) -> tuple[Path, dict[str, Tensor]]:
     """The predictor's tensors in the newest whole checkpoint, or in the wanted one."""
     steps = CheckpointStore(run / CHECKPOINTS, keep_last=1, is_writer=False).steps()[::-1]

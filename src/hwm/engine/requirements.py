@@ -13,6 +13,7 @@ from hwm.config import (
     AnnotationConfig,
     AnticipateConfig,
     ClipDataConfig,
+    CompareConfig,
     EncoderConfig,
     GazeFilesConfig,
     GazelleConfig,
@@ -113,10 +114,22 @@ def needed_inputs(config: RunConfig) -> Iterator[Needed]:
             yield from _gaze_files(config.gaze_files)
             yield from _videos("videos", config.videos)
             yield from _videos("prior_videos", config.prior_videos)
+        case CompareConfig():
+            for setting, part in (("pretrain", config.pretrain), ("anticipate", config.anticipate)):
+                yield from _inside(setting, part)
+            yield from _inside("vjepa2", config.vjepa2)
+            if config.ceilings is not None:
+                yield Needed("ceilings", config.ceilings, "toyworld.json of `hwm toyworld`")
         case AnticipateConfig():
             yield from _annotations(config.annotations)
             yield from _gaze_files(config.gaze_files)
             yield from _foresight(config)
+
+
+def _inside(setting: str, config: RunConfig | None) -> Iterator[Needed]:
+    """What a configuration within another one names."""
+    for item in needed_inputs(config) if config is not None else ():
+        yield item._replace(setting=f"{setting}.{item.setting}")
 
 
 def _encoder(config: EncoderConfig | None, setting: str) -> Iterator[Needed]:

@@ -33,7 +33,7 @@ from hwm.engine.provenance import now, provenance
 from hwm.errors import RunError
 from hwm.recipes import dump_config, load_config
 
-_MAY_CHANGE = ("folder", "runtime.num_workers", "mirrors", "keep_last", "save_every", "log_every", "validate_every")
+MAY_CHANGE = ("folder", "runtime.num_workers", "mirrors", "keep_last", "save_every", "log_every", "validate_every")
 """Settings that may differ when a run goes on, since they decide nothing that is learned."""
 
 
@@ -203,6 +203,15 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines if _step_of(line) is not None]
 
 
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What `run.json` says of a run; empty where it is missing or damaged."""
+    try:
+        facts = json.loads((folder / "run.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
 def _step_of(line: str) -> int | None:
     try:
         return int(json.loads(line)["step"])
@@ -238,12 +247,12 @@ def _earlier(folder: Path, config: RunConfig) -> dict[str, Any]:
     """The record of the run that is to go on, after a check that it is the same run."""
     stored = folder / "config.yaml"
     if stored.exists():
-        old = _flat(load_config(type(config), stored).model_dump(mode="json"))
-        new = _flat(config.model_dump(mode="json"))
+        old = flat_settings(load_config(type(config), stored).model_dump(mode="json"))
+        new = flat_settings(config.model_dump(mode="json"))
         differing = [
             key
             for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and not key.startswith(_MAY_CHANGE)
+            if old.get(key) != new.get(key) and not key.startswith(MAY_CHANGE)
         ]
         if differing:
             changes = ", ".join(f"{key} (was {old.get(key)}, now {new.get(key)})" for key in differing)
@@ -267,10 +276,11 @@ def _clear(folder: Path) -> None:
         shutil.rmtree(folder / CHECKPOINTS)
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a tree by their dotted names."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 
 

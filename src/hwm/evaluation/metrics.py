@@ -81,7 +81,7 @@ def top_k_hits(
         DataError: no segments, labels or valid classes out of range, k < 1.
         RunError: a logit is not finite.
     """
-    _check(logits_NC, labels_N)
+    check_scored(logits_NC, labels_N)
     if k < 1:
         raise DataError("top-k needs at least one guess", expected="k >= 1", found=f"k = {k}")
     num_classes = logits_NC.shape[1]
@@ -151,7 +151,7 @@ def mean_average_precision(logits_NC: Float[Tensor, "n c"], labels_N: Int[Tensor
         DataError: no segments, or labels that do not fit the logits.
         RunError: a logit is not finite.
     """
-    _check(logits_NC, labels_N)
+    check_scored(logits_NC, labels_N)
     # float32 on purpose, as upstream: in float64, logits that differ in the last bit would no longer tie.
     probabilities_NC = logits_NC.float().softmax(dim=1)
     present = labels_N.unique()
@@ -202,7 +202,13 @@ def _average_precision(score_N: Tensor, is_true_N: Tensor) -> float:
     return (new_recall * found / ranks).sum().item()
 
 
-def _check(logits_NC: Tensor, labels_N: Tensor) -> None:
+def check_scored(logits_NC: Tensor, labels_N: Tensor) -> None:
+    """What every score asks of logits [N, C] and labels [N].
+
+    Raises:
+        DataError: no segments, or labels that do not fit the logits.
+        RunError: a logit is not finite.
+    """
     num_segments, num_classes = logits_NC.shape
     if labels_N.shape[0] != num_segments:
         raise DataError(

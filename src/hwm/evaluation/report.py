@@ -20,7 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from hwm.errors import RunError
-from hwm.evaluation.figures import Figure
+from hwm.evaluation.drawing import Figure
 from hwm.evaluation.report_parts import (
     Clip,
     Column,

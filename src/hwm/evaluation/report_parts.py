@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from hwm.errors import RunError
-from hwm.evaluation.figures import Figure
+from hwm.evaluation.drawing import Figure
 from hwm.evaluation.statistics import Interval
 
 Cell = str | int | float | Interval | None

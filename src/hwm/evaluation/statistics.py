@@ -68,14 +68,14 @@ def mean_interval(
         RunError: a value is not finite.
     """
     values_S = np.asarray(values_S, dtype=np.float64)
-    take_of_S, num_takes = _number_takes(takes, num_segments=len(values_S))
+    take_of_S, num_takes = number_takes(takes, num_segments=len(values_S))
     if not np.isfinite(values_S).all():
         raise RunError(
             "an interval needs finite values", found=f"row {np.flatnonzero(~np.isfinite(values_S))[0]} is not"
         )
     total_P = np.bincount(take_of_S, weights=values_S, minlength=num_takes)
     size_P = np.bincount(take_of_S, minlength=num_takes)
-    draws_RP = _draw_takes(num_takes, num_resamples, rng)
+    draws_RP = draw_takes(num_takes, num_resamples, rng)
     resampled_R = (draws_RP @ total_P) / (draws_RP @ size_P)
     return _interval(float(values_S.mean()), resampled_R, num_takes, level)
 
@@ -100,11 +100,11 @@ def statistic_interval(
         DataError: no segments.
         RunError: the statistic is not finite on a resample.
     """
-    take_of_S, num_takes = _number_takes(takes, num_segments=len(takes))
+    take_of_S, num_takes = number_takes(takes, num_segments=len(takes))
     rows_of_take = [np.flatnonzero(take_of_S == take) for take in range(num_takes)]
     value = float(statistic(np.arange(len(takes))))
     resampled_R = np.empty(num_resamples)
-    for resample, draws_P in enumerate(_draw_takes(num_takes, num_resamples, rng)):
+    for resample, draws_P in enumerate(draw_takes(num_takes, num_resamples, rng)):
         rows = [np.tile(rows_of_take[take], count) for take, count in enumerate(draws_P) if count]
         resampled_R[resample] = statistic(np.concatenate(rows))
     if not (np.isfinite(value) and np.isfinite(resampled_R).all()):
@@ -132,7 +132,12 @@ def paired_difference(
     return statistic_interval(lambda rows: statistic_a(rows) - statistic_b(rows), takes, rng, num_resamples, level)
 
 
-def _number_takes(takes: Sequence[str], num_segments: int) -> tuple[NDArray[np.int64], int]:
+def number_takes(takes: Sequence[str], num_segments: int) -> tuple[NDArray[np.int64], int]:
+    """The number 0..P-1 of each segment's take, in alphabetical order, and P.
+
+    Raises:
+        DataError: no segments, or not one take a segment.
+    """
     if num_segments == 0:
         raise DataError("an interval needs segments", expected="at least one", found="none")
     if len(takes) != num_segments:
@@ -145,7 +150,7 @@ def _number_takes(takes: Sequence[str], num_segments: int) -> tuple[NDArray[np.i
     return take_of_S.astype(np.int64), len(names)
 
 
-def _draw_takes(num_takes: int, num_resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def draw_takes(num_takes: int, num_resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """How often each take is drawn in each resample, [num_resamples, num_takes]."""
     return rng.multinomial(num_takes, np.full(num_takes, 1 / num_takes), size=num_resamples)
 

@@ -21,7 +21,7 @@ from hwm.models.world_model import WorldModel
 from hwm.pipelines.anticipate import AnticipateResult, Sample
 from hwm.viz.overlay import Forecast, annotate, annotate_clip
 
-GUESSES = 3
+GUESSES = 5
 CLIP_SEGMENTS = 4
 HOLD_STEPS = 4
 """Grid steps that the clip rests on the step's first frame, so that the answer can be read."""
@@ -61,18 +61,12 @@ def annotated_examples(
     pictures, films = [], []
     for number, index in enumerate(choose_examples(with_gaze, without, count), start=1):
         sample = with_gaze.samples[index]
-        segment, observation, _ = sample
-        forecast = _guesses(with_gaze, index)
+        forecast = guesses(with_gaze, index)
         truth = with_gaze.classes.names[int(with_gaze.labels_S[index])]
         watched = _watch(world, sample)
-        last = sum(seconds >= segment.start_sec - observation.last_time_sec for seconds in watched.seconds_to_start) - 1
-        heat = None if watched.heat is None else watched.heat[last]
-        shown = Forecast(forecast, truth, watched.seconds_to_start[last])
         outcome = f"with gaze {_word(forecast[0][0] == truth)}, without {_word(without_right[index])}"
-        caption = f"{segment.take}, {observation.last_time_sec:.2f} s: {outcome}"
-        pictures.append(
-            Picture(f"example-{number}", annotate(watched.frames[last], shown, heat, short_side=512), caption)
-        )
+        caption = f"{sample.segment.take}, {sample.observation.last_time_sec:.2f} s: {outcome}"
+        pictures.append(Picture(f"example-{number}", _last_frame(watched, sample, forecast, truth), caption))
         if number <= CLIP_SEGMENTS:
             told = [Forecast(forecast, truth, seconds) for seconds in watched.seconds_to_start]
             films.append(annotate_clip(watched.frames, told, watched.heat, short_side=512))
@@ -84,11 +78,32 @@ def annotated_examples(
     return pictures, Clip("examples", _encode(film, world.grid.fps), caption, poster=film[0])
 
 
+def last_frame(world: WorldModel, result: AnticipateResult, index: int) -> np.ndarray:
+    """The last frame that was seen of a segment, with the heat map and the forecast, uint8 [Y, X, R].
+
+    Raises:
+        HwmError: the video cannot be read.
+    """
+    sample = result.samples[index]
+    truth = result.classes.names[int(result.labels_S[index])]
+    return _last_frame(_watch(world, sample), sample, guesses(result, index), truth)
+
+
+def _last_frame(watched: Watched, sample: Sample, forecast: list[tuple[str, float]], truth: str) -> np.ndarray:
+    seen_until = sample.segment.start_sec - sample.observation.last_time_sec
+    last = sum(seconds >= seen_until for seconds in watched.seconds_to_start) - 1
+    heat = None if watched.heat is None else watched.heat[last]
+    return annotate(
+        watched.frames[last], Forecast(forecast, truth, watched.seconds_to_start[last]), heat, short_side=512
+    )
+
+
 def _word(is_right: bool) -> str:
     return "right" if is_right else "wrong"
 
 
-def _guesses(result: AnticipateResult, index: int) -> list[tuple[str, float]]:
+def guesses(result: AnticipateResult, index: int) -> list[tuple[str, float]]:
+    """The best guesses about a segment with their probabilities, best first."""
     best = result.logits_SC[index].softmax(0).topk(min(GUESSES, len(result.classes)))
     return [
         (result.classes.names[label], share)

@@ -20,7 +20,7 @@ from hwm.data.clips import ClipPlan, VideoSet, find_videos
 from hwm.data.exclusions import Exclusion
 from hwm.data.gaze_files import GazeFiles
 from hwm.data.video import VideoInfo
-from hwm.engine.assemble import CHECKPOINTS, PREDICTOR, load_frozen_encoder, new_world, predictor_hash
+from hwm.engine.assemble import CHECKPOINTS, PREDICTOR, load_frozen_encoder, new_world, predictor_hash, shared_hash
 from hwm.engine.checkpoint import CheckpointStore
 from hwm.engine.held_data import hold_to_manifest
 from hwm.engine.mean_scene import load_mean_scene, mean_scene_hash, save_mean_scene
@@ -109,11 +109,11 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         truths = _gaze_truths(source, config, world, (*train, *val))
 
         # Optimiser, resume
+        log.record(initial_sha256=shared_hash(world.predictor))
         optimizer = adamw(world.predictor, config.optim.lr, config.optim.weight_decay, config.optim.betas)
         store = CheckpointStore(log.folder / CHECKPOINTS, config.keep_last, is_writer=fabric.is_global_zero)
         first_step = log.resume_from(store, {PREDICTOR: world.predictor}, optimizer)
-        if config.gaze_control == "mean":
-            _set_mean_scene(world, source, train, log, is_new=first_step == 0, is_writer=fabric.is_global_zero)
+        _set_mean_scene(world, source, train, log, is_new=first_step == 0, is_writer=fabric.is_global_zero)
         training, fabric_optimizer = fabric.setup(Stage1Training(world.predictor, config), optimizer)
         assert isinstance(fabric_optimizer, torch.optim.Optimizer)
 
@@ -260,7 +260,9 @@ def _gaze_truths(
 def _set_mean_scene(
     world: WorldModel, source: TokenSource, train: Sequence[VideoInfo], log: RunLog, *, is_new: bool, is_writer: bool
 ) -> None:
-    """The mean scene token of the training videos: taken once, kept in the run folder, read again on resuming."""
+    """The mean scene token of the training videos, for the control `mean`: taken once, kept in the run folder."""
+    if world.grid.gaze_control != "mean":
+        return
     if not is_new:
         recorded = json.loads((log.folder / "run.json").read_text(encoding="utf-8")).get("mean_scene_sha256")
         load_mean_scene(log.folder, world.mean_scene_NG, recorded)

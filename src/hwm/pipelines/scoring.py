@@ -105,7 +105,10 @@ def write_outputs(folder: Path, outputs: Sequence[TaskOutput], segments: Sequenc
         task.name: {"ids": task.classes.ids, "names": task.classes.names, "sha256": task.classes.sha256}
         for task in tasks
     }
-    rows = [{"row": s.row, "take": s.take, "start_sec": s.start_sec, "labels": s.labels} for s in segments]
+    rows = [
+        {"row": s.row, "take": s.take, "scenario": s.scenario, "start_sec": s.start_sec, "labels": s.labels}
+        for s in segments
+    ]
     (folder / f"segments{suffix}.json").write_text(json.dumps({"classes": classes, "segments": rows}, indent=1) + "\n")
 
 

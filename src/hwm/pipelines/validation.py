@@ -20,6 +20,9 @@ from hwm.tokens.source import Plan, TokenBatch, TokenSource
 Forecasts = dict[str, dict[str, dict[str, float]]]
 """Truth (`estimated`, `measured`) → forecast → metric_k → value."""
 
+MAX_TRAIN_CLIPS = 1024
+"""At most so many training clips are read for the read-out and the centre prior of a forecast."""
+
 
 def chunked(requests: Sequence[ClipRequest], batch_size: int) -> list[list[ClipRequest]]:
     """Clips in batches, in order."""
@@ -95,6 +98,7 @@ def forecast_gaze(
     if not world.has_gaze:
         return forecasts
     world.predictor.eval()
+    train = train[:: -(-len(train) // MAX_TRAIN_CLIPS)]  # evenly spaced
     own = next(iter(truths.values()))
     readout = None if world.grid.measured_gaze else _fitted(own, chunked(train, config.optim.batch_size))
     for name, truth in truths.items():

@@ -22,7 +22,7 @@ from hwm.models.world_model import WorldModel
 from hwm.tokens.source import TokenBatch, TokenSource
 
 Inputs = Literal["context", "future", "context+future"]
-Rollout = Literal["imagined", "copy-last"]
+RolloutKind = Literal["imagined", "copy-last"]
 
 
 class FeatureRequest(NamedTuple):
@@ -82,7 +82,7 @@ def compute_features(
     path: Path,
     batch_size: int,
     on_progress: Callable[[int], None],
-    rollout: Rollout = "imagined",
+    rollout: RolloutKind = "imagined",
 ) -> Features:
     """Observe every sample, imagine its future, and write what the probe reads to `path` (.npy, memory-mapped).
 
@@ -172,7 +172,7 @@ def _read_out(
     gaze_point: bool,
     num_future: int,
     max_future: int,
-    rollout: Rollout,
+    rollout: RolloutKind,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Slots [B, T, N, D] of one batch, their validity [B, T], and where their gaze point is known [B, T]."""
     parts, valid, known = [], [], []

@@ -13,7 +13,7 @@ from hwm.engine.assemble import Stage1, load_stage1, predictor_hash, probe_seer
 from hwm.engine.runlog import RunLog
 from hwm.errors import ConfigError
 from hwm.tokens.controls import ControlledSource, control_facts, with_gaze_control
-from hwm.tokens.features import FeatureRequest, Features, Rollout, compute_features, future_room
+from hwm.tokens.features import FeatureRequest, Features, RolloutKind, compute_features, future_room
 from hwm.tokens.measured import MeasuredSource, with_measured_gaze
 from hwm.tokens.source import TokenSource, open_source
 
@@ -30,10 +30,10 @@ class WorldForesight:
     """
 
     def __init__(
-        self, stage1: Stage1, source: TokenSource, weights: Mapping[str, str], probe: ProbeConfig, rollout: Rollout
+        self, stage1: Stage1, source: TokenSource, weights: Mapping[str, str], probe: ProbeConfig, rollout: RolloutKind
     ) -> None:
         self._stage1, self._source, self._weights, self._probe = stage1, source, dict(weights), probe
-        self._rollout: Rollout = rollout
+        self._rollout: RolloutKind = rollout
 
     @property
     def fps(self) -> float:

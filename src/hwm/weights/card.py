@@ -56,7 +56,14 @@ latents of the next steps, {given}. It imagines latents, not pixels.
 
 - Time: {grid.fps:g} steps a second, {step} a step.
 - View: {views}.
-"""
+{_control(world)}"""
+
+
+def _control(world: WorldModel) -> str:
+    """A line where the model was trained on something else than gaze."""
+    if world.grid.gaze_control == "none":
+        return ""
+    return f"- A control, not a model of gaze: in the place of scene tokens it was given `{world.grid.gaze_control}`.\n"
 
 
 def _usage(world: WorldModel, repo_id: str) -> str:

@@ -1,0 +1,69 @@
+"""How the command line shows what pipelines return: facts, tables of scores, tables of text.
+
+tell(result)     folder, numbers, and a table for each group of scores
+show(table)      a `SummaryTable`
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_utilities.core.rank_zero import rank_zero_only
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from hwm.terminal import printable
+
+if TYPE_CHECKING:
+    from hwm.pipelines.data_summary import SummaryTable
+
+
+def tell(result: Any) -> None:
+    """Prints what a pipeline found: folder, numbers, and tables of scores."""
+    if getattr(rank_zero_only, "rank", 0):  # one of several processes is enough
+        return
+    facts: Mapping[str, Any] = result if isinstance(result, Mapping) else result._asdict()
+    console = Console()
+    scores: dict[str, Mapping[str, float]] = {}
+    for name, value in facts.items():
+        if isinstance(value, Mapping) and value and all(isinstance(inner, Mapping) for inner in value.values()):
+            scores |= value
+        elif isinstance(value, Mapping) and value and all(isinstance(inner, str) for inner in value.values()):
+            for question, answer in value.items():
+                console.print(Text(printable(f"{question}: {answer}")), soft_wrap=True)
+        elif isinstance(value, Mapping):
+            shown = "  ".join(f"{key} {inner:.4g}" for key, inner in value.items() if isinstance(inner, int | float))
+            console.print(Text(f"{name}: {shown}"), soft_wrap=True)
+        elif isinstance(value, str | int | float | Path):
+            console.print(Text(f"{name}: {value}"), soft_wrap=True)
+    for table in tables_of(scores):
+        console.print(table)
+
+
+def tables_of(scores: Mapping[str, Mapping[str, float]]) -> list[Table]:
+    """One table for each part of `part/metric`: a table of all tasks and subsets would be too wide to read."""
+    metrics: dict[str, list[str]] = {}
+    for metric in dict.fromkeys(metric for row in scores.values() for metric in row):
+        metrics.setdefault(metric.rpartition("/")[0], []).append(metric)
+    tables = []
+    for part, names in metrics.items():
+        told = {name: row for name, row in scores.items() if any(metric in row for metric in names)}
+        table = Table(part, *(Column(name, justify="right") for name in told))
+        for metric in names:
+            label = metric.rpartition("/")[2].replace("_", " ")
+            table.add_row(label, *(_value(row[metric]) if metric in row else "" for row in told.values()))
+        tables.append(table)
+    return tables
+
+
+def _value(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def show(table: "SummaryTable") -> None:
+    """Prints a table of text."""
+    shown = Table(*table.columns, title=table.title, title_justify="left")
+    for row in table.rows:
+        shown.add_row(*(Text(printable(cell)) for cell in row))
+    Console().print(shown)

@@ -1,0 +1,186 @@
+"""How the report's plots are drawn: one style, one palette, and each plot as SVG, PNG and CSV.
+
+In: matplotlib axes made here. Out: `Figure`s, the same byte for byte from the same numbers. Figures are built on
+`matplotlib.figure.Figure` objects, never through pyplot.
+
+Readable on light and on dark pages: the background is transparent; series colours (after Okabe and Ito, safe for colour
+blindness) keep a contrast of 3:1 on both; text is mid grey in the PNG and `currentColor` in the SVG, so that a page
+that embeds it decides. Every series also differs by marker, never by colour alone.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ticker import MaxNLocator
+
+from hwm.errors import RunError
+
+COLOURS = ("#2b7bba", "#d55e00", "#009e73", "#b5649b", "#a67c00", "#6b6fd0")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+TEXT = "#6b7581"
+WIDTH_IN = 7.6
+LEGEND_LETTERS = 88  # letters and handles that fit in one row of a legend
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": TEXT,
+    "text.parse_math": False,  # a "$" in the name of a step is a dollar
+    "axes.labelcolor": TEXT,
+    "axes.edgecolor": TEXT,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "grid.color": TEXT,
+    "grid.alpha": 0.18,
+    "grid.linewidth": 0.6,
+    "xtick.color": TEXT,
+    "ytick.color": TEXT,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "lines.linewidth": 1.7,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "legend.handlelength": 1.8,
+    "svg.fonttype": "none",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One plot in the three forms that a reader may want."""
+
+    name: str
+    """File name without ending: lower-case letters, digits, dashes."""
+    title: str
+    """What the plot shows, in a few words; also its text for screen readers."""
+    svg: str
+    """Stand-alone SVG document; its text is text and takes the colour of its surroundings."""
+    png: bytes
+    """PNG at 200 dots an inch, transparent."""
+    csv: str
+    """The numbers drawn, one row a point, with full labels."""
+
+
+class Line(NamedTuple):
+    """A series of points, joined; optionally with an interval at each."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+def style_of(name: str) -> dict[Any, Any]:
+    """Settings of matplotlib for one figure."""
+    return {**STYLE, "svg.hashsalt": name}  # the salt makes ids a function of the content, apart for each figure
+
+
+def new_axes(title: str, x_label: str, y_label: str, height_in: float = 3.5) -> tuple[Canvas, Axes]:
+    """A titled canvas of the report's width."""
+    canvas = Canvas(figsize=(WIDTH_IN, height_in), layout="constrained")
+    axes = canvas.add_subplot()
+    axes.set_title(label_text(title, limit=90), color=TEXT)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    return canvas, axes
+
+
+def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
+    """Each series with its colour and marker, and a band where it has bounds."""
+    for index, line in enumerate(lines):
+        colour = colour_of(index)
+        if line.low is not None and line.high is not None:
+            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.16, linewidth=0)
+        marker = marker_of(index) if len(line.x) <= 30 else None
+        axes.plot(line.x, line.y, color=colour, marker=marker, label=label_text(line.label))
+
+
+def integer_steps(axes: Axes) -> None:
+    """An axis of training steps."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.margins(x=0.02)
+
+
+def legend_above(axes: Axes) -> None:
+    """A legend between title and plot, in as many columns as fit the width."""
+    labels = axes.get_legend_handles_labels()[1]
+    columns = max(1, min(3, len(labels), LEGEND_LETTERS // (max(map(len, labels)) + 7)))
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=columns, borderaxespad=0.2)
+    axes.set_title(axes.get_title(loc="left"), pad=12 + 14.5 * -(-len(labels) // columns))
+
+
+def colour_of(index: int) -> str:
+    """Colour of a series."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def marker_of(index: int) -> str:
+    """Marker of a series."""
+    return MARKERS[index % len(MARKERS)]
+
+
+def label_text(text: str, limit: int = 42) -> str:
+    """A label that can be drawn: not too long, and a box for letters that the font lacks (the CSV keeps them all)."""
+    glyphs = get_font(findfont(FontProperties(family="DejaVu Sans"))).get_charmap()
+    text = text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+    return "".join(letter if ord(letter) in glyphs else "□" for letter in text)
+
+
+def line_rows(lines: Iterable[Line]) -> list[tuple[object, ...]]:
+    """The rows of a figure's CSV: label, x, y, low, high."""
+    rows: list[tuple[object, ...]] = []
+    for line in lines:
+        bounds = [None] * len(line.x)
+        rows += zip([line.label] * len(line.x), line.x, line.y, line.low or bounds, line.high or bounds, strict=True)
+    return rows
+
+
+def finish(canvas: Canvas, name: str, title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> Figure:
+    """The figure in its three forms.
+
+    Args:
+        canvas: what was drawn.
+        name: file name without ending.
+        title: what it shows.
+        header: columns of the CSV.
+        rows: the numbers drawn; None is an empty cell.
+
+    Raises:
+        RunError: nothing to draw, or a name that is no plain file name.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name):
+        raise RunError("a figure's name becomes a file name", expected="lower-case letters, digits, dashes", found=name)
+    if not rows:
+        raise RunError(f"figure {name} has nothing to draw", expected="at least one point", found="none")
+    svg, png, table = io.StringIO(), io.BytesIO(), io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # else every run would give another file
+    canvas.savefig(svg, format="svg", transparent=True, metadata=nothing)
+    canvas.savefig(png, format="png", transparent=True, dpi=200, metadata={"Software": None})
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(["" if value is None else value for value in row] for row in rows)
+    return Figure(name, title, _theme(svg.getvalue(), name), png.getvalue(), table.getvalue())
+
+
+def _theme(svg: str, name: str) -> str:
+    """Make a drawn SVG take its text colour and fonts from the page, scale with it, and keep its ids to itself."""
+    svg = svg.replace(TEXT, "currentColor").replace("'DejaVu Sans'", "system-ui, 'DejaVu Sans', sans-serif")
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.S)  # it would style the whole page
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = svg.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+    root = f'<svg color="{TEXT}" stroke-linejoin="round" '
+    return re.sub(r'<svg (.*?)width="[\d.]+pt" height="[\d.]+pt"', rf"{root}\1", svg, count=1, flags=re.S)

@@ -1,0 +1,223 @@
+"""Arms of a comparison on the same segments: their scores, and what each gains over another at every horizon.
+
+In: the outputs of finished runs, arm by arm, seed by seed and horizon by horizon. Out: for any arm or pair of arms a
+`Difference`, which knows its interval; verdicts by every metric (`paired_comparison`); gains by class; what is taken
+for what. All are computed on the same resamples of whole takes, so that what two arms have in common cancels. Pairs are
+matched by seed. With several tasks (verb, noun, action) the last one is meant unless said otherwise.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hwm.errors import DataError
+from hwm.evaluation.class_gains import ClassGain, class_gains
+from hwm.evaluation.differences import Difference, difference_of
+from hwm.evaluation.outputs import RunOutputs, TaskOutputs, align
+from hwm.evaluation.paired_comparison import Comparison, compare_outputs
+from hwm.evaluation.resampled import MetricName, resampled_metric
+from hwm.evaluation.statistics import draw_takes, number_takes
+
+RESAMPLING_SEED = 20_250_612
+NUM_RESAMPLES = 2000
+Kind = Literal["arm", "control", "oracle", "baseline"]
+
+
+class Run(NamedTuple):
+    """One finished stage 2, and the training of its world model."""
+
+    seed: int
+    outputs: Mapping[float, RunOutputs]
+    """By horizon in seconds."""
+    baselines: Mapping[float, Mapping[str, Mapping[str, float]]]
+    """By horizon: `majority` and `previous step` → metric of the last task → value."""
+    scenarios: Mapping[str, str]
+    """Row of the annotation → scenario (recipe, activity), "" where the data set has none."""
+    probe: Sequence[Mapping[str, float]] = ()
+    """Lines of stage 2's `metrics.jsonl`."""
+    stage1: Sequence[Mapping[str, float]] = ()
+    """Lines of stage 1's."""
+    validation: Mapping[str, float] = {}
+    """Stage 1's skill by step."""
+
+
+class Arm(NamedTuple):
+    """One arm, control, oracle or baseline: a run for each seed."""
+
+    name: str
+    title: str
+    kind: Kind
+    matched: str
+    """Name of the arm that it differs from in one thing; "" for the first."""
+    runs: Sequence[Run]
+
+
+class Confusion(NamedTuple):
+    """What was said (columns) of what was true (rows) within one scenario, averaged over seeds."""
+
+    scenario: str
+    names: Sequence[str]
+    counts: NDArray[np.float64]
+    """[true, said]; the last column is any class that is not a row."""
+
+
+class Experiment:
+    """Arms that saw the same segments.
+
+    Args:
+        arms: all arms, in the order of the report.
+        headline_sec: the horizon of tables and verdicts.
+        bound: differences of Top-1 of this share or less do not matter.
+
+    Raises:
+        DataError: two runs did not see the same segments, or a seed stands twice in an arm.
+    """
+
+    def __init__(self, arms: Sequence[Arm], headline_sec: float, bound: float) -> None:
+        self.arms = {arm.name: arm for arm in arms}
+        self.headline_sec, self.bound = headline_sec, bound
+        self.horizons = sorted({horizon for arm in arms for run in arm.runs for horizon in run.outputs})
+        self._outputs: dict[tuple[str, int, float], RunOutputs] = {}
+        for horizon in self.horizons:
+            named = {(arm.name, run.seed, horizon): run for arm in arms for run in arm.runs if horizon in run.outputs}
+            aligned = align([run.outputs[horizon] for run in named.values()])
+            self._outputs |= dict(zip(named, aligned, strict=True))
+        self._resampled: dict[tuple[str, int, float, MetricName], NDArray[np.float64]] = {}
+        _require_one_run_a_seed(arms)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes of the last task."""
+        return _last_task(self._any(self.headline_sec)).classes.names
+
+    @property
+    def num_scored(self) -> int:
+        """Segments of the headline whose class is known."""
+        return len(self._known(self.headline_sec)[0])
+
+    @property
+    def num_takes(self) -> int:
+        """Takes of these segments: the number of independent observations."""
+        return len(set(self._known(self.headline_sec)[1]))
+
+    def seeds(self, *arms: str, horizon: float | None = None) -> list[int]:
+        """Seeds that all these arms have at a horizon (by default the headline's)."""
+        at = self.headline_sec if horizon is None else horizon
+        of_arm = [{seed for name, seed, sec in self._outputs if (name, sec) == (arm, at)} for arm in arms]
+        return sorted(set.intersection(*of_arm))
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Each arm with the arm that it is matched with, where both are there and share a seed."""
+        pairs = [(arm.name, arm.matched) for arm in self.arms.values() if arm.matched in self.arms]
+        return [pair for pair in pairs if self.seeds(*pair)]
+
+    def baselines(self, horizon: float) -> Mapping[str, Mapping[str, float]]:
+        """Scores of the predictions that see no video; they do not depend on arm or seed."""
+        runs = [run for arm in self.arms.values() for run in arm.runs if horizon in run.baselines]
+        return runs[0].baselines[horizon]
+
+    def score(self, arm: str, metric: MetricName, horizon: float) -> Difference | None:
+        """The metric itself (its difference from zero); None where the arm has no run at this horizon."""
+        return self._difference([arm], metric, horizon)
+
+    def gain(self, arm: str, other: str, metric: MetricName, horizon: float) -> Difference | None:
+        """How much better the one is than the other; None where they share no seed at this horizon."""
+        return self._difference([arm, other], metric, horizon)
+
+    def verdicts(self, arm: str, other: str) -> tuple[Comparison, ...]:
+        """The one against the other at the headline's horizon, by every task and metric."""
+        rng = np.random.default_rng(RESAMPLING_SEED)
+        seeds = self.seeds(arm, other)
+        a, b = ([self._outputs[name, seed, self.headline_sec] for seed in seeds] for name in (arm, other))
+        return compare_outputs(a, b, rng, bounds={"top1": self.bound}, num_resamples=NUM_RESAMPLES)
+
+    def headline(self, arm: str, other: str) -> Comparison:
+        """The verdict by Top-1 of the last task."""
+        task = list(self._any(self.headline_sec).tasks)[-1]
+        return next(v for v in self.verdicts(arm, other) if (v.task, v.metric) == (task, "top1"))
+
+    def class_gains(self, arm: str, other: str) -> tuple[ClassGain, ...]:
+        """Gain in recall of every class that occurs, the largest gain first."""
+        seeds = self.seeds(arm, other)
+        a, b = ([self._logits(name, seed, self.headline_sec) for seed in seeds] for name in (arm, other))
+        rows, takes = self._known(self.headline_sec)
+        labels_N = _last_task(self._any(self.headline_sec)).labels_S[rows]
+        gains = class_gains(a, b, labels_N, takes, 1, np.random.default_rng(RESAMPLING_SEED), NUM_RESAMPLES)
+        return tuple(sorted(gains, key=lambda gain: -gain.difference.value))
+
+    def confusions(self, arm: str) -> list[Confusion]:
+        """First guesses against the truth, one matrix a scenario, the largest scenario first."""
+        rows, _ = self._known(self.headline_sec)
+        outputs = self._any(self.headline_sec)
+        scenario_of = self.arms[arm].runs[0].scenarios
+        scenarios = [scenario_of[outputs.segments[row].row] for row in rows]
+        labels = _last_task(outputs).labels_S[rows].tolist()
+        said = [self._logits(arm, seed, self.headline_sec).argmax(1).tolist() for seed in self.seeds(arm)]
+        matrices = []
+        for scenario in sorted(set(scenarios), key=lambda name: (-scenarios.count(name), name)):
+            inside = [index for index, name in enumerate(scenarios) if name == scenario]
+            present = sorted({labels[index] for index in inside})
+            place = {label: row for row, label in enumerate(present)}
+            counts = np.zeros((len(present), len(present) + 1))
+            for guesses in said:
+                for index in inside:
+                    counts[place[labels[index]], place.get(guesses[index], len(present))] += 1 / len(said)
+            matrices.append(Confusion(scenario, [self.class_names[label] for label in present], counts))
+        return matrices
+
+    def _difference(self, arms: Sequence[str], metric: MetricName, horizon: float) -> Difference | None:
+        """Score of the first arm, less that of the second if there is one, over the seeds they share."""
+        seeds = self.seeds(*arms, horizon=horizon)
+        if not seeds:
+            return None
+        of_arm = [np.stack([self._on_draws(arm, seed, horizon, metric) for seed in seeds], axis=1) for arm in arms]
+        both_RJ = of_arm[0] if len(of_arm) == 1 else of_arm[0] - of_arm[1]
+        return difference_of(both_RJ[0], both_RJ[1:], len(set(self._known(horizon)[1])))
+
+    def _on_draws(self, arm: str, seed: int, horizon: float, metric: MetricName) -> NDArray[np.float64]:
+        """The metric on all segments, then on each resample; the resamples are the same for all arms."""
+        key = (arm, seed, horizon, metric)
+        if key not in self._resampled:
+            rows, takes = self._known(horizon)
+            take_of_N, num_takes = number_takes(takes, len(rows))
+            draws_RP = draw_takes(num_takes, NUM_RESAMPLES, np.random.default_rng(RESAMPLING_SEED))
+            draws_RP = np.vstack([np.ones((1, num_takes), dtype=draws_RP.dtype), draws_RP])
+            labels_N = _last_task(self._any(horizon)).labels_S[rows]
+            logits_NC = self._logits(arm, seed, horizon)
+            self._resampled[key] = resampled_metric(metric, logits_NC, labels_N, take_of_N, draws_RP)
+        return self._resampled[key]
+
+    def _logits(self, arm: str, seed: int, horizon: float) -> Tensor:
+        """Logits [N, C] of the last task, on the segments whose class is known."""
+        return _last_task(self._outputs[arm, seed, horizon]).logits_SC[self._known(horizon)[0]]
+
+    def _known(self, horizon: float) -> tuple[list[int], list[str]]:
+        """Places and takes of the segments whose class is known."""
+        outputs = self._any(horizon)
+        rows = (_last_task(outputs).labels_S >= 0).nonzero().flatten().tolist()
+        if not rows:
+            raise DataError("there is nothing to compare", expected="a segment whose class is known", found="none")
+        return rows, [outputs.takes[row] for row in rows]
+
+    def _any(self, horizon: float) -> RunOutputs:
+        """The outputs of some run at a horizon: all have the same segments."""
+        return next(outputs for (_, _, sec), outputs in self._outputs.items() if sec == horizon)
+
+
+def _last_task(outputs: RunOutputs) -> TaskOutputs:
+    return list(outputs.tasks.values())[-1]
+
+
+def _require_one_run_a_seed(arms: Sequence[Arm]) -> None:
+    for arm in arms:
+        seeds = [run.seed for run in arm.runs]
+        if len(set(seeds)) < len(seeds):
+            raise DataError(
+                f"two runs of the arm {arm.title} have one seed",
+                expected="one run a seed",
+                found=", ".join(map(str, sorted(seeds))),
+                fix="give the runs of one comparison only",
+            )

@@ -1,0 +1,161 @@
+"""`hwm compare CONFIG`: does gaze help, and would we know?
+
+    plan = make_plan(config)     which trainings it takes, and which are there already
+    result = run(plan)           trains what is missing, each unit in a process of its own, and writes the report
+
+A unit that fails is told at the end with its log; the others finish, and the report says what is missing. The report is
+made from the finished stage-2 runs alone (`pipelines.compare_runs`), as `hwm compare --from RUN...` makes it.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from hwm.config import CompareConfig
+from hwm.engine.progress import Progress
+from hwm.engine.runlog import RunLog
+from hwm.engine.runtime import EXIT_STOPPED, StopFlag
+from hwm.errors import RunError
+from hwm.evaluation.compare_report import Written
+from hwm.pipelines.compare_cost import Clock
+from hwm.pipelines.compare_runs import report_on
+from hwm.pipelines.compare_units import Plan, Unit, state_of
+from hwm.recipes import dump_config
+
+POLL_SEC = 0.2
+STOP_SEC = 60.0
+"""How long a unit may take to save after it was asked to stop."""
+
+
+class Failure(NamedTuple):
+    """A unit that did not finish."""
+
+    unit: str
+    reason: str
+    log: Path | None
+    """None where it was not started."""
+
+
+def run(plan: Plan) -> Written:
+    """Train every unit that is not finished, then write `report.html`.
+
+    Raises:
+        RunError: units failed (told after the others have finished and the report is written), or none finished.
+    """
+    config = plan.config
+    with RunLog.open(config, "compare", resume=False) as log, StopFlag() as stop:
+        failures = _train(plan, stop)
+        log.record(units={unit.name: state_of(unit.config) for unit in plan.units})
+        done = [u.folder for u in plan.units if u.verb == "anticipate" and state_of(u.config) == "finished"]
+        if not done:
+            raise _failed(plan, failures, "no unit of stage 2 has finished, so there is nothing to compare")
+        missing = [f"{failure.unit}: {failure.reason}" for failure in failures]
+        result = report_on(done, log.folder, config.num_examples, config.ceilings, missing, config.equivalence)
+        log.record(report=str(result.report))
+        if failures:
+            raise _failed(plan, failures, f"the report of the others is {result.report}")
+        return result
+
+
+def _train(plan: Plan, stop: StopFlag) -> list[Failure]:
+    """Runs the units that are not finished, as many at a time as the configuration allows."""
+    waiting = [unit for unit in plan.units if unit.state != "finished"]
+    done = {unit.name for unit in plan.units if unit.state == "finished"}
+    failures: list[Failure] = []
+    clock = Clock(plan)
+    with Children(plan.config) as children, Progress("units", len(plan.units), done=len(done)) as bar:
+        while waiting or children.running:
+            if stop.requested:
+                raise SystemExit(EXIT_STOPPED)
+            for unit, code, seconds in children.collect():
+                if code == 0 and state_of(unit.config) == "finished":
+                    done.add(unit.name)
+                    clock.add(unit, seconds)
+                else:
+                    failures.append(Failure(unit.name, _why(unit, code), log_of(unit)))
+            lost = {failure.unit for failure in failures}
+            for unit in [unit for unit in waiting if unit.needs in lost]:
+                waiting.remove(unit)
+                failures.append(Failure(unit.name, f"its stage 1, {unit.needs}, failed", None))
+            # The first unit runs alone: it fills the token cache that the others read.
+            room = (plan.config.processes if done or failures else 1) - len(children.running)
+            ready = [unit for unit in waiting if unit.needs is None or unit.needs in done]
+            for unit in ready[: max(room, 0)]:
+                waiting.remove(unit)
+                children.start(unit)
+            bar.set(len(done) + len(failures), **clock.left(waiting, children.running))
+            time.sleep(POLL_SEC)
+    return failures
+
+
+class Children(AbstractContextManager["Children"]):
+    """The processes that run units; on leaving, those that still run are asked to save and stop, and waited for."""
+
+    def __init__(self, config: CompareConfig) -> None:
+        self._threads = max(1, (os.cpu_count() or 1) // config.processes)
+        self._running: list[tuple[Unit, subprocess.Popen[bytes], float]] = []
+        self._logs = ExitStack()
+
+    @property
+    def running(self) -> list[Unit]:
+        """Units that run now."""
+        return [unit for unit, _, _ in self._running]
+
+    def start(self, unit: Unit) -> None:
+        """Starts a unit: the same command that a user would give, with its output in the unit's log."""
+        unit.config.folder.mkdir(parents=True, exist_ok=True)
+        recipe = unit.config.folder / f"{unit.name}.yaml"
+        dump_config(unit.config, recipe)
+        log = self._logs.enter_context(log_of(unit).open("wb"))
+        command = [sys.executable, "-m", "hwm", unit.verb, str(recipe)]
+        environment = os.environ | {"OMP_NUM_THREADS": str(self._threads), "MKL_NUM_THREADS": str(self._threads)}
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        self._running.append((unit, child, time.monotonic()))
+
+    def collect(self) -> list[tuple[Unit, int, float]]:
+        """Units that have ended since the last call, with their exit codes and seconds."""
+        ended = [(unit, code, time.monotonic() - at) for unit, child, at in self._running
+                 if (code := child.poll()) is not None]  # fmt: skip
+        self._running = [entry for entry in self._running if entry[1].returncode is None]
+        return ended
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for _, child, _ in self._running:
+            child.terminate()
+        for _, child, _ in self._running:
+            try:
+                child.wait(STOP_SEC)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        self._logs.close()
+
+
+def log_of(unit: Unit) -> Path:
+    """What a unit printed."""
+    return unit.config.folder / f"{unit.name}.log"
+
+
+def _why(unit: Unit, code: int) -> str:
+    """The error that a unit's log ends with."""
+    lines = log_of(unit).read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line for line in lines if line.startswith("error: ")] or [line for line in lines if line.strip()]
+    ending = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    return f"{errors[-1].removeprefix('error: ')} ({ending})" if errors else ending
+
+
+def _failed(plan: Plan, failures: Sequence[Failure], also: str) -> RunError:
+    lines = [f"{f.unit}: {f.reason}" + (f"\n      log: {f.log}" if f.log else "") for f in failures]
+    return RunError(
+        f"{len(failures)} of {len(plan.units)} units failed; {also}",
+        found="\n    ".join(["", *lines]),
+        fix="mend the cause and run the same command again: finished units are not run twice",
+    )

@@ -1,0 +1,126 @@
+"""Segments that gaze won and lost, as pictures: the last frame seen, the heat map, and both arms' five best guesses.
+
+Two finished stage-2 runs of one seed -> pictures. Samples are made again from the runs' own configuration, so that the
+frame shown is the last one that the model saw.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file
+
+from hwm.config import AnticipateConfig
+from hwm.data.annotations import read_annotations
+from hwm.engine.assemble import load_stage1, probe_seer
+from hwm.engine.runlog import read_facts
+from hwm.errors import RunError
+from hwm.evaluation.experiment import Experiment
+from hwm.evaluation.report_parts import Picture
+from hwm.models.world_model import WorldModel
+from hwm.pipelines.anticipate import AnticipateResult
+from hwm.pipelines.examples import choose_examples, guesses, last_frame
+from hwm.pipelines.samples import validation_samples
+from hwm.pipelines.scoring import TaskOutput, qualified
+from hwm.recipes import load_config
+
+_PAIRS = (("world+probe", "none"), ("world", "none"), ("probe", "none"), ("world+probe", "probe"))
+
+
+class ExamplePair(NamedTuple):
+    """The arms whose answers are shown side by side, and the seed."""
+
+    with_gaze: str
+    without: str
+    seed: int
+
+
+def choose_pair(experiment: Experiment) -> ExamplePair | None:
+    """The widest contrast that the experiment has: gaze everywhere against nowhere, if both are there."""
+    for with_gaze, without in _PAIRS:
+        if {with_gaze, without} <= experiment.arms.keys():
+            if shared := experiment.seeds(with_gaze, without):
+                return ExamplePair(with_gaze, without, shared[0])
+    return None
+
+
+def example_pictures(with_gaze: Path, without: Path, count: int) -> list[Picture]:
+    """Annotated frames, in turn won by gaze, lost by it, right in both and wrong in both.
+
+    Args:
+        with_gaze: run folder of stage 2 on a world model, with gaze.
+        without: run folder of the arm without.
+        count: frames in all.
+
+    Raises:
+        HwmError: a run, a weight file or a video cannot be read.
+    """
+    reopened, other = reopen(with_gaze), reopen(without)
+    pictures = []
+    for number, index in enumerate(choose_examples(reopened.result, other.result, count), start=1):
+        pixels = last_frame(reopened.world, reopened.result, index)
+        pictures.append(Picture(f"example-{number}", pixels, _caption(reopened.result, other.result, index)))
+    return pictures
+
+
+class Reopened(NamedTuple):
+    """A finished run with its samples and the model that saw them."""
+
+    result: AnticipateResult
+    world: WorldModel
+    """Its observer has the Gazelle of the probe, where there is one."""
+
+
+def reopen(folder: Path) -> Reopened:
+    """A finished stage-2 run as its pipeline returned it, on the segments whose class is known.
+
+    Raises:
+        RunError: the annotations or videos are no longer those that the run has seen.
+        HwmError: a file cannot be read.
+    """
+    config = load_config(AnticipateConfig, folder / "config.yaml")
+    assert config.checkpoint is not None, "examples are of runs on a world model"
+    stage1 = load_stage1(config.checkpoint)
+    seer = probe_seer(stage1, config.probe.gaze_point, config.gazelle)
+    tasks = read_annotations(config.annotations.train, config.annotations, None).tasks
+    table = read_annotations(config.annotations.val, config.annotations, tasks)
+    rows = [row["row"] for row in json.loads((folder / "segments.json").read_bytes())["segments"]]
+    found, _ = validation_samples(table, config, seer.grid.fps)
+    samples = {sample.segment.row: sample for sample in found}
+    lost = [row for row in rows if row not in samples]
+    if lost:
+        raise RunError(
+            f"{len(lost)} segments of {folder} are no longer to be found", expected="the data that the run has seen",
+            found=f"no {lost[0]}", fix="put the data back, or make the report without frames: --no-frames",
+        )  # fmt: skip
+    tensors, task = load_file(folder / "outputs.safetensors"), tasks[-1]
+    logits, labels = (tensors[qualified(name, task, tasks)] for name in ("logits", "labels"))
+    if logits.ndim == 2:
+        logits, labels = logits[:, None], labels[:, None]
+    known = torch.nonzero(labels[:, 0] >= 0).flatten()
+    output = TaskOutput(task, logits[known].float(), labels[known])
+    kept = tuple(samples[rows[index]] for index in known.tolist())
+    result = AnticipateResult(folder, read_facts(folder)["scores"], (output,), kept, ())
+    return Reopened(result, WorldModel(seer.observer, stage1.world.predictor, seer.grid).eval())
+
+
+def _caption(with_gaze: AnticipateResult, without: AnticipateResult, index: int) -> str:
+    sample = with_gaze.samples[index]
+    truth = with_gaze.classes.names[int(with_gaze.labels_S[index])]
+    right = [guesses(result, index)[0][0] == truth for result in (with_gaze, without)]
+    outcome = {(True, False): "Won by gaze", (False, True): "Lost by gaze", (True, True): "Right in both"}.get(
+        (right[0], right[1]), "Wrong in both"
+    )
+    lists = (f"{label}: {_listed(guesses(result, index))}" for label, result in _labelled(with_gaze, without))
+    return f"{outcome}. {sample.segment.take}, {sample.observation.last_time_sec:.2f} s. {'. '.join(lists)}."
+
+
+def _labelled(with_gaze: AnticipateResult, without: AnticipateResult) -> Iterator[tuple[str, AnticipateResult]]:
+    yield "With gaze", with_gaze
+    yield "Without", without
+
+
+def _listed(best: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in best)

@@ -1,0 +1,344 @@
+"""`hwm compare`: units are named by what decides them, used again, gone on with, and told of where they fail."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from hwm import cli
+from hwm.config import CompareConfig
+from hwm.engine.assemble import new_world, shared_hash
+from hwm.engine.runlog import read_facts
+from hwm.errors import ConfigError, DataError, RunError
+from hwm.pipelines import compare, compare_runs
+from hwm.pipelines.compare_arms import ARMS, name_of, stage1_of, stage2_of
+from hwm.pipelines.compare_cost import cost_of, plan_table
+from hwm.pipelines.compare_units import Plan, make_plan, state_of
+from hwm.recipes import dump_config
+
+Settings = Callable[..., dict[str, Any]]
+pytestmark = pytest.mark.timeout(900)  # five trainings, each in a process that has to import torch
+
+
+@pytest.fixture(scope="session")
+def settings(toy_world: Path, tiny_weights: Path) -> Settings:
+    """Settings of a comparison that trains in seconds, in a folder."""
+
+    def made(folder: Path, **changes: Any) -> dict[str, Any]:
+        lists = toy_world / "lists"
+        pretrain = {
+            "name": "stage1",
+            "encoder": {"weights": str(tiny_weights / "encoder"), "resolution": 64},
+            "gazelle": {"weights": str(tiny_weights / "gazelle"), "resolution": 56},
+            "data": {
+                "train": [str(lists / "train_cam01.txt")], "val": [str(lists / "val_cam01.txt")], "num_steps": 5,
+            },
+            "predictor": {"width": 24, "depth": 2, "num_heads": 2},
+            "optim": {"lr": 2e-3, "num_steps": 6, "warmup_steps": 2, "batch_size": 4},
+            "log_every": 2, "validate_every": 3, "save_every": 2,
+        }  # fmt: skip
+        anticipate = {
+            "name": "stage2",
+            "annotations": {
+                "train": toy_world / "annotations" / "keystep_train.json",
+                "val": toy_world / "annotations" / "keystep_val.json",
+                "videos": toy_world, "takes": toy_world / "takes.json", "view": "cam01",
+            },
+            "protocol": {"num_steps": 4, "train_horizon_sec": [0.5, 1.0]},
+            "probe": {"num_heads": 2, "num_epochs": 2, "num_views": 1, "lrs": [1e-3], "batch_size": 16},
+        }  # fmt: skip
+        own = {
+            "name": "all", "folder": folder, "seeds": 1, "horizons_sec": [0.5, 1.0], "num_examples": 2,
+            "arms": ["none", "probe", "world+probe"], "baselines": ["majority", "previous-step"],
+            "ceilings": toy_world / "toyworld.json", "pretrain": pretrain, "anticipate": anticipate,
+        }  # fmt: skip
+        return own | changes
+
+    return made
+
+
+def plan_of(settings: dict[str, Any]) -> Plan:
+    return make_plan(CompareConfig.model_validate(settings))
+
+
+def names(settings: dict[str, Any]) -> set[str]:
+    return {unit.name for unit in plan_of(settings).units}
+
+
+@pytest.fixture(scope="session")
+def finished(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a comparison that has finished; copy it to change it."""
+    folder = tmp_path_factory.mktemp("compare") / "runs"
+    compare.run(plan_of(settings(folder)))
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A finished comparison's units, in a folder of their own: hashes do not hold where a folder lies."""
+    shutil.copytree(finished, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def test_arms_share_what_they_have_in_common(settings: Settings, tmp_path: Path) -> None:
+    units = plan_of(settings(tmp_path, arms=["none", "probe", "world", "world+probe"])).units
+    assert [unit.verb for unit in units] == ["pretrain"] * 2 + ["anticipate"] * 4
+    assert {unit.users for unit in units if unit.verb == "pretrain"} == {("none", "probe"), ("world", "world+probe")}
+    needed = {unit.needs for unit in units if unit.verb == "anticipate"}
+    assert needed == {unit.name for unit in units if unit.verb == "pretrain"}
+
+
+@pytest.mark.parametrize("arm", [name for name in ARMS if name not in ("measured", "vjepa2")])
+def test_the_settings_of_an_arm_tell_which_it_is(arm: str, settings: Settings, tmp_path: Path) -> None:
+    config = CompareConfig.model_validate(settings(tmp_path))
+    below = stage1_of(config, arm, 3)
+    assert name_of(below, stage2_of(config, arm, 3, tmp_path)) == arm
+    assert below.seed == 3
+
+
+def test_a_changed_setting_makes_new_units_and_only_those(settings: Settings, tmp_path: Path) -> None:
+    before = settings(tmp_path)
+    known = names(before)
+    assert len(known) == 5
+    assert names(before) == known
+    assert names(before | {"name": "other", "num_examples": 0, "processes": 2}) == known
+    assert known < names(before | {"seeds": 2})
+    logging = before | {"pretrain": before["pretrain"] | {"log_every": 3, "save_every": 1}}
+    assert names(logging) == known, "what decides nothing that is learned makes no new unit"
+    probe = before | {"anticipate": before["anticipate"] | {"probe": before["anticipate"]["probe"] | {"num_epochs": 3}}}
+    assert {name for name in names(probe) & known} == {name for name in known if name.startswith("stage1")}
+    optim = before | {"pretrain": before["pretrain"] | {"optim": before["pretrain"]["optim"] | {"lr": 3e-3}}}
+    assert not names(optim) & known, "stage 2 stands on stage 1"
+
+
+def test_changed_videos_and_weights_make_new_units(settings: Settings, tiny_weights: Path, tmp_path: Path) -> None:
+    before = settings(tmp_path)
+    known = names(before)
+    weights = shutil.copytree(tiny_weights, tmp_path / "weights")
+    gazelle = before["pretrain"]["gazelle"] | {"weights": str(weights / "gazelle")}
+    moved = before | {"pretrain": before["pretrain"] | {"gazelle": gazelle}}
+    again = names(moved)
+    with (weights / "gazelle" / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last[0] ^ 1]))
+    kept = {name.rpartition("-seed")[0] for name in names(moved) & again}
+    assert kept == {"stage1-none", "stage2-none"}, "one bit of one weight: whoever reads it is another unit"
+    videos = Path(before["pretrain"]["data"]["train"][0]).read_text().splitlines()
+    listed = tmp_path / "fewer.txt"
+    root = Path(before["pretrain"]["data"]["train"][0]).parent
+    listed.write_text("".join(f"{(root / video).resolve()}\n" for video in videos[:-1]))
+    data = before["pretrain"]["data"] | {"train": [str(listed)]}
+    assert not names(before | {"pretrain": before["pretrain"] | {"data": data}}) & known
+
+
+def test_the_cost_is_told_before_anything_runs(settings: Settings, tmp_path: Path, finished: Path) -> None:
+    fresh = cost_of(plan_of(settings(tmp_path)))
+    assert [(cost.verb, cost.new, cost.minutes) for cost in fresh] == [("pretrain", 2, None), ("anticipate", 3, None)]
+    rows = plan_table(plan_of(settings(tmp_path))).rows
+    assert "6 updates of 4 clips" in rows[0][4]
+    assert rows[1][5] == "after the first is measured"
+    more = cost_of(plan_of(settings(finished, seeds=2)))
+    assert [(cost.finished, cost.new) for cost in more] == [(2, 2), (3, 3)]
+    assert all(cost.minutes is not None and cost.minutes >= 0 for cost in more)
+
+
+def test_paired_arms_start_from_the_same_weights(settings: Settings, tmp_path: Path) -> None:
+    config = CompareConfig.model_validate(settings(tmp_path))
+    hashes = {
+        (arm, seed): shared_hash(new_world(stage1_of(config, arm, seed)).world.predictor)
+        for arm in ("none", "world+probe")
+        for seed in (0, 1)
+    }
+    assert hashes["none", 0] == hashes["world+probe", 0] != hashes["none", 1]
+
+
+def test_runs_tell_the_weights_that_they_started_from(settings: Settings, finished: Path) -> None:
+    config = CompareConfig.model_validate(settings(finished))
+    expected = shared_hash(new_world(stage1_of(config, "none", 0)).world.predictor)
+    told = {read_facts(folder)["initial_sha256"] for folder in finished.glob("units/stage1-*/")}
+    assert told == {expected}
+
+
+def test_finished_units_are_not_run_again(copied: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare.Children, "start", lambda self, unit: pytest.fail(f"{unit.name} was started"))
+    plan = plan_of(settings(copied, name="second", num_examples=0))
+    assert {unit.state for unit in plan.units} == {"finished"}
+    first, second = (json.loads((copied / name / "metrics.json").read_text()) for name in ("all", "all"))
+    compare.run(plan)
+    second = json.loads((copied / "second" / "metrics.json").read_text())
+    assert without_report(first) == without_report(second)
+
+
+def without_report(metrics: dict[str, Any]) -> dict[str, Any]:
+    """All but the record of which command wrote the report."""
+    kept = {name: of for name, of in metrics["provenance"].items() if name != "This report"}
+    return metrics | {"provenance": kept}
+
+
+def test_an_interrupted_unit_is_gone_on_with(copied: Path, settings: Settings) -> None:
+    unit = next(unit for unit in plan_of(settings(copied)).units if unit.verb == "pretrain")
+    before = read_facts(unit.folder)
+    shutil.rmtree(unit.folder / "checkpoints" / "step-000006")
+    (unit.folder / "run.json").write_text(json.dumps(before | {"status": "stopped"}))
+    plan = plan_of(settings(copied, num_examples=0))
+    assert [u.name for u in plan.units if u.state == "interrupted"] == [unit.name]
+    compare.run(plan)
+    after = read_facts(unit.folder)
+    assert [part["step"] for part in after["resumed"]] == [4]
+    assert after["predictor_sha256"] == before["predictor_sha256"]
+
+
+def test_a_failed_unit_is_told_and_the_others_finish(
+    copied: Path, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = settings(copied, name="more", baselines=["majority", "encoder"], arms=["none", "probe", "world"])
+    failing = next(unit for unit in plan_of(changed).units if unit.users == ("world",) and unit.verb == "anticipate")
+    failing.folder.mkdir(parents=True)
+    recipe = tmp_path / "compare.yaml"
+    dump_config(CompareConfig.model_validate(changed), recipe)
+    with (failing.folder / ".lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as if another process used the folder
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["compare", str(recipe)])
+    assert stopped.value.code == 1
+    said = capsys.readouterr().err
+    assert "1 of 6 units failed" in said
+    assert failing.name in said
+    assert "is in use" in said
+    assert str(compare.log_of(failing)) in said
+    states = {unit.users: state_of(unit.config) for unit in plan_of(changed).units if unit.verb == "anticipate"}
+    assert states[("encoder",)] == "finished"
+    assert states[("world",)] == "new"
+    page = (copied / "more" / "report.html").read_text()
+    assert "encoder only" in page
+    assert f"Missing: {failing.name}" in page
+    cli.main(["compare", str(recipe)])  # and the next time it goes through
+    assert "C′ · gaze in world model" in (copied / "more" / "report.html").read_text()
+
+
+def test_stage_2_is_not_started_on_a_stage_1_that_failed(settings: Settings, tmp_path: Path) -> None:
+    broken = settings(tmp_path)
+    broken["pretrain"]["predictor"] = {"width": 24, "depth": 2, "num_heads": 2}
+    broken["pretrain"]["encoder"] = broken["pretrain"]["encoder"] | {"resolution": 60}  # no multiple of the patch
+    with pytest.raises(RunError, match="nothing to compare") as caught:
+        compare.run(plan_of(broken))
+    assert str(caught.value).count("failed") >= 4
+    assert "its stage 1" in str(caught.value)
+
+
+def test_from_finished_runs_alone_comes_the_same_report(finished: Path, tmp_path: Path) -> None:
+    runs = sorted(finished.glob("units/stage2-*/"))
+    cli.main(["compare", "--from", *map(str, runs), "--folder", str(tmp_path / "out"), "--no-frames"])
+    told = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    # Ceilings are a setting of the recipe, not of the runs.
+    first = json.loads((finished / "all" / "metrics.json").read_text()) | {"best_possible": {}}
+    assert without_report(told) == without_report(first)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Won and lost by gaze" not in page
+    assert not list((tmp_path / "out" / "figures").glob("example-*"))
+
+
+def test_what_cannot_be_compared_is_refused(finished: Path, copied: Path, tmp_path: Path) -> None:
+    first, second, *_ = sorted(copied.glob("units/stage2-*/"))
+    with pytest.raises(RunError, match="cannot be compared"):
+        compare_runs.read_run(next(finished.glob("units/stage1-*/")))
+    with pytest.raises(RunError, match="cannot be compared"):
+        compare_runs.read_run(tmp_path)
+    text = (second / "config.yaml").read_text()
+    (second / "config.yaml").write_text(text.replace("start-minus-tau/v1", "legacy-end-minus-tau"))
+    with pytest.raises(DataError, match="do not share one protocol"):
+        compare_runs.report_on([first, second], tmp_path / "out", 0)
+
+
+def test_settings_that_are_not_matched_are_told(copied: Path, tmp_path: Path) -> None:
+    runs = sorted(copied.glob("units/stage2-*/"))
+    changed = runs[0] / "config.yaml"
+    changed.write_text(changed.read_text().replace("num_epochs: 2", "num_epochs: 9"))
+    page = compare_runs.report_on(runs, tmp_path / "out", 0).report.read_text()
+    assert "Not matched: stage 2 of the arms differs in probe.num_epochs." in page
+    assert "Not matched" not in (copied / "all" / "report.html").read_text()
+
+
+def test_the_report_is_one_page_with_every_arm(finished: Path) -> None:
+    folder = finished / "all"
+    page = (folder / "report.html").read_text()
+    outside = re.sub(r'(?:src|href)="(?:data:|#)', "", page)
+    assert not re.findall(r'(?:src|href)="', outside), "everything is inside"
+    assert "<script" not in page
+    assert "default-src 'none'" in page
+    for title in ("A · no gaze", "B · gaze in probe", "C · gaze in world model and probe", "majority", "previous step"):
+        assert title in page
+    for words in (
+        "conditioning the world model adds (C − B)",
+        "gaze point in the probe adds (B − A)",
+        "initial weights",
+    ):
+        assert words in page
+    drawn = {path.name for path in (folder / "figures").iterdir()}
+    for name in ("top1", "top1-by-horizon", "gain-by-horizon", "gains", "gate", "stage1-loss", "probe-loss",
+                 "gain-by-step-world-model", "confusion-1"):  # fmt: skip
+        assert {f"{name}.svg", f"{name}.png", f"{name}.csv"} <= drawn
+    assert {"example-1.png", "example-2.png"} <= drawn
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics["arms"]) == {"none", "probe", "world+probe"}
+    assert set(metrics["arms"]["none"]["scores"]) == {"0.5", "1"}
+    assert [(pair["arm"], pair["other"]) for pair in metrics["pairs"]] == [("probe", "none"), ("world+probe", "probe")]
+
+
+@pytest.mark.slow
+def test_a_stopped_comparison_stops_its_units_and_can_go_on(settings: Settings, tmp_path: Path) -> None:
+    long = settings(tmp_path / "runs")
+    long["pretrain"]["optim"] = long["pretrain"]["optim"] | {"num_steps": 100_000}
+    recipe = tmp_path / "compare.yaml"
+    dump_config(CompareConfig.model_validate(long), recipe)
+    child = subprocess.Popen([sys.executable, "-m", "hwm", "compare", str(recipe)], start_new_session=True)
+    until = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/units/*/checkpoints/step-*")) and time.monotonic() < until:
+        time.sleep(0.1)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(90) == 143
+    states = [(unit.verb, unit.state) for unit in plan_of(long).units]
+    assert states.count(("pretrain", "interrupted")) == 1
+    (unit,) = [unit for unit in plan_of(long).units if unit.state == "interrupted"]
+    assert read_facts(unit.folder)["status"] == "stopped", "it has saved before it stopped"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"arms": ["world+probe"]}, "matched model"),
+        ({"arms": ["none", "none"]}, "twice"),
+        ({"horizons_sec": [0.5, 2.0]}, "horizon_sec"),
+        ({"baselines": ["vjepa2"]}, "go together"),
+        ({"controls": ["measured"]}, "gaze_files"),
+    ],
+)
+def test_a_comparison_that_says_nothing_is_refused(
+    changes: dict[str, Any], words: str, settings: Settings, tmp_path: Path
+) -> None:
+    with pytest.raises(ValidationError, match=words):
+        CompareConfig.model_validate(settings(tmp_path, **changes))
+
+
+def test_wrong_recipes_are_code_2(tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["compare", "compare/toyworld", "arm=[none]"])
+    assert stopped.value.code == 2
+    assert "did you mean 'arms'" in capsys.readouterr().err
+    unfit = settings(tmp_path)
+    unfit["pretrain"]["loss"] = {"rollout_steps": 9}
+    with pytest.raises((ConfigError, ValidationError), match="rollout_steps"):
+        plan_of(unfit)

@@ -1,0 +1,141 @@
+"""The numbers behind the report of a comparison: matched pairs, equal segments, known gains, marks of what is odd."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hwm.evaluation.outputs import ClassList, RunOutputs, SegmentRow, TaskOutputs
+from hwm.evaluation.verdicts import Outcome
+
+from hwm.errors import DataError
+from hwm.evaluation.compare_report import LEGACY, CompareFindings, write_report
+from hwm.evaluation.experiment import Arm, Experiment, Run
+from hwm.evaluation.figures_compare import Gain, confusion_matrix, gain_bars
+
+TAKES, OF_TAKE, CLASSES = 12, 5, 4
+BASELINES = {name: {"top1": 0.25} for name in ("majority", "previous step")}
+
+
+def outputs(right: Sequence[bool], first_row: int = 0) -> RunOutputs:
+    """A run that is right on exactly these segments."""
+    labels = torch.arange(len(right)) % CLASSES
+    said = torch.where(torch.tensor(right), labels, (labels + 1) % CLASSES)
+    logits = torch.nn.functional.one_hot(said, CLASSES).float()
+    segments = tuple(
+        SegmentRow(
+            row=f"val.json#{first_row + i}", take=f"take {i // OF_TAKE}", start_sec=float(i), labels=(int(label),)
+        )
+        for i, label in enumerate(labels)
+    )
+    names = tuple(f"step <{label}>" for label in range(CLASSES))
+    task = TaskOutputs(
+        ClassList(ids=tuple(range(CLASSES)), names=names, sha256="0" * 64), logits[:, None], labels[:, None]
+    )
+    return RunOutputs(Path("run"), segments, {"step": task})
+
+
+def arm(name: str, share: float, seeds: Sequence[int] = (0, 1), matched: str = "", kind: str = "arm") -> Arm:
+    """Right on a share of each take's segments, the same in every take."""
+    right = [i % OF_TAKE < share * OF_TAKE for i in range(TAKES * OF_TAKE)]
+    runs = []
+    for seed in seeds:
+        told = outputs(right)
+        scenarios = {segment.row: "tea" if place < 30 else "coffee" for place, segment in enumerate(told.segments)}
+        runs.append(Run(seed, {1.0: told, 2.0: told}, {1.0: BASELINES, 2.0: BASELINES}, scenarios))
+    return Arm(name, f"{name.upper()} · an arm", kind, matched, runs)  # pyright: ignore[reportArgumentType]
+
+
+def test_gains_are_those_of_matched_pairs() -> None:
+    experiment = Experiment([arm("none", 0.4), arm("probe", 0.6, matched="none")], 1.0, 0.02)
+    gain = experiment.gain("probe", "none", "top1", 1.0)
+    assert gain is not None
+    assert gain.value == pytest.approx(0.2)
+    assert experiment.pairs() == [("probe", "none")]
+    assert experiment.headline("probe", "none").decision.outcome is Outcome.BETTER
+    assert experiment.headline("probe", "probe").decision.outcome is Outcome.EQUIVALENT
+
+
+def test_only_seeds_that_both_arms_have_are_compared() -> None:
+    experiment = Experiment([arm("none", 0.4, (0, 1, 2)), arm("probe", 0.6, (1, 5), "none")], 1.0, 0.02)
+    assert experiment.seeds("probe", "none") == [1]
+    gain = experiment.gain("probe", "none", "top1", 2.0)
+    assert gain is not None
+    assert gain.num_seeds == 1
+    without = Experiment([arm("none", 0.4, (0,)), arm("probe", 0.6, (1,), "none")], 1.0, 0.02)
+    assert without.gain("probe", "none", "top1", 1.0) is None
+    assert without.pairs() == []
+
+
+def test_runs_of_other_segments_are_refused() -> None:
+    other = arm("probe", 0.6)
+    shifted = outputs([True] * TAKES * OF_TAKE, first_row=1)
+    moved = other._replace(runs=[other.runs[0]._replace(outputs={1.0: shifted})])
+    with pytest.raises(DataError, match="not of the same segments"):
+        Experiment([arm("none", 0.4), moved], 1.0, 0.02)
+
+
+def test_two_runs_of_one_seed_are_refused() -> None:
+    with pytest.raises(DataError, match="one seed"):
+        Experiment([arm("none", 0.4, (0, 0))], 1.0, 0.02)
+
+
+def test_confusions_count_every_segment_once_in_its_scenario() -> None:
+    tea, coffee = Experiment([arm("none", 0.4)], 1.0, 0.02).confusions("none")
+    assert {tea.scenario, coffee.scenario} == {"tea", "coffee"}
+    assert tea.counts.sum() == pytest.approx(30)
+    assert coffee.counts.sum() == pytest.approx(30)
+    right = sum(np.trace(matrix.counts[:, :-1]) for matrix in (tea, coffee))
+    assert right == pytest.approx(0.4 * TAKES * OF_TAKE)
+
+
+def test_class_gains_have_their_support() -> None:
+    gains = Experiment([arm("none", 0.4), arm("probe", 0.6)], 1.0, 0.02).class_gains("probe", "none")
+    assert sum(gain.support for gain in gains) == TAKES * OF_TAKE
+    weighted = sum(gain.support * gain.difference.value for gain in gains) / (TAKES * OF_TAKE)
+    assert weighted == pytest.approx(0.2)
+
+
+def findings(*, is_legacy: bool) -> CompareFindings:
+    arms = [arm("none", 0.4), arm("probe", 0.6, matched="none"), arm("future", 0.8, matched="probe", kind="oracle")]
+    return CompareFindings(
+        Experiment(arms, 1.0, 0.02),
+        worlds={},
+        best={"best possible": {1.0: 0.9}},
+        coverage=(TAKES * OF_TAKE + 1, [("val.json#99", "starts before the horizon")]),
+        provenance={"Protocol": {"id": "x"}},
+        notes=["A note."],
+        is_legacy=is_legacy,
+    )
+
+
+def test_the_legacy_protocol_is_marked_on_every_number(tmp_path: Path) -> None:
+    page = write_report(tmp_path, findings(is_legacy=True), []).report.read_text()
+    titles = [part.split("</h2>")[0] for part in page.split("<h2>")[1:]]
+    numbers = [title for title in titles if title != "Coverage and provenance"]
+    assert numbers
+    assert all(LEGACY in title for title in numbers)
+    assert page.count(LEGACY) > len(numbers) + 5, "figures and cards carry it too"
+    assert LEGACY not in write_report(tmp_path, findings(is_legacy=False), []).report.read_text()
+
+
+def test_oracles_are_set_apart_and_never_the_best(tmp_path: Path) -> None:
+    page = write_report(tmp_path, findings(is_legacy=False), []).report.read_text()
+    row = next(part for part in page.split("<tr") if "FUTURE · an arm</th>" in part)
+    assert 'class="reference' in row
+    assert 'class="best"' not in row
+    assert "80.0" in row
+
+
+def test_names_of_steps_cannot_steer_the_page(tmp_path: Path) -> None:
+    page = write_report(tmp_path, findings(is_legacy=False), []).report.read_text()
+    assert "step <" not in page
+    assert "step &lt;1&gt;" in page
+
+
+def test_figures_hold_the_numbers_drawn() -> None:
+    figure = gain_bars("gains", [Gain("a, b", 0.1, 0.05, 0.15, 7), Gain("c", -0.2, None, None)], "Gains")
+    assert figure.csv.splitlines()[1:] == ['"a, b",0.1,0.05,0.15,7', "c,-0.2,,,"]
+    matrix = confusion_matrix("m", ["x", "y"], np.array([[3.0, 1.0, 0.0], [0.0, 1.0, 1.0]]), "M")
+    assert matrix.csv.splitlines()[1:4] == ["x,x,3.0,0.75", "x,y,1.0,0.25", "x,any other,0.0,0.0"]
