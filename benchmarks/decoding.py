@@ -30,7 +30,9 @@ def run(context: Context) -> Iterator[Outcome]:
             continue
         seconds = 6.0 if context.quick else 20.0
         side = 64 if context.quick else side
-        yield _random_access(context, name, what, moving_video(context.scratch / f"{name}.mp4", seconds, side, gop), bar)
+        yield _random_access(
+            context, name, what, moving_video(context.scratch / f"{name}.mp4", seconds, side, gop), bar
+        )
 
 
 def _sequential(context: Context) -> Outcome:

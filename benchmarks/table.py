@@ -15,7 +15,9 @@ def one_line(outcome: Outcome) -> str:
     """For the terminal, while the suite runs."""
     if isinstance(outcome, Skipped):
         return f"{outcome.name}: not measured: {outcome.reason}"
-    return f"{outcome.name}: {_value(outcome)} (bar {_bar(outcome) or 'none'}) {VERDICT[outcome.met]} {outcome.agreement}"
+    return (
+        f"{outcome.name}: {_value(outcome)} (bar {_bar(outcome) or 'none'}) {VERDICT[outcome.met]} {outcome.agreement}"
+    )
 
 
 def markdown(machine: Mapping[str, str], outcomes: Sequence[Outcome], remark: str = "") -> str:

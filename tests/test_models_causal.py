@@ -96,7 +96,9 @@ def test_rolling_on_from_an_earlier_step(stack: CausalStack, inputs: tuple[Tenso
 
 
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
-def test_a_cache_serves_two_futures(stack: CausalStack, inputs: tuple[Tensor, Tensor], mode: Callable[[], Mode]) -> None:
+def test_a_cache_serves_two_futures(
+    stack: CausalStack, inputs: tuple[Tensor, Tensor], mode: Callable[[], Mode]
+) -> None:
     tokens, _ = inputs
     with mode():
         _, cache = stack.step(tokens[:, :2])
