@@ -66,8 +66,8 @@ def _large(context: Context) -> Figure:
     sources["cached"].prepare(videos, lambda done: None)
     torch.manual_seed(0)
     return _figure(
-        context, "epoch/vit-l", "a stage-1 step on one clip, ViT-L and Gazelle B, cached against live", sources, batches,
-        GazePredictor(sizes),
+        context, "epoch/vit-l", "a stage-1 step on one clip, ViT-L and Gazelle B, cached against live", sources,
+        batches, GazePredictor(sizes),
     )  # fmt: skip
 
 

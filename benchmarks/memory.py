@@ -1,8 +1,8 @@
 """Peak memory of extraction: children that encode videos of two lengths, and what an hour would need.
 
-An hour of ViT-L takes hours on two cores. So one child runs ViT-L on a short video for the peak, and two run a one-block
-encoder of ViT-L's width, whose tokens are as large, on a short and a longer one: the difference is what a step of video
-costs in memory, and a flat extraction has none.
+An hour of ViT-L takes hours on two cores. So one child runs ViT-L on a short video for the peak, and two run a
+one-block encoder of its width, whose tokens are as large, on a short and a longer one: the difference is what a step
+of video costs in memory, and a flat extraction has none.
 """
 
 import resource

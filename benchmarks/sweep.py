@@ -31,7 +31,7 @@ def run(context: Context) -> Iterator[Outcome]:
     ours, alone = (torch.tensor(timed.results[name]) for name in ("ours", "one_by_one"))
     yield Figure(
         "sweep/one-by-one", f"{len(lrs) * len(decays)} probes in one pass against one by one, from features",
-        ratio(timed.seconds, "one_by_one", "ours"), 1.0, agreement=check_equal("losses of the probes", ours, alone, 0.0),
+        ratio(timed.seconds, "one_by_one", "ours"), 1.0, agreement=check_equal("probes' losses", ours, alone, 0.0),
         details=medians(timed.seconds),
     )  # fmt: skip
     yield _by_parts(context, data, len(lrs) * len(decays), len(lrs), min(timed.seconds["ours"]))
