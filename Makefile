@@ -1,6 +1,7 @@
 # make demo    set up .venv, then run the whole system at small size on the toy world
 # make test    the same set-up, then the tests
 # make check   lint, types and tests: what CI runs, without the demo
+# make bench   all benchmarks, their table written into docs/speed.md; e.g. ARGS="--upstream CHECKOUT"
 # make mini-weights   make the small weights of the package again (about 35 minutes)
 #
 # The set-up needs python3 >= 3.11 and a package index; it is done once and again only when the pins change.
@@ -14,7 +15,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 READY  := $(VENV)/.ready
 TOOLS  := $(VENV)/.ready-dev
 
-.PHONY: mini-weights demo test lint types check format setup setup-dev clean
+.PHONY: bench mini-weights demo test lint types check format setup setup-dev clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -35,6 +36,9 @@ check: lint types test
 format: $(TOOLS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(TOOLS)
+	$(BIN)/python -m benchmarks --into docs/speed.md $(ARGS)
 
 mini-weights: $(TOOLS)
 	$(BIN)/python scripts/make_mini_weights.py

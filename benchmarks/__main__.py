@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from benchmarks.table import into_document, markdown, one_line
 from hwm.errors import HwmError
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the suite; 1 where results that must agree did not, or a peer could not be loaded."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)

@@ -1,10 +1,15 @@
 """What a benchmark is given: sizes, rounds, and where the peers are."""
 
+import importlib
+import importlib.util
 import subprocess
 import sys
 import tarfile
 import types
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -68,11 +73,11 @@ def upstream_module(checkout: Path, name: str) -> Any:
     Raises:
         ConfigError: it cannot be imported from there.
     """
-    _stub_drop_path()
     if str(checkout) not in sys.path:
         sys.path.insert(0, str(checkout))
     try:
-        return __import__(name, fromlist=["_"])
+        with stand_ins({"timm.models.layers": {"drop_path": lambda x, drop_prob=0.0, training=False: x}}):
+            return importlib.import_module(name)
     except ImportError as error:
         raise ConfigError(
             f"{name} cannot be imported from {checkout}", found=str(error), fix="--upstream CHECKOUT_OF_VJEPA2"
@@ -98,12 +103,28 @@ def gazelle_source(repository: Path, scratch: Path) -> Path:
     return target
 
 
-def _stub_drop_path() -> None:
-    """Upstream imports timm for one function that evaluation never calls; timm itself is not needed."""
+@contextmanager
+def stand_ins(parts: Mapping[str, Mapping[str, object]]) -> Iterator[None]:
+    """Inside, modules of libraries that are not installed can be imported, with the members that are given for them.
+
+    Upstream imports such libraries for parts that evaluation hardly runs. On leaving nobody else finds the stand-ins.
+    """
+    added = []
+    for name, members in parts.items():
+        if importlib.util.find_spec(name.split(".")[0]) is not None and name.split(".")[0] not in added:
+            continue
+        steps = name.split(".")
+        for depth in range(1, len(steps) + 1):
+            path = ".".join(steps[:depth])
+            if path not in sys.modules:
+                sys.modules[path] = types.ModuleType(path)
+                sys.modules[path].__spec__ = ModuleSpec(path, None)
+                added.append(path)
+                if depth > 1:
+                    sys.modules[".".join(steps[: depth - 1])].__dict__[steps[depth - 1]] = sys.modules[path]
+        sys.modules[name].__dict__.update(members)
     try:
-        __import__("timm")
-    except ImportError:
-        layers = types.ModuleType("timm.models.layers")
-        layers.__dict__["drop_path"] = lambda x, drop_prob=0.0, training=False: x
-        sys.modules |= {"timm": types.ModuleType("timm"), "timm.models": types.ModuleType("timm.models")}
-        sys.modules["timm.models.layers"] = layers
+        yield
+    finally:
+        for path in added:
+            del sys.modules[path]

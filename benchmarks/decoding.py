@@ -17,7 +17,7 @@ from hwm.data.video import VideoReader
 FRAMES, GRID_FPS = 32, 8.0
 ACCESS = {"448-gop12": (448, 12, 1.5), "448-gop250": (448, 250, 1.0), "1408-gop30": (1408, 30, 1.2)}
 SMALLEST_STEP = 3.0
-"""Mean difference in grey levels above which two pictures are different frames; one frame of the test video moves more."""
+"""Mean difference in grey levels above which pictures are different frames; the test video moves more in one frame."""
 
 
 def run(context: Context) -> Iterator[Outcome]:

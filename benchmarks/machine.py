@@ -13,7 +13,7 @@ from hwm.models.vjepa2 import EncoderSpec
 
 
 class Product(NamedTuple):
-    """`count` products [rows, inner] × [inner, columns]; `weight`: the right side is a layer's weight [columns, inner]."""
+    """`count` products [rows, inner] × [inner, columns]; `weight`: the right side is a layer's, [columns, inner]."""
 
     rows: int
     inner: int

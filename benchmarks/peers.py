@@ -4,20 +4,19 @@ Where a library that upstream imports is not installed, the few of its parts tha
 PyTorch, so that upstream's own code can be timed: timm's transformer block and torchvision's resize.
 """
 
+import importlib
 import importlib.util
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.context import Context, gazelle_source
+from benchmarks.context import Context, gazelle_source, stand_ins
 from hwm.models.dinov2 import DINOv2
 from hwm.models.gazelle import GazeLLE
-from hwm.weights.huggingface import backbone_part, to_theirs
+from hwm.weights.huggingface_write import dinov2_to_huggingface, save_huggingface
 
 
 class PlainBlock(nn.Module):
@@ -43,18 +42,13 @@ class PlainBlock(nn.Module):
 class TransformersBackbone(nn.Module):
     """`Dinov2Model` behind the interface that upstream's Gaze-LLE asks of a backbone."""
 
-    def __init__(self, ours: DINOv2, side: int) -> None:
+    def __init__(self, ours: DINOv2, side: int, folder: Path) -> None:
         super().__init__()
-        from transformers import Dinov2Config, Dinov2Model
+        from transformers import Dinov2Model
 
-        self.model = Dinov2Model(
-            Dinov2Config(
-                hidden_size=ours.spec.width, num_hidden_layers=ours.spec.depth, image_size=side, patch_size=14,
-                num_attention_heads=ours.spec.num_heads, attn_implementation="sdpa",
-            )
-        )  # fmt: skip
+        save_huggingface(dinov2_to_huggingface(ours), folder)
+        self.model = Dinov2Model.from_pretrained(folder, attn_implementation="sdpa")
         self.width, self.grid = ours.spec.width, (side // 14, side // 14)
-        self.model.load_state_dict(to_theirs(backbone_part(), ours.state_dict()), strict=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Pictures to a feature map [B, D, H, W]."""
@@ -78,14 +72,18 @@ def upstream_gazelle(context: Context, ours: GazeLLE, side: int) -> Any:
     """
     assert context.gazelle is not None
     folder: Path = gazelle_source(context.gazelle, context.scratch)
-    _stand_in()
+    backbone = TransformersBackbone(ours.backbone, side, context.scratch / "dinov2")
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-    from gazelle.model import GazeLLE as Upstream  # type: ignore[import-not-found]
-
-    theirs = Upstream(
-        TransformersBackbone(ours.backbone, side), dim=ours.spec.width, num_layers=ours.spec.depth, in_size=(side, side)
-    ).eval()
+    with stand_ins(
+        {
+            "timm.models.vision_transformer": {"Block": PlainBlock},
+            "torchvision.transforms.functional": {"resize": _resize},
+            "sklearn.metrics": {"roc_auc_score": None},
+        }
+    ):
+        upstream = importlib.import_module("gazelle.model").GazeLLE
+    theirs = upstream(backbone, dim=ours.spec.width, num_layers=ours.spec.depth, in_size=(side, side)).eval()
     decoder = {name: tensor for name, tensor in ours.state_dict().items() if not name.startswith("backbone.")}
     wrong = theirs.load_state_dict(decoder, strict=False)
     assert not wrong.unexpected_keys, wrong
@@ -95,33 +93,6 @@ def upstream_gazelle(context: Context, ours: GazeLLE, side: int) -> Any:
 def stood_in() -> list[str]:
     """Which libraries of upstream's Gaze-LLE are not installed."""
     return [name for name in ("timm", "torchvision", "sklearn") if importlib.util.find_spec(name) is None]
-
-
-def _stand_in() -> None:
-    parts: dict[str, dict[str, dict[str, object]]] = {
-        "timm": {
-            "timm.models.vision_transformer": {"Block": PlainBlock},
-        },
-        "torchvision": {
-            "torchvision.transforms": {},
-            "torchvision.transforms.functional": {"resize": _resize},
-        },
-        "sklearn": {"sklearn.metrics": {"roc_auc_score": None}},
-    }
-    for library in parts:
-        if not _installed(library):
-            sys.modules.setdefault(library, types.ModuleType(library))
-            for name, members in parts[library].items():
-                module = types.ModuleType(name)
-                module.__dict__.update(members)
-                sys.modules[name] = module
-                parent, _, child = name.rpartition(".")
-                sys.modules.setdefault(parent, types.ModuleType(parent)).__dict__[child] = module
-
-
-def _installed(library: str) -> bool:
-    known = sys.modules.get(library)
-    return known.__spec__ is not None if known is not None else importlib.util.find_spec(library) is not None
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from benchmarks import encoder
+from benchmarks import decoding, encoder, epoch, gazelle, gpu, growth, memory, predictor, single_frames, sweep
 from benchmarks.context import Context
 from benchmarks.measure import Outcome
 
@@ -10,6 +10,15 @@ Benchmark = Callable[[Context], Iterator[Outcome]]
 
 BENCHMARKS: dict[str, Benchmark] = {
     "encoder": encoder.run,
+    "single-frames": single_frames.run,
+    "gazelle": gazelle.run,
+    "predictor": predictor.run,
+    "epoch": epoch.run,
+    "sweep": sweep.run,
+    "decoding": decoding.run,
+    "memory": memory.run,
+    "growth": growth.run,
+    "gpu": gpu.run,
 }
 
 

@@ -1,7 +1,5 @@
 """The fast kernels compute the plain formula; training never meets them; the future never leaks through them."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -17,12 +15,11 @@ WIDTH = 192
 
 
 @pytest.fixture(autouse=True)
-def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces and blocks so small that every loop runs several times, the last time with less."""
     monkeypatch.setattr(kernels, "TOKENS_PER_PIECE", 5)
     monkeypatch.setattr(kernels, "SCORES_PER_BLOCK", 40)
     monkeypatch.setattr("hwm.models.rope.ROWS_AT_ONCE", 30)
-    yield
 
 
 def layers() -> tuple[torch.nn.Linear, torch.nn.Linear]:

@@ -6,8 +6,9 @@ What was measured on a CPU, and is used here:
 * Half of the time outside of matrix products goes into memory that the system hands out page by page: a hidden layer
   of 32 MB costs more to come by than its GELU. So the MLP runs over pieces of tokens whose hidden layer fits the cache.
 * oneDNN's linear layer adds bias and exact GELU while the product is still in registers, and is the faster of the two
-  matrix libraries in PyTorch on CPUs that MKL does not know. It computes in the type of its input, whatever
-  `torch.set_float32_matmul_precision` says of bfloat16 (that switch is left alone; see `engine.runtime`).
+  matrix libraries in PyTorch on CPUs that MKL does not know. Asked for directly, it multiplies float32 as float32
+  under PyTorch's default; `torch.set_float32_matmul_precision("medium")`, the usual way to it, is a switch of the
+  whole process that also allows bfloat16 products on CPUs that have units for them.
 * PyTorch's blocked attention is the fastest for float32. In bfloat16 it converts every block back and forth; plain
   products over blocks of queries, which stay in the cache, are faster there.
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
 TOKENS_PER_PIECE = 512
-"""Tokens of an MLP's piece: 8 MB of hidden layer in ViT-L, and enough rows to keep a matrix product at its full rate."""
+"""Tokens of an MLP's piece: 8 MB of hidden layer in ViT-L, and enough rows to keep a product at its full rate."""
 SCORES_PER_BLOCK = 1 << 18
 """Attention scores held at once: 512 KB in bfloat16, half of a common second-level cache."""
 SMALLEST_WIDTH = 128

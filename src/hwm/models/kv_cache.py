@@ -2,7 +2,7 @@
 
 Appending works as on a growable array: a buffer has room for more than it holds, and a view of its first tokens is
 handed out. Whoever appends to the end of what is filled writes into the room behind it, which no earlier view covers;
-whoever appends to an earlier place gets a buffer of its own. So a view never changes, and one cache serves many futures.
+whoever appends to an earlier place gets a buffer of its own. So a view never changes, and a cache serves many futures.
 With gradients on, tensors are joined instead, because autograd must keep each state.
 """
 

@@ -24,7 +24,7 @@ from hwm.errors import CacheError
 from hwm.models.world_model import TimeGrid
 from hwm.tokens.observe import StepTokens
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the code that computes tokens changes their numbers."""
 
 STORED_DTYPE = torch.float16
