@@ -321,6 +321,7 @@ def test_a_stopped_comparison_stops_its_units_and_can_go_on(settings: Settings, 
     [
         ({"arms": ["world+probe"]}, "matched model"),
         ({"arms": ["none", "none"]}, "twice"),
+        ({"name": "units"}, "share"),
         ({"horizons_sec": [0.5, 2.0]}, "horizon_sec"),
         ({"baselines": ["vjepa2"]}, "go together"),
         ({"controls": ["measured"]}, "gaze_files"),

@@ -55,6 +55,8 @@ class CompareConfig(RunConfig):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} names one thing twice: {values}")
+        if self.name in ("units", "tokens"):
+            raise ValueError(f"name={self.name} is the folder of what all comparisons in `folder` share")
         if not {"none", "probe"} & set(self.arms):
             raise ValueError("arms needs none or probe: a gain is against a matched model")
         if self.pretrain.gaze == "none":
