@@ -20,7 +20,8 @@ FLOORS = (
     {"engine"},
     {"tokens"},
     {"pipelines"},
-    {"cli_weights"},
+    {"cli_arguments"},
+    {"cli_weights", "cli_extract"},
     {"cli"},
 )
 """Rooms from the ground up; rooms of one floor do not import each other."""

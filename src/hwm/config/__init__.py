@@ -21,6 +21,7 @@ from hwm.config.base import (
     RunConfig,
     RuntimeConfig,
     TokenConfig,
+    TokenDtype,
 )
 from hwm.config.demo import MIN_TAKES_FOR_TRAPS, TOYWORLD_FORMATS, DemoConfig, ToyWorldConfig
 from hwm.config.gaze_score import GazeScoreConfig
@@ -55,6 +56,7 @@ __all__ = [
     "RunConfig",
     "RuntimeConfig",
     "TokenConfig",
+    "TokenDtype",
     "ToyWorldConfig",
     "VJEPA2BackboneConfig",
 ]
