@@ -87,6 +87,10 @@ class VideoReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; the reader cannot be used afterwards."""
         self._cursor.close()
 
     @cached_property

@@ -26,6 +26,7 @@ from hwm.engine.optim import adamw, clip_gradients, raise_if_not_finite, schedul
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import EXIT_STOPPED, StopFlag, rng_for, start
+from hwm.engine.waiting import Waited
 from hwm.errors import DataError
 from hwm.losses import PredictorLosses
 from hwm.models.objectives import drop_gaze, predictor_losses
@@ -113,7 +114,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         batches = StepBatches(
             plan, config.optim.batch_size, first_step, num_steps, fabric.global_rank, fabric.world_size
         )
-        tokens = _with_targets(source, targets, batches)
+        tokens = Waited(_with_targets(source, targets, batches))
         validation: dict[str, float] = {}
         with Progress(f"stage 1 {config.name}", total=num_steps, done=first_step) as bar:
             for step, (batch, target) in enumerate(tokens, start=first_step):
@@ -132,6 +133,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
                 done = step + 1
                 if done % config.log_every == 0 or done == num_steps:
                     log.flush(done)
+                    log.write_timings(done, {"train/data_wait": tokens.share()})
                 if done % config.validate_every == 0 or done == num_steps:
                     validation = validate(world.predictor, source, targets, fixed, config)
                     log.write(done, {f"val/{name}": value for name, value in validation.items()})

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from hwm.config import TokenConfig
 from hwm.data.clips import ClipRequest
 from hwm.data.exclusions import Exclusion
+from hwm.data.open_readers import OpenReaders
 from hwm.data.video import VideoInfo
 from hwm.engine.home import home
 from hwm.models.observer import Observer
@@ -150,12 +151,13 @@ class _PixelBatches(Dataset[tuple[StepPixels, Tensor]]):
 
     def __init__(self, plan: Plan, grid: TimeGrid) -> None:
         self._plan, self._grid = plan, grid
+        self._readers = OpenReaders()  # empty when it is sent to a worker
 
     def __len__(self) -> int:
         return len(self._plan)
 
     def __getitem__(self, index: int) -> tuple[StepPixels, Tensor]:
-        clips = [read_pixels(request, self._grid) for request in self._plan[index]]
+        clips = [read_pixels(request, self._grid, self._readers) for request in self._plan[index]]
         frames = torch.stack([pixels.frames_SFYXR for pixels, _ in clips])
         gaze = [pixels.gaze_frames_SYXR for pixels, _ in clips if pixels.gaze_frames_SYXR is not None]
         valid = torch.stack([valid for _, valid in clips])
