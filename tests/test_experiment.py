@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hwm.evaluation.outputs import ClassList, RunOutputs, SegmentRow, TaskOutputs
-from hwm.evaluation.verdicts import Outcome
 
 from hwm.errors import DataError
 from hwm.evaluation.compare_report import LEGACY, CompareFindings, write_report
 from hwm.evaluation.experiment import Arm, Experiment, Run
 from hwm.evaluation.figures_compare import Gain, confusion_matrix, gain_bars
+from hwm.evaluation.outputs import ClassList, RunOutputs, SegmentRow, TaskOutputs
+from hwm.evaluation.verdicts import Outcome
 
 TAKES, OF_TAKE, CLASSES = 12, 5, 4
 BASELINES = {name: {"top1": 0.25} for name in ("majority", "previous step")}

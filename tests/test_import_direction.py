@@ -20,7 +20,8 @@ FLOORS = (
     {"engine"},
     {"tokens"},
     {"pipelines"},
-    {"cli_weights", "cli_show"},
+    {"cli_arguments", "cli_show"},
+    {"cli_weights", "cli_extract"},
     {"cli"},
     {"__main__"},
 )

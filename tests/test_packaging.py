@@ -96,7 +96,19 @@ def test_versions_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["demo", "pretrain", "anticipate", "compare", "gaze_score", "adapt", "adapt_gaze", "data_check", "doctor"]
+    "name",
+    [
+        "demo",
+        "extract",
+        "pretrain",
+        "anticipate",
+        "compare",
+        "gaze_score",
+        "adapt",
+        "adapt_gaze",
+        "data_check",
+        "doctor",
+    ],
 )
 def test_every_verb_has_its_pipeline(name: str) -> None:
     assert callable(import_module(f"hwm.pipelines.{name}").run)
@@ -175,7 +187,7 @@ def check_hwm(words: list[str]) -> None:
     elif words[0] == "fetch":
         for name in parsed["names"]:
             catalog.require(name)
-    elif words[0] in ("check", "doctor") and parsed["config"] is not None:
+    elif words[0] in ("check", "doctor", "extract") and parsed["config"] is not None:
         load_any(cli.RECIPES, parsed["config"], parsed["overrides"] or ())
     elif words[0] == "demo":
         load_config(cli.DemoConfig, "demo/quick" if parsed["quick"] else "demo/full", parsed["overrides"] or ())
@@ -192,6 +204,8 @@ def check_hwm(words: list[str]) -> None:
         "weights fetch vjepa2-vitl256",
         "doctor pretrain/toywrld",
         "data check pretrain/toyworld --fressh",
+        "extract pretrain/toywrld",
+        "extract pretrain/toyworld --fressh",
     ],
 )
 def test_a_command_that_cannot_work_would_be_found(line: str) -> None:

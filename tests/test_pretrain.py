@@ -12,7 +12,7 @@ from hwm.data.batches import StepBatches
 from hwm.data.clips import ClipPlan, find_videos
 from hwm.engine.assemble import load_stage1
 from hwm.engine.checkpoint import CheckpointStore
-from hwm.engine.runlog import RunLog, read_metrics
+from hwm.engine.runlog import TIMINGS, RunLog, read_metrics
 from hwm.errors import ConfigError, DataError, RunError
 from hwm.losses import layer_normed
 from hwm.models.predictor import GazePredictor
@@ -35,6 +35,9 @@ def test_a_run_leaves_a_model_that_loads_and_a_record(stage1_settings: dict[str,
     assert stage1.world.predictor.gate != 0
     assert (result.folder / "checkpoints" / "latest").resolve().name == "step-000008"
     assert {"val/l1", "val/copy_l1", "val/skill", "val/skill_2"} <= set().union(*read_metrics(result.folder))
+    timings = read_metrics(result.folder, TIMINGS)
+    assert [line["step"] for line in timings] == [2, 4, 6, 8]
+    assert all(0 < line["train/data_wait"] < 1 for line in timings)
     # The whole model, saved and read back, imagines the same.
     stage1.world.save_pretrained(tmp_path / "model")
     again = HumanWorldModel.from_pretrained(tmp_path / "model")

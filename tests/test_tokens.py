@@ -87,9 +87,10 @@ def test_models_without_gaze_share_the_latents(observer: Observer, toy_world: Pa
     cached(observer, tmp_path).prepare([clip.video], lambda done: None)
     blind_grid = TimeGrid(4.0, "frame", 64, None)
     blind = TokenCache(tmp_path, blind_grid, {"encoder": "e"})
-    assert blind.holds(clip.video.path)
-    assert not TokenCache(tmp_path, blind_grid, {"encoder": "other"}).holds(clip.video.path)
-    assert not TokenCache(tmp_path, grid(), {"encoder": "e", "gazelle": "other"}).holds(clip.video.path)
+    assert not blind.missing(clip.video.path, clip.box)
+    assert TokenCache(tmp_path, blind_grid, {"encoder": "other"}).missing(clip.video.path, clip.box) == ("z",)
+    other_gazelle = TokenCache(tmp_path, grid(), {"encoder": "e", "gazelle": "other"})
+    assert other_gazelle.missing(clip.video.path, clip.box) == ("scene",)
 
 
 def test_a_damaged_token_file_is_refused(observer: Observer, toy_world: Path, tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_steps_outside_the_video_are_refused(observer: Observer, toy_world: Path
 
 def test_random_crops_are_refused_by_the_cache(observer: Observer, toy_world: Path, tmp_path: Path) -> None:
     clip = request(toy_world, 0)
-    with pytest.raises(CacheError, match="random crop"):
+    with pytest.raises(CacheError, match=r"there is no token file(.|\n)*hwm extract"):
         only(cached(observer, tmp_path), clip._replace(box=clip.box._replace(left=0.0)))
 
 

@@ -1,4 +1,4 @@
-"""The command line: one function a verb; this file, `cli_weights` and `cli_show` alone print.
+"""The command line: one function a verb; this file, `cli_extract`, `cli_weights` and `cli_show` alone print.
 
     hwm VERB CONFIG [key=value ...]
 
@@ -7,7 +7,6 @@ Configurations are read and checked before a pipeline, and with it torch, is imp
 that was asked to stop and saved.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,8 @@ from rich.console import Console
 from rich.text import Text
 
 import hwm
-from hwm import cli_weights
+from hwm import cli_extract, cli_weights
+from hwm.cli_arguments import Checkpoint, ConfigArgument, Folder, Overrides, with_options
 from hwm.cli_show import show, tell
 from hwm.config import (
     MIN_TAKES_FOR_TRAPS,
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 def _command_line() -> typer.Typer:
-    """The application that the verbs below register with, and the group `weights` in it."""
+    """The application that the verbs below register with; `extract` and the group `weights` have files of their own."""
     made = typer.Typer(
         no_args_is_help=True,
         add_completion=False,
@@ -51,6 +51,7 @@ def _command_line() -> typer.Typer:
         rich_markup_mode="rich",
         help="A gaze-conditioned human world model: watch people work, imagine what comes next, name the next step.",
     )
+    made.command("extract", rich_help_panel="Data")(cli_extract.extract)
     made.add_typer(cli_weights.app, name="weights", rich_help_panel="Weights")
     return made
 
@@ -60,15 +61,6 @@ app = _command_line()
 _Run = TypeVar("_Run", bound=RunConfig)
 RECIPES: tuple[type[RunConfig], ...] = (PretrainConfig, AnticipateConfig, AdaptConfig, AdaptGazeConfig)
 """Every kind of recipe that makes a run; where a verb takes any, its keys tell which it is."""
-_ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML recipe, or a shipped one's name.")]
-_Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP045 (typer reads the older form)
-    typer.Argument(metavar="KEY=VALUE", help="Settings to change, e.g. optim.lr=1e-4", show_default=False),
-]
-_Folder = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--folder", help="Folder that holds run folders (the setting `folder`).", show_default=False),
-]
 _Resume = Annotated[
     bool, typer.Option("--resume/--fresh", help="Go on from the newest checkpoint, or clear an earlier run first.")
 ]
@@ -94,11 +86,11 @@ def _common(
 @app.command(rich_help_panel="Start here")
 def demo(
     quick: Annotated[bool, typer.Option("--quick", help="The same at a size for a first look or CI.")] = False,
-    overrides: _Overrides = None,
+    overrides: Overrides = None,
     folder: Annotated[Optional[Path], typer.Option("--folder", help="Folder of all it makes.")] = None,  # noqa: UP045
 ) -> None:
     """Both stages on the toy world, with and without gaze, and a report of it all."""
-    config = load_config(DemoConfig, "demo/quick" if quick else "demo/full", _with(overrides, folder=folder))
+    config = load_config(DemoConfig, "demo/quick" if quick else "demo/full", with_options(overrides, folder=folder))
     from hwm.pipelines import demo as pipeline
 
     tell(pipeline.run(config))
@@ -145,10 +137,10 @@ def toyworld(
 
 @app.command(rich_help_panel="Train")
 def pretrain(
-    config: _ConfigArgument, overrides: _Overrides = None, folder: _Folder = None, resume: _Resume = True
+    config: ConfigArgument, overrides: Overrides = None, folder: Folder = None, resume: _Resume = True
 ) -> None:
     """Stage 1: train the world model on videos."""
-    checked = _checked(PretrainConfig, config, _with(overrides, folder=folder))
+    checked = _checked(PretrainConfig, config, with_options(overrides, folder=folder))
     from hwm.pipelines import pretrain as pipeline
 
     tell(pipeline.run(checked, resume=resume))
@@ -156,16 +148,13 @@ def pretrain(
 
 @app.command(rich_help_panel="Train")
 def anticipate(
-    config: _ConfigArgument,
-    overrides: _Overrides = None,
-    checkpoint: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--checkpoint", help="Run folder of stage 1, a checkpoint in it, or a saved world model."),
-    ] = None,
-    folder: _Folder = None,
+    config: ConfigArgument,
+    overrides: Overrides = None,
+    checkpoint: Checkpoint = None,
+    folder: Folder = None,
 ) -> None:
     """Stage 2: train and score a probe that names the next key step."""
-    checked = _checked(AnticipateConfig, config, _with(overrides, folder=folder, checkpoint=checkpoint))
+    checked = _checked(AnticipateConfig, config, with_options(overrides, folder=folder, checkpoint=checkpoint))
     if checked.backbone.kind == "hwm" and checked.checkpoint is None:
         raise ConfigError("no world model was given", fix=f"hwm anticipate {config} --checkpoint runs/NAME")
     from hwm.pipelines import anticipate as pipeline
@@ -183,7 +172,7 @@ def compare(
     from_runs: Annotated[bool, typer.Option("--from", help="Train nothing: report on finished stage-2 runs.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Show what it would train and what it costs.")] = False,
     no_frames: Annotated[bool, typer.Option("--no-frames", help="No frame of a video in the report.")] = False,
-    folder: _Folder = None,
+    folder: Folder = None,
 ) -> None:
     """Does gaze help? Arms, controls and baselines over seeds, and a report with a verdict."""
     if from_runs:
@@ -193,7 +182,7 @@ def compare(
         tell(compare_runs.run(runs, folder or Path("runs/compared"), frames=not no_frames))
         return
     given = [*(overrides or ()), *(["num_examples=0"] if no_frames else [])]
-    checked = _checked(CompareConfig, config, _with(given, folder=folder))
+    checked = _checked(CompareConfig, config, with_options(given, folder=folder))
     from hwm.pipelines import compare as pipeline
     from hwm.pipelines.compare_cost import plan_table
     from hwm.pipelines.compare_units import make_plan
@@ -205,11 +194,9 @@ def compare(
 
 
 @app.command(rich_help_panel="Train the frozen parts")
-def adapt(
-    config: _ConfigArgument, overrides: _Overrides = None, folder: _Folder = None, resume: _Resume = True
-) -> None:
+def adapt(config: ConfigArgument, overrides: Overrides = None, folder: Folder = None, resume: _Resume = True) -> None:
     """Adapt an encoder to your videos, or make a small one, by the masked-latent objective."""
-    checked = _checked(AdaptConfig, config, _with(overrides, folder=folder))
+    checked = _checked(AdaptConfig, config, with_options(overrides, folder=folder))
     from hwm.pipelines import adapt as pipeline
 
     tell(pipeline.run(checked, resume=resume))
@@ -217,19 +204,19 @@ def adapt(
 
 @app.command("adapt-gaze", rich_help_panel="Train the frozen parts")
 def adapt_gaze(
-    config: _ConfigArgument, overrides: _Overrides = None, folder: _Folder = None, resume: _Resume = True
+    config: ConfigArgument, overrides: Overrides = None, folder: Folder = None, resume: _Resume = True
 ) -> None:
     """Train a small Gaze-LLE model on the toy world's gaze."""
-    checked = _checked(AdaptGazeConfig, config, _with(overrides, folder=folder))
+    checked = _checked(AdaptGazeConfig, config, with_options(overrides, folder=folder))
     from hwm.pipelines import adapt_gaze as pipeline
 
     tell(pipeline.run(checked, resume=resume))
 
 
 @app.command("gaze-score", rich_help_panel="Data")
-def gaze_score(config: _ConfigArgument, overrides: _Overrides = None, folder: _Folder = None) -> None:
+def gaze_score(config: ConfigArgument, overrides: Overrides = None, folder: Folder = None) -> None:
     """Score Gazelle's heat maps against an eye tracker, beside a centre prior."""
-    checked = _checked(GazeScoreConfig, config, _with(overrides, folder=folder))
+    checked = _checked(GazeScoreConfig, config, with_options(overrides, folder=folder))
     from hwm.pipelines import gaze_score as pipeline
 
     tell(pipeline.run(checked))
@@ -241,7 +228,7 @@ def doctor(
         Optional[str],  # noqa: UP045
         typer.Argument(metavar="[CONFIG]", help="A recipe whose files and folders are looked at as well."),
     ] = None,
-    overrides: _Overrides = None,
+    overrides: Overrides = None,
 ) -> None:
     """What is installed, what is missing and how to get it; ends with a block for an issue."""
     checked = load_any(RECIPES, config, overrides or ()) if config is not None else None
@@ -270,8 +257,8 @@ app.add_typer(data_app, name="data", rich_help_panel="Data")
 
 @data_app.command("check")
 def data_check(
-    config: _ConfigArgument,
-    overrides: _Overrides = None,
+    config: ConfigArgument,
+    overrides: Overrides = None,
     timeout: Annotated[
         float, typer.Option("--timeout", min=1.0, help="Seconds a video may take, on top of its size at 10 MB/s.")
     ] = 60.0,
@@ -298,12 +285,6 @@ def _checked(cls: type[_Run], source: str, overrides: Sequence[str]) -> _Run:
     config = load_config(cls, source, overrides)
     require_inputs(config)
     return config
-
-
-def _with(overrides: Sequence[str] | None, **options: Path | None) -> list[str]:
-    """Options that have a setting of their own become overrides; JSON text is YAML that needs no further care."""
-    given = [f"{key}={json.dumps(str(path))}" for key, path in options.items() if path is not None]
-    return [*(overrides or ()), *given]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -23,6 +23,7 @@ from hwm.config.base import (
     RunConfig,
     RuntimeConfig,
     TokenConfig,
+    TokenDtype,
 )
 from hwm.config.compare import CompareConfig
 from hwm.config.demo import MIN_TAKES_FOR_TRAPS, TOYWORLD_FORMATS, DemoConfig, ToyWorldConfig
@@ -61,6 +62,7 @@ __all__ = [
     "RunConfig",
     "RuntimeConfig",
     "TokenConfig",
+    "TokenDtype",
     "ToyWorldConfig",
     "VJEPA2BackboneConfig",
 ]

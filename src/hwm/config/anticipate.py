@@ -177,6 +177,12 @@ class AnticipateConfig(RunConfig):
         return self
 
     @model_validator(mode="after")
+    def _has_no_augmented_views(self) -> "AnticipateConfig":
+        if self.tokens.views:
+            raise ValueError("tokens.views is for data.augment of stage 1: stage 2 reads the centre square")
+        return self
+
+    @model_validator(mode="after")
     def _backbone_uses_all(self) -> "AnticipateConfig":
         if self.backbone.kind == "hwm":
             if self.backbone.rollout != "imagined" and self.probe.inputs == "context":

@@ -17,6 +17,10 @@ GazePointControl = Literal["none", "shuffled", "time-shuffled", "mean", "future"
 """The same for the gaze weights of the probe's gaze point."""
 
 
+TokenDtype = Literal["float16", "bfloat16", "int8"]
+"""How cached tokens are stored."""
+
+
 class Part(BaseModel):
     """Base of every node of the tree: immutable, no unknown keys, defaults validated."""
 
@@ -84,7 +88,8 @@ class ClipDataConfig(Part):
     num_steps: int = Field(default=8, ge=1)
     """Latent steps in a training clip."""
     augment: AugmentConfig | None = None
-    """Random crops (live tokens only); null takes the centre square."""
+    """Random crops: fresh ones with live tokens, `tokens.views` fixed ones with cached tokens; null takes the centre
+    square."""
     manifest: Path | None = None
     """`data_manifest.json` of `hwm data check`, which the videos are held to; null probes the videos instead."""
 
@@ -151,6 +156,10 @@ class TokenConfig(Part):
     """`live` decodes and encodes every clip; `cached` encodes each video once (centre square) and reads it back."""
     folder: Path | None = None
     """Folder of cached tokens; null means `$HWM_HOME/tokens`."""
+    dtype: TokenDtype = "float16"
+    """Precision of cached tokens; `int8` has one scale a token."""
+    views: int = Field(default=0, ge=0)
+    """Fixed augmented crops of each training video (cached tokens with `data.augment`); an epoch picks one a clip."""
 
 
 class RunConfig(Part):

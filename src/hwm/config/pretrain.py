@@ -63,8 +63,14 @@ class PretrainConfig(RunConfig):
             raise ValueError(
                 f"loss.rollout_steps ({self.loss.rollout_steps}) must be below data.num_steps ({self.data.num_steps})"
             )
-        if self.tokens.source == "cached" and self.data.augment is not None:
-            raise ValueError("data.augment needs tokens.source=live: cached tokens hold the centre square only")
+        if self.tokens.source == "cached" and self.data.augment is not None and not self.tokens.views:
+            raise ValueError(
+                "data.augment needs fresh crops (tokens.source=live), or tokens.views: fixed ones in the cache"
+            )
+        if self.tokens.views and (self.tokens.source != "cached" or self.data.augment is None):
+            raise ValueError(
+                "tokens.views counts augmented crops in the cache: set tokens.source=cached and data.augment"
+            )
         if self.gaze == "measured" and self.gaze_files.folder is None:
             raise ValueError("gaze=measured needs gaze_files.folder: where the eye tracker's files are")
         if self.gaze_control != "none" and self.gaze == "none":

@@ -6,6 +6,7 @@ In: files, folders and lists of videos. Out: a `VideoSet` (usable videos, everyt
 
 import csv
 import glob as globbing
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -123,16 +124,23 @@ class ClipPlan:
         num_steps: steps in a clip.
         augment: random crop boxes; None takes the centre square.
         seed: seed of starts, boxes and order.
+        num_views: with `augment`, fixed boxes a video of which each clip gets one; 0 draws a new box for each clip.
 
     Raises:
         DataError: a video is too short for one clip.
     """
 
     def __init__(
-        self, videos: Sequence[VideoInfo], fps: float, num_steps: int, augment: AugmentConfig | None, seed: int
+        self,
+        videos: Sequence[VideoInfo],
+        fps: float,
+        num_steps: int,
+        augment: AugmentConfig | None,
+        seed: int,
+        num_views: int = 0,
     ) -> None:
         self.videos, self.fps, self.num_steps = tuple(videos), fps, num_steps
-        self._augment, self._seed = augment, seed
+        self._augment, self._seed, self._num_views = augment, seed, num_views
         for video in self.videos:
             if num_grid_steps(video.duration_sec, fps) < num_steps:
                 raise DataError(
@@ -152,6 +160,8 @@ class ClipPlan:
         first_step = int(rng.integers(0, self._num_starts(video)))
         if self._augment is None:
             box = centre_square(video)
+        elif self._num_views:
+            box = fixed_box(video, self._augment, self._seed, int(rng.integers(0, self._num_views)))
         else:
             box = random_box(video, self._augment.scale, self._augment.ratio, rng)
         return ClipRequest(video, first_step, self.num_steps, box)
@@ -175,6 +185,18 @@ class ClipPlan:
 
     def _num_starts(self, video: VideoInfo) -> int:
         return num_grid_steps(video.duration_sec, self.fps) - self.num_steps + 1
+
+
+def fixed_box(video: VideoInfo, augment: AugmentConfig, seed: int, view: int) -> CropBox:
+    """Augmented view `view` of a video: a function of seed, view, and the video's file name, length and size.
+
+    The folder does not count, so that a data set may move. Many data sets give all takes the same file names; the
+    length tells those apart.
+    """
+    named = f"{video.path.name}\n{video.duration_sec!r}".encode(errors="surrogateescape")
+    entropy = int.from_bytes(hashlib.sha256(named).digest()[:8], "little")
+    rng = np.random.default_rng(np.random.SeedSequence([seed, view, entropy, 2]))
+    return random_box(video, augment.scale, augment.ratio, rng)
 
 
 def _paths_of(source: Path, glob: str) -> list[Path]:

@@ -87,6 +87,10 @@ class VideoReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; the reader cannot be used afterwards."""
         self._cursor.close()
 
     @cached_property
@@ -114,23 +118,32 @@ class VideoReader:
         Raises:
             DataError: a time before 0 or after the last frame's end, a box outside the picture, damaged data.
         """
-        crop = self._checked_box(box)
+        return self.read_crops(times_sec, sizes, (box,))[0]
+
+    def read_crops(
+        self, times_sec: Sequence[float], sizes: Sequence[tuple[int, int]], boxes: Sequence[CropBox | None]
+    ) -> tuple[Clip, ...]:
+        """`read` for several crops of the same frames, which are decoded once; one clip a box."""
+        crops = [self._checked_box(box) for box in boxes]
         num_frames = len(times_sec)
         found_sec = np.zeros(num_frames, dtype=np.float64)
-        views = tuple(np.zeros((num_frames, rows, columns, 3), dtype=np.uint8) for rows, columns in sizes)
+        views = [
+            tuple(np.zeros((num_frames, rows, columns, 3), dtype=np.uint8) for rows, columns in sizes) for _ in crops
+        ]
         source: int | None = None  # the slot that already holds the frame of the previous time
         for slot in sorted(range(num_frames), key=lambda index: times_sec[index]):
             timed = self._cursor.frame_at(times_sec[slot])
             found_sec[slot] = timed.time_sec
             if source is not None and found_sec[source] == timed.time_sec:
-                for view in views:
+                for view in (view for of_crop in views for view in of_crop):
                     view[slot] = view[source]
             else:
                 image = self._upright(timed)
-                for view, (rows, columns) in zip(views, sizes, strict=True):
-                    view[slot] = np.asarray(image.resize((columns, rows), Image.Resampling.BILINEAR, box=crop))
+                for crop, of_crop in zip(crops, views, strict=True):
+                    for view, (rows, columns) in zip(of_crop, sizes, strict=True):
+                        view[slot] = np.asarray(image.resize((columns, rows), Image.Resampling.BILINEAR, box=crop))
             source = slot
-        return Clip(found_sec, views)
+        return tuple(Clip(found_sec, of_crop) for of_crop in views)
 
     def read_grid(
         self,
@@ -150,12 +163,22 @@ class VideoReader:
         Yields:
             Chunks of up to 32 steps; F = steps · len(offsets), the frames of a step side by side.
         """
+        return (clips[0] for clips in self.read_grid_crops(fps, sizes, (box,), offsets))
+
+    def read_grid_crops(
+        self,
+        fps: float,
+        sizes: Sequence[tuple[int, int]],
+        boxes: Sequence[CropBox | None],
+        offsets: Sequence[float] = (0.0,),
+    ) -> Iterator[tuple[Clip, ...]]:
+        """`read_grid` for several crops of the same frames, which are decoded once; one clip a box in each chunk."""
         if any(offset > 0 for offset in offsets):
             raise DataError(f"read_grid was asked for offsets {tuple(offsets)}", expected="none after its grid time")
         num_steps = num_grid_steps(self.info.duration_sec, fps)
         for first in range(0, num_steps, GRID_CHUNK_STEPS):
             steps = range(first, min(first + GRID_CHUNK_STEPS, num_steps))
-            yield self.read([max(0.0, step / fps + offset) for step in steps for offset in offsets], sizes, box)
+            yield self.read_crops([max(0.0, step / fps + offset) for step in steps for offset in offsets], sizes, boxes)
 
     def _upright(self, timed: TimedFrame) -> Image.Image:
         frame = timed.frame

@@ -4,6 +4,7 @@
         config.yaml       the resolved configuration, itself a valid CONFIG
         run.json          versions, commit, command, sha256 of weights and data, coverage with reasons, warnings, status
         metrics.jsonl     one line a step that is logged: {"step": 20, "train/total": 0.61, ...}
+        timings.jsonl     what depends on the machine and the hour: {"step": 20, "train/data_wait": 0.03}
         checkpoints/      see `checkpoint`
 
 `metrics.jsonl` holds means over all steps since the last line, never the last batch alone, and no clock times, so that
@@ -32,6 +33,9 @@ from hwm.engine.mirrors import Mirror, open_mirrors
 from hwm.engine.provenance import now, provenance
 from hwm.errors import RunError
 from hwm.recipes import dump_config, load_config
+
+METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
+"""Files of a run folder that grow by a line at a time."""
 
 MAY_CHANGE = ("folder", "runtime.num_workers", "mirrors", "keep_last", "save_every", "log_every", "validate_every")
 """Settings that may differ when a run goes on, since they decide nothing that is learned."""
@@ -128,8 +132,21 @@ class RunLog(AbstractContextManager["RunLog"]):
         _require_finite(step, values)
         if self._lock is None:
             return
+        self._append(METRICS, step, values)
+
+    def write_timings(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes a line to `timings.jsonl`, which no two runs share, so that `metrics.jsonl` can be compared.
+
+        Raises:
+            RunError: a value is not finite.
+        """
+        _require_finite(step, values)
+        if self._lock is not None:
+            self._append(TIMINGS, step, values)
+
+    def _append(self, name: str, step: int, values: Mapping[str, float]) -> None:
         line = json.dumps({"step": step, **values}, allow_nan=False)
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with (self.folder / name).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -190,15 +207,15 @@ class RunLog(AbstractContextManager["RunLog"]):
 
     def _truncate(self, step: int) -> None:
         """Drops lines of steps that will be done again, and a last line cut short by a crash."""
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if (found := _step_of(line)) is not None and found <= step]
-        self._disk.replace(path, "".join(f"{line}\n" for line in kept).encode())
+        for path in (self.folder / METRICS, self.folder / TIMINGS):
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            kept = [line for line in lines if (found := _step_of(line)) is not None and found <= step]
+            self._disk.replace(path, "".join(f"{line}\n" for line in kept).encode())
 
 
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """All lines of a run's `metrics.jsonl`; a last line cut short by a crash is left out."""
-    path = folder / "metrics.jsonl"
+def read_metrics(folder: Path, name: str = METRICS) -> list[dict[str, float]]:
+    """All lines of a run's `metrics.jsonl` (or `timings.jsonl`); a last line cut short by a crash is left out."""
+    path = folder / name
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if _step_of(line) is not None]
 
@@ -270,7 +287,7 @@ def _earlier(folder: Path, config: RunConfig) -> dict[str, Any]:
 
 def _clear(folder: Path) -> None:
     """Removes an earlier run's record; other files in the folder are left alone."""
-    for name in ("run.json", "metrics.jsonl", "config.yaml"):
+    for name in ("run.json", METRICS, TIMINGS, "config.yaml"):
         (folder / name).unlink(missing_ok=True)
     if (folder / CHECKPOINTS).exists():
         shutil.rmtree(folder / CHECKPOINTS)

@@ -18,6 +18,7 @@ from hwm.data.batches import StepBatches
 from hwm.data.clips import ClipPlan, ClipRequest, find_videos
 from hwm.data.frame_bank import FrameBank
 from hwm.data.masks import draw_masks
+from hwm.data.open_readers import OpenReaders
 from hwm.data.transforms import normalise
 from hwm.engine.assemble import CHECKPOINTS, load_frozen_encoder
 from hwm.engine.checkpoint import CheckpointStore
@@ -163,7 +164,8 @@ def _reader(config: AdaptConfig, plan: ClipPlan) -> Callable[[Sequence[ClipReque
     """How the pixels [B, T, F, Y, X, R] of a batch are read: out of memory, or decoded clip by clip."""
     grid = TimeGrid(config.data.fps, config.data.step, config.resolution, None)
     if not config.in_memory:
-        return lambda requests: torch.stack([read_pixels(request, grid)[0].frames_SFYXR for request in requests])
+        readers = OpenReaders()
+        return lambda requests: torch.stack([read_pixels(r, grid, readers)[0].frames_SFYXR for r in requests])
     with Progress("decoding", total=len(plan.videos)) as bar:
         bank = FrameBank(plan.videos, grid.fps, grid.encoder_resolution, step_offsets(grid), bar.set)
     return lambda requests: torch.stack([torch.from_numpy(bank.read(request)) for request in requests])

@@ -94,8 +94,8 @@ def run(config: AnticipateConfig) -> AnticipateResult:
         log.record(**foresight.facts, frozen_sha256=frozen, protocol=config.protocol.id)
 
         # Segments and what may be seen of them
-        train_table, val_table = _read_tables(config, foresight, log)
-        foresight.record(log, {"train": _videos(train_table), "val": _videos(val_table)})
+        train_table, val_table = _usable_tables(config, foresight, log)
+        foresight.record(log, {"train": videos_of(train_table), "val": videos_of(val_table)})
         tasks = train_table.tasks
         given = trained_on(tasks, frozen, config)
         saved = None if config.saved_probe is None else load_probe(config.saved_probe, given)
@@ -154,13 +154,13 @@ def curve_name(horizon_sec: float) -> str:
     return f"val-{horizon_sec:g}s"
 
 
-def _videos(table: SegmentTable) -> tuple[VideoInfo, ...]:
+def videos_of(table: SegmentTable) -> tuple[VideoInfo, ...]:
     """The videos of a table, each once."""
     return tuple({segment.video.path: segment.video for segment in table.segments}.values())
 
 
-def _read_tables(config: AnticipateConfig, foresight: Foresight, log: RunLog) -> tuple[SegmentTable, SegmentTable]:
-    """Training and validation segments whose videos the backbone can use; no video may be in both.
+def read_tables(config: AnticipateConfig, log: RunLog) -> tuple[SegmentTable, SegmentTable]:
+    """Training and validation segments; no video may be in both.
 
     Raises:
         DataError: annotations that cannot be used, a take in both files, or data that are not the manifest's.
@@ -176,12 +176,16 @@ def _read_tables(config: AnticipateConfig, foresight: Foresight, log: RunLog) ->
             found=", ".join(str(path) for path in both[:3]),
             fix="take them out of one of the two annotation files",
         )
-    videos: dict[Path, VideoInfo] = {s.video.path: s.video for s in (*train.segments, *val.segments)}
+    log.record(annotations={"train": dict(train.counts), "val": dict(val.counts)})
+    return train, val
+
+
+def _usable_tables(config: AnticipateConfig, foresight: Foresight, log: RunLog) -> tuple[SegmentTable, SegmentTable]:
+    """Training and validation segments whose videos the backbone can use; see `read_tables`."""
+    train, val = read_tables(config, log)
+    videos = tuple({video.path: video for table in (train, val) for video in videos_of(table)}.values())
     with Progress("videos", total=len(videos)) as bar:
-        unusable = {e.item: e.reason for e in foresight.prepare(tuple(videos.values()), bar.set)}
-    log.record(
-        annotations={"train": dict(train.counts), "val": dict(val.counts)},
-    )
+        unusable = {e.item: e.reason for e in foresight.prepare(videos, bar.set)}
     return _without(train, unusable), _without(val, unusable)
 
 

@@ -16,11 +16,19 @@ from torch import Tensor, nn
 
 from hwm.config import ClipDataConfig, PretrainConfig
 from hwm.data.batches import StepBatches
-from hwm.data.clips import ClipPlan, VideoSet, find_videos
+from hwm.data.clips import ClipPlan, VideoSet, find_videos, fixed_box
 from hwm.data.exclusions import Exclusion
 from hwm.data.gaze_files import GazeFiles
 from hwm.data.video import VideoInfo
-from hwm.engine.assemble import CHECKPOINTS, PREDICTOR, load_frozen_encoder, new_world, predictor_hash, shared_hash
+from hwm.engine.assemble import (
+    CHECKPOINTS,
+    PREDICTOR,
+    Seer,
+    load_frozen_encoder,
+    new_world,
+    predictor_hash,
+    shared_hash,
+)
 from hwm.engine.checkpoint import CheckpointStore
 from hwm.engine.held_data import hold_to_manifest
 from hwm.engine.mean_scene import load_mean_scene, mean_scene_hash, save_mean_scene
@@ -28,6 +36,7 @@ from hwm.engine.optim import adamw, clip_gradients, raise_if_not_finite, schedul
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import EXIT_STOPPED, StopFlag, rng_for, start
+from hwm.engine.waiting import Waited
 from hwm.errors import DataError
 from hwm.evaluation.collapse import collapse_monitors
 from hwm.losses import PredictorLosses
@@ -43,6 +52,7 @@ from hwm.tokens.controls import (
     mean_scene,
     with_gaze_control,
 )
+from hwm.tokens.extraction import Crops, centre_only
 from hwm.tokens.measured import MeasuredSource
 from hwm.tokens.source import TokenBatch, TokenSource, open_source
 
@@ -100,10 +110,12 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         targets = _target_source(config, fabric)
 
         # Data
-        train, val = load_videos(config.data, log, [source] + ([targets] if targets else []))
+        train, val = load_videos(config, log, [source] + ([targets] if targets else []))
         if isinstance(source, MeasuredSource | ControlledSource):
             source.record(log, {"train": train, "val": val})
-        plan = ClipPlan(train, config.data.fps, config.data.num_steps, config.data.augment, config.seed)
+        plan = ClipPlan(
+            train, config.data.fps, config.data.num_steps, config.data.augment, config.seed, config.tokens.views
+        )
         fixed = ClipPlan(val, config.data.fps, config.data.num_steps, None, config.seed).validation()
 
         truths = _gaze_truths(source, config, world, (*train, *val))
@@ -122,7 +134,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         batches = StepBatches(
             plan, config.optim.batch_size, first_step, num_steps, fabric.global_rank, fabric.world_size
         )
-        tokens = with_targets(source, targets, batches)
+        tokens = Waited(with_targets(source, targets, batches))
         watch = CollapseWatch(world.predictor, log)
         validation: dict[str, float] = {}
         with Progress(f"stage 1 {config.name}", total=num_steps, done=first_step) as bar:
@@ -146,6 +158,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
                 bar.advance(loss=named["train/total"])
                 if is_logged:
                     log.flush(done)
+                    log.write_timings(done, {"train/data_wait": tokens.share()})
                 if done % config.validate_every == 0 or done == num_steps:
                     validation = validate(world, source, targets, fixed, config)
                     log.write(done, {f"val/{name}": value for name, value in validation.items()})
@@ -191,9 +204,20 @@ class CollapseWatch:
 
 
 def load_videos(
-    data: ClipDataConfig, log: RunLog, sources: Sequence[TokenSource]
+    config: PretrainConfig, log: RunLog, sources: Sequence[TokenSource]
 ) -> tuple[tuple[VideoInfo, ...], tuple[VideoInfo, ...]]:
     """Training and validation videos that every source can use; what is left out is recorded with its reason.
+
+    Raises:
+        DataError: none is left, a video is in both, or the data are not those of the manifest.
+    """
+    found = find_parts(config.data, log)
+    crops = training_crops(config)
+    return _prepared("train", found["train"], log, sources, crops), _prepared("val", found["val"], log, sources)
+
+
+def find_parts(data: ClipDataConfig, log: RunLog) -> dict[str, VideoSet]:
+    """The videos of `data.train` and `data.val`.
 
     Raises:
         DataError: none is left, a video is in both, or the data are not those of the manifest.
@@ -211,14 +235,24 @@ def load_videos(
             found=", ".join(both[:3]),
             fix="take them out of one of the two lists",
         )
-    return _prepared("train", found["train"], log, sources), _prepared("val", found["val"], log, sources)
+    return found
 
 
-def _prepared(part: str, found: VideoSet, log: RunLog, sources: Sequence[TokenSource]) -> tuple[VideoInfo, ...]:
+def training_crops(config: PretrainConfig) -> Crops:
+    """The crops of a training video that a cache must hold: its augmented views, or else the centre square."""
+    augment, seed, num_views = config.data.augment, config.seed, config.tokens.views
+    if augment is None or not num_views:
+        return centre_only
+    return lambda video: tuple(dict.fromkeys(fixed_box(video, augment, seed, view) for view in range(num_views)))
+
+
+def _prepared(
+    part: str, found: VideoSet, log: RunLog, sources: Sequence[TokenSource], crops: Crops = centre_only
+) -> tuple[VideoInfo, ...]:
     unusable: dict[str, Exclusion] = {}
     for source in sources:
         with Progress(f"{part} videos", total=len(found.videos)) as bar:
-            unusable |= {exclusion.item: exclusion for exclusion in source.prepare(found.videos, bar.set)}
+            unusable |= {exclusion.item: exclusion for exclusion in source.prepare(found.videos, bar.set, crops)}
     videos = tuple(video for video in found.videos if str(video.path) not in unusable)
     excluded = [*found.excluded, *unusable.values()]
     log.record_coverage(f"{part} videos", expected=found.expected, used=len(videos), excluded=excluded)
@@ -276,13 +310,23 @@ def _set_mean_scene(
     log.record(mean_scene_sha256=mean_scene_hash(mean_NG))
 
 
-def _target_source(config: PretrainConfig, fabric: Fabric) -> TokenSource | None:
-    """Latents of another target encoder; None where the encoder is its own target."""
+def target_seer(config: PretrainConfig) -> Seer | None:
+    """What turns frames into targets; None where the encoder is its own target.
+
+    Raises:
+        WeightsError: a weight file is missing, damaged, or does not fit.
+    """
     if config.target_encoder is None or config.target_encoder == config.encoder:
         return None
     loaded = load_frozen_encoder(config.target_encoder)
     grid = TimeGrid(config.data.fps, config.data.step, config.target_encoder.resolution, None)
-    observer = Observer(loaded.module, None).to(fabric.device)
-    return open_source(
-        config.tokens, observer, grid, {"encoder": loaded.sha256}, fabric.device, config.runtime.num_workers
-    )
+    return Seer(Observer(loaded.module, None), grid, {"encoder": loaded.sha256})
+
+
+def _target_source(config: PretrainConfig, fabric: Fabric) -> TokenSource | None:
+    """Latents of another target encoder; None where the encoder is its own target."""
+    seer = target_seer(config)
+    if seer is None:
+        return None
+    observer = seer.observer.to(fabric.device)
+    return open_source(config.tokens, observer, seer.grid, seer.weights, fabric.device, config.runtime.num_workers)

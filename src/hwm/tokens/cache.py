@@ -1,33 +1,42 @@
-"""Tokens of whole videos on disk: one safetensors file a video and part, read back by steps, memory-mapped.
+"""Tokens of whole videos on disk: one token file a video, crop and part, read back by steps, memory-mapped.
 
-Parts are the latents (`z`) and, where there is a Gazelle, its scene tokens and gaze weights (`scene`); models with and
-without gaze share the latents. A file's place holds two hashes: of everything that decides the numbers (weights, time
-grid, crop, precision, version of this code) and of the video's bytes. Nothing stale can be read by mistake; a changed
-video or weight file gives new names. Files are written aside and renamed. Tokens are float16: layer-normed, relative
-error below 5e-4.
+    <folder>/z-<16 hex>/<32 hex of the video>-<8 hex of the crop>.safetensors           latents, and when each step is
+    <folder>/scene-<16 hex>/...                                                         scene tokens, gaze weights
+
+Models with and without gaze share the latents. A file's place holds three hashes: of everything that decides the
+numbers for all videos (weights, time grid, resolutions, stored precision, version of this code), of the video's bytes,
+and of the crop box in source pixels. Nothing stale can be read by mistake; a changed video or weight file gives new
+names. Several processes may share a folder: a file appears whole or not at all (`token_file`), and while one process
+makes a video's files the others go on with other videos (`claim`).
 """
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from hwm.config import TokenDtype
 from hwm.data.content import content_sha256
+from hwm.data.video import CropBox
 from hwm.errors import CacheError
 from hwm.models.world_model import TimeGrid
 from hwm.tokens.observe import StepTokens
+from hwm.tokens.stored import names_of, pack, unpack
+from hwm.tokens.token_file import TokenWriter, read_steps
 
 FORMAT = 3
-"""Raised whenever the code that computes tokens changes their numbers."""
+"""Raised whenever the code that computes or stores tokens changes their numbers; tests/test_token_cache.py holds it."""
 
-STORED_DTYPE = torch.float16
+SUFFIX = ".safetensors"
+LOCK = ".lock"
 
 
 class TokenCache:
@@ -37,15 +46,17 @@ class TokenCache:
         folder: where files are kept; made if missing.
         grid: the time grid and resolutions; its Gazelle resolution says whether there are scene tokens.
         weights: `encoder`, and the files of Gazelle where there is one → sha256.
+        dtype: how tokens are stored.
     """
 
-    def __init__(self, folder: Path, grid: TimeGrid, weights: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, grid: TimeGrid, weights: Mapping[str, str], dtype: TokenDtype = "float16") -> None:
+        self.folder = folder
+        self.dtype: TokenDtype = dtype
         seen: dict[str, Any] = {
             "format": FORMAT,
             "fps": grid.fps,
             "step": grid.step,
-            "crop": "centre-square",
-            "dtype": str(STORED_DTYPE),
+            "dtype": dtype,
             "encoder": [weights["encoder"], grid.encoder_resolution],
         }
         identities = {"z": seen}
@@ -61,62 +72,144 @@ class TokenCache:
         }
         self._digests: dict[str, str] = {}
 
-    def holds(self, video: Path) -> bool:
-        """Whether every part of a video is there."""
-        return all(self._path(part, video).exists() for part in self._folders)
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of this cache's parts."""
+        return tuple(self._folders.values())
 
-    def write(self, video: Path, tokens: StepTokens) -> None:
-        """Store the tokens of all steps of a video; parts that are there already are left alone."""
-        files = {"z": {"z": tokens.z_SND}}
-        if tokens.scene_SNG is not None and tokens.gaze_SN is not None:
-            files["scene"] = {"scene": tokens.scene_SNG, "gaze": tokens.gaze_SN}
-        for part, tensors in files.items():
-            path = self._path(part, video)
-            if path.exists():
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_name(f".{path.stem}.{os.getpid()}.partial")
-            try:
-                stored = {name: tensor.to(STORED_DTYPE).cpu().contiguous() for name, tensor in tensors.items()}
-                save_file(stored, str(aside), metadata={"identity": self._identities[part], "video": video.name})
-                aside.replace(path)
-            finally:
-                aside.unlink(missing_ok=True)
-
-    def read(self, video: Path, first_step: int, num_steps: int) -> StepTokens:
-        """Tokens of the steps `first_step` … `first_step + num_steps` − 1 as float32.
+    def missing(self, video: Path, box: CropBox) -> tuple[str, ...]:
+        """Parts of a video's crop that are not there.
 
         Raises:
-            CacheError: a file is damaged, is not this cache's, or the steps lie outside the video.
+            OSError: the video cannot be read.
         """
-        steps = slice(first_step, first_step + num_steps)
-        z = self._read_part("z", video, steps)["z"]
-        if "scene" not in self._folders:
-            return StepTokens(z, None, None)
-        scene = self._read_part("scene", video, steps)
-        return StepTokens(z, scene["scene"], scene["gaze"])
+        return tuple(part for part in self._folders if not self.path(part, video, box).exists())
 
-    def _read_part(self, part: str, video: Path, steps: slice) -> dict[str, Tensor]:
-        path = self._path(part, video)
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                if (file.metadata() or {}).get("identity") != self._identities[part]:
-                    raise CacheError(f"token file {path} belongs to other weights or settings", fix=f"rm {path}")
-                stored = file.get_slice(part)
-                total = stored.get_shape()[0]
-                if not 0 <= steps.start <= steps.stop <= total:
-                    raise CacheError(
-                        f"steps {steps.start}..{steps.stop - 1} of {video} were asked for",
-                        expected=f"steps within 0..{total - 1}",
-                    )
-                names = file.keys()
-                return {name: file.get_slice(name)[steps].float() for name in names}
-        except (SafetensorError, OSError) as error:
-            raise CacheError(f"cannot read token file {path}: {error}", fix=f"rm {path}, and run again") from error
-
-    def _path(self, part: str, video: Path) -> Path:
-        """File of one part of a video; the video's bytes are hashed once a run."""
+    def path(self, part: str, video: Path, box: CropBox) -> Path:
+        """File of one part; the video's bytes are hashed once a run."""
         digest = self._digests.get(str(video))
         if digest is None:
             digest = self._digests[str(video)] = content_sha256(video)
-        return self._folders[part] / f"{digest[:32]}.safetensors"
+        return self._folders[part] / f"{digest[:32]}-{_box_hash(box)}{SUFFIX}"
+
+    @contextmanager
+    def writing(self, video: Path, box: CropBox, num_steps: int) -> "Iterator[EntryWriter]":
+        """The files of a video's crop, to be filled step by step; parts that are there already are left alone.
+
+        Raises:
+            CacheError: the disk is full or refuses.
+        """
+        with ExitStack() as files:
+            opened = {}
+            for part in self.missing(video, box):
+                facts = self._facts(part, box) | {"video": video.name}
+                opened[part] = files.enter_context(TokenWriter(self.path(part, video, box), num_steps, facts))
+            yield EntryWriter(opened, self.dtype)
+
+    @contextmanager
+    def claim(self, video: Path, *, wait: bool) -> Iterator[bool]:
+        """Inside, no other process makes this video's files; false where another does and `wait` is false.
+
+        The system gives the claim back when the process ends, however it ends.
+
+        Raises:
+            CacheError: the disk refuses.
+        """
+        path = self.path("z", video, CropBox(0, 0, 0, 0))
+        path = path.with_name(f".{path.name[:32]}{LOCK}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = _locked(path, wait)
+        except OSError as error:
+            raise CacheError(f"token folder {self.folder} cannot be used: {error.strerror or error}") from error
+        if handle is None:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)  # before the lock is given back; see _locked
+            os.close(handle)
+
+    def read(self, video: Path, box: CropBox, first_step: int, num_steps: int) -> StepTokens:
+        """Tokens of the steps `first_step` … `first_step + num_steps` − 1 as float32.
+
+        Raises:
+            CacheError: a file is missing or damaged, is not this cache's, or the steps lie outside the video.
+        """
+        steps = slice(first_step, first_step + num_steps)
+        z_SND = unpack("z", self._stored("z", video, box, steps))
+        if "scene" not in self._folders:
+            return StepTokens(z_SND, None, None)
+        stored = self._stored("scene", video, box, steps)
+        return StepTokens(z_SND, unpack("scene", stored), stored["gaze"].float())
+
+    def times(self, video: Path, box: CropBox, first_step: int, num_steps: int) -> np.ndarray:
+        """When the last frame of each step is shown: [S] float64, seconds after the first frame of the video.
+
+        Raises:
+            CacheError: as `read`.
+        """
+        return self._stored("z", video, box, slice(first_step, first_step + num_steps))["times"].numpy()
+
+    def _stored(self, part: str, video: Path, box: CropBox, steps: slice) -> dict[str, Tensor]:
+        path = self.path(part, video, box)
+        stored = read_steps(path, self._facts(part, box), steps)
+        if set(stored) != set(names_of(part, self.dtype)):
+            raise CacheError(
+                f"token file {path} holds other tensors",
+                expected=", ".join(names_of(part, self.dtype)),
+                found=", ".join(sorted(stored)),
+                fix=f"rm {path}",
+            )
+        return stored
+
+    def _facts(self, part: str, box: CropBox) -> dict[str, str]:
+        return {"identity": self._identities[part], "crop": json.dumps(list(box))}
+
+
+class EntryWriter:
+    """The open files of one video's crop."""
+
+    def __init__(self, files: Mapping[str, TokenWriter], dtype: TokenDtype) -> None:
+        self._files = files
+        self._dtype: TokenDtype = dtype
+
+    def append(self, tokens: StepTokens, times_S: np.ndarray) -> None:
+        """Write the next steps and when they are shown.
+
+        Raises:
+            CacheError: the disk is full or refuses.
+        """
+        if "z" in self._files:
+            self._files["z"].append(pack("z", tokens.z_SND, self._dtype) | {"times": torch.from_numpy(times_S)})
+        if "scene" in self._files:
+            assert tokens.scene_SNG is not None, "a cache with scene tokens was given none"
+            assert tokens.gaze_SN is not None, "a cache with gaze weights was given none"
+            gaze = {"gaze": tokens.gaze_SN.to(torch.float16)}
+            self._files["scene"].append(pack("scene", tokens.scene_SNG, self._dtype) | gaze)
+
+
+def _box_hash(box: CropBox) -> str:
+    return hashlib.sha256(json.dumps(list(box)).encode()).hexdigest()[:8]
+
+
+def _locked(path: Path, wait: bool) -> int | None:
+    """A handle on the locked file at `path`, or None.
+
+    The holder removes the file before it lets go, so whoever waited may hold a lock on a file that is gone; it then
+    tries again on the file that is there.
+    """
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except OSError:
+            os.close(handle)
+            raise
+        os.close(handle)

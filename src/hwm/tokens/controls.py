@@ -25,6 +25,7 @@ from hwm.engine.runlog import RunLog
 from hwm.errors import DataError
 from hwm.losses import layer_normed
 from hwm.models.world_model import WorldModel
+from hwm.tokens.extraction import Crops, centre_only
 from hwm.tokens.lending import LENT_CONTROLS, GazeLender, LentPlan
 from hwm.tokens.measured import MeasuredSource
 from hwm.tokens.source import Plan, TokenBatch, TokenSource
@@ -54,9 +55,11 @@ class ControlledSource:
         self._lender = GazeLender(world.grid.fps, seed)
         self._mean_gaze_N: Tensor | None = None
 
-    def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
+    def prepare(
+        self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None], crops: Crops = centre_only
+    ) -> tuple[Exclusion, ...]:
         """See `TokenSource`; videos that are prepared together get one another's gaze under `shuffled`."""
-        excluded = self.uncontrolled.prepare(videos, on_progress)
+        excluded = self.uncontrolled.prepare(videos, on_progress, crops)
         lost = {exclusion.item for exclusion in excluded}
         self._lender.add([video for video in videos if str(video.path) not in lost])
         return excluded

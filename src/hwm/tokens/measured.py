@@ -19,6 +19,7 @@ from hwm.engine.runlog import RunLog
 from hwm.errors import ConfigError, DataError
 from hwm.models.measured_gaze import gaze_point_scene, gaze_point_weights
 from hwm.models.world_model import WorldModel
+from hwm.tokens.extraction import Crops, centre_only
 from hwm.tokens.source import Plan, TokenBatch, TokenSource
 
 
@@ -43,9 +44,11 @@ class MeasuredSource:
         """Write to `run.json` what is measured of these videos; see `record_measured_gaze`."""
         record_measured_gaze(log, self._files, videos, self._fps)
 
-    def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
+    def prepare(
+        self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None], crops: Crops = centre_only
+    ) -> tuple[Exclusion, ...]:
         """See `TokenSource`; a video without gaze is not excluded: its steps are "gaze unknown"."""
-        return self._source.prepare(videos, on_progress)
+        return self._source.prepare(videos, on_progress, crops)
 
     def batches(self, plan: Plan) -> Iterator[TokenBatch]:
         """See `TokenSource`."""

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from hwm.data.clips import ClipRequest
+from hwm.data.open_readers import OpenReaders
 from hwm.data.transforms import normalise
-from hwm.data.video import VideoReader
+from hwm.errors import DataError
 from hwm.models.observer import Observer
 from hwm.models.world_model import TimeGrid
 
@@ -58,8 +59,8 @@ def split_views(views: tuple[np.ndarray, ...], frames_per_step: int) -> StepPixe
     return StepPixels(frames, gaze)
 
 
-def read_pixels(request: ClipRequest, grid: TimeGrid) -> tuple[StepPixels, Tensor]:
-    """Decode one clip.
+def read_pixels(request: ClipRequest, grid: TimeGrid, readers: OpenReaders) -> tuple[StepPixels, Tensor]:
+    """Decode one clip with the open reader of its video.
 
     Returns:
         The pixels of all its steps (zeros where padded) and `valid` [T], false for steps before time 0.
@@ -71,8 +72,11 @@ def read_pixels(request: ClipRequest, grid: TimeGrid) -> tuple[StepPixels, Tenso
     steps = range(request.first_step, request.first_step + request.num_steps)
     num_padded = sum(step < 0 for step in steps)
     times = [max(0.0, step / grid.fps + offset) for step in steps if step >= 0 for offset in offsets]
-    with VideoReader(request.video.path) as reader:
-        views = reader.read(times, view_sizes(grid), request.box).views
+    try:
+        views = readers.get(request.video.path).read(times, view_sizes(grid), request.box).views
+    except DataError:
+        readers.forget(request.video.path)
+        raise
     padded = tuple(np.pad(view, ((num_padded * len(offsets), 0), (0, 0), (0, 0), (0, 0))) for view in views)
     return split_views(padded, len(offsets)), torch.tensor([step >= 0 for step in steps])
 

@@ -5,6 +5,7 @@ source.batches(plan)            → for each list of clip requests, a `TokenBatc
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -14,24 +15,14 @@ from torch.utils.data import DataLoader, Dataset
 from hwm.config import TokenConfig
 from hwm.data.clips import ClipRequest
 from hwm.data.exclusions import Exclusion
-from hwm.data.transforms import centre_square
-from hwm.data.video import VideoInfo, VideoReader
+from hwm.data.open_readers import OpenReaders
+from hwm.data.video import VideoInfo
 from hwm.engine.home import home
-from hwm.errors import CacheError, DataError
 from hwm.models.observer import Observer
 from hwm.models.world_model import TimeGrid
 from hwm.tokens.cache import TokenCache
-from hwm.tokens.observe import (
-    StepPixels,
-    StepTokens,
-    encode_pixels,
-    join_steps,
-    joined,
-    read_pixels,
-    split_views,
-    step_offsets,
-    view_sizes,
-)
+from hwm.tokens.extraction import Crops, Extractor, Wanted, centre_only, require_room
+from hwm.tokens.observe import StepPixels, StepTokens, encode_pixels, joined, read_pixels
 
 Plan = Sequence[Sequence[ClipRequest]]
 
@@ -53,8 +44,13 @@ class TokenBatch(NamedTuple):
 class TokenSource(Protocol):
     """Where both stages get their tokens."""
 
-    def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
-        """Make everything ready that is done once a video; `on_progress` gets the number of videos done."""
+    def prepare(
+        self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None], crops: Crops = centre_only
+    ) -> tuple[Exclusion, ...]:
+        """Make everything ready that is done once a video; `on_progress` gets the number of videos done.
+
+        `crops` says which crops of a video will be asked for; only a cache needs to know.
+        """
         ...
 
     def batches(self, plan: Plan) -> Iterator[TokenBatch]:
@@ -68,7 +64,9 @@ class LiveSource:
     def __init__(self, observer: Observer, grid: TimeGrid, device: torch.device, num_workers: int) -> None:
         self._observer, self._grid, self._device, self._num_workers = observer, grid, device, num_workers
 
-    def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
+    def prepare(
+        self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None], crops: Crops = centre_only
+    ) -> tuple[Exclusion, ...]:
         """Nothing to do: a live source keeps nothing."""
         on_progress(len(videos))
         return ()
@@ -89,28 +87,29 @@ class LiveSource:
 
 
 class CachedSource:
-    """Encodes each video once (sequential decode, centre square) and reads clips back from the cache."""
+    """Encodes each video once (`extraction`) and reads clips back from the cache."""
 
     def __init__(self, observer: Observer, grid: TimeGrid, device: torch.device, cache: TokenCache) -> None:
-        self._observer, self._grid, self._device, self._cache = observer, grid, device, cache
+        self._device, self._cache = device, cache
+        self._extractor = Extractor(observer, grid, device, cache)
 
-    def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
-        """Encode the videos that the cache does not hold; one that cannot be decoded to its end is excluded."""
-        excluded = []
-        for done, video in enumerate(videos, start=1):
-            if not self._cache.holds(video.path):
-                try:
-                    self._cache.write(video.path, self._encode(video))
-                except DataError as error:
-                    excluded.append(Exclusion(str(video.path), f"cannot be decoded whole: {error.problem}"))
-            on_progress(done)
-        return tuple(excluded)
+    def prepare(
+        self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None], crops: Crops = centre_only
+    ) -> tuple[Exclusion, ...]:
+        """Encode what the cache does not hold; a video that cannot be decoded to its end is excluded.
+
+        Raises:
+            CacheError: the tokens do not fit on the disk, or it refuses.
+        """
+        wanted = [Wanted(video, crops(video)) for video in videos]
+        require_room(self._extractor.survey(wanted), self._cache.folder)
+        return self._extractor.fill(wanted, on_video=on_progress)
 
     def batches(self, plan: Plan) -> Iterator[TokenBatch]:
         """See `TokenSource`.
 
         Raises:
-            CacheError: a token file is damaged, or a request is not of the centre square.
+            CacheError: a token file is damaged, or not there: its crop was not asked of `prepare`.
         """
         for requests in plan:
             clips = [self._read(request) for request in requests]
@@ -122,24 +121,11 @@ class CachedSource:
             )
             yield _masked(stacked, valid)
 
-    def _encode(self, video: VideoInfo) -> StepTokens:
-        offsets = step_offsets(self._grid)
-        parts = []
-        with VideoReader(video.path) as reader:
-            box = centre_square(video)
-            for clip in reader.read_grid(self._grid.fps, view_sizes(self._grid), box, offsets):
-                parts.append(encode_pixels(self._observer, split_views(clip.views, len(offsets)), self._device))
-        return join_steps(parts)
-
     def _read(self, request: ClipRequest) -> StepTokens:
-        if request.box != centre_square(request.video):
-            raise CacheError(
-                f"a random crop of {request.video.path} was asked of cached tokens",
-                expected="the centre square",
-                fix="set tokens.source=live, or data.augment=null",
-            )
         num_padded = min(max(0, -request.first_step), request.num_steps)
-        stored = self._cache.read(request.video.path, max(0, request.first_step), request.num_steps - num_padded)
+        stored = self._cache.read(
+            request.video.path, request.box, max(0, request.first_step), request.num_steps - num_padded
+        )
         z, scene, gaze = stored
         return StepTokens(
             _left_padded(z, num_padded),
@@ -165,12 +151,13 @@ class _PixelBatches(Dataset[tuple[StepPixels, Tensor]]):
 
     def __init__(self, plan: Plan, grid: TimeGrid) -> None:
         self._plan, self._grid = plan, grid
+        self._readers = OpenReaders()  # empty when it is sent to a worker
 
     def __len__(self) -> int:
         return len(self._plan)
 
     def __getitem__(self, index: int) -> tuple[StepPixels, Tensor]:
-        clips = [read_pixels(request, self._grid) for request in self._plan[index]]
+        clips = [read_pixels(request, self._grid, self._readers) for request in self._plan[index]]
         frames = torch.stack([pixels.frames_SFYXR for pixels, _ in clips])
         gaze = [pixels.gaze_frames_SYXR for pixels, _ in clips if pixels.gaze_frames_SYXR is not None]
         valid = torch.stack([valid for _, valid in clips])
@@ -214,6 +201,16 @@ def _masked(tokens: StepTokens, valid_BT: Tensor) -> TokenBatch:
     )
 
 
+def cache_folder(config: TokenConfig) -> Path:
+    """Where a configuration keeps its token cache."""
+    return config.folder or home() / "tokens"
+
+
+def open_cache(config: TokenConfig, grid: TimeGrid, weights: Mapping[str, str]) -> TokenCache:
+    """The token cache that a configuration asks for; see `open_source`."""
+    return TokenCache(cache_folder(config), grid, weights, config.dtype)
+
+
 def open_source(
     config: TokenConfig, observer: Observer, grid: TimeGrid, weights: Mapping[str, str], device: torch.device,
     num_workers: int,
@@ -230,4 +227,4 @@ def open_source(
     """
     if config.source == "live":
         return LiveSource(observer, grid, device, num_workers)
-    return CachedSource(observer, grid, device, TokenCache(config.folder or home() / "tokens", grid, weights))
+    return CachedSource(observer, grid, device, open_cache(config, grid, weights))

@@ -1,0 +1,28 @@
+"""Arguments and options that several verbs of the command line share."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML recipe, or a shipped one's name.")]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045 (typer reads the older form)
+    typer.Argument(metavar="KEY=VALUE", help="Settings to change, e.g. optim.lr=1e-4", show_default=False),
+]
+Folder = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--folder", help="Folder that holds run folders (the setting `folder`).", show_default=False),
+]
+Checkpoint = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--checkpoint", help="Run folder of stage 1, a checkpoint in it, or a saved world model."),
+]
+
+
+def with_options(overrides: Sequence[str] | None, **options: Path | None) -> list[str]:
+    """Options that have a setting of their own become overrides; JSON text is YAML that needs no further care."""
+    given = [f"{key}={json.dumps(str(path))}" for key, path in options.items() if path is not None]
+    return [*(overrides or ()), *given]

@@ -1,0 +1,166 @@
+"""`hwm extract`: what it fills is what the stages read; nothing is computed twice."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwm.cli import main
+from hwm.cli_extract import readable
+from hwm.config import AnticipateConfig, PretrainConfig
+from hwm.engine.runlog import read_metrics
+from hwm.errors import CacheError, DataError
+from hwm.pipelines import anticipate, extract, pretrain
+from hwm.recipes import dump_config
+from hwm.tokens import extraction
+from hwm.tokens.maintenance import total_bytes
+
+
+@pytest.fixture
+def frozen_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on, encoding anything is an error."""
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("something was encoded again")
+
+    monkeypatch.setattr(extraction, "encode_pixels", refuse)
+
+
+def test_both_stages_read_what_was_extracted(
+    stage1_settings: dict[str, Any], stage2_settings: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    config = PretrainConfig(**stage1_settings)
+    said: list[extract.Estimate] = []
+    done = extract.run(config, said.append)
+    assert (done.videos, done.excluded, done.crops_held) == (8, 0, 0)
+    assert said[0].survey.crops_held == 0
+    assert said[0].hours > 0
+    assert 0 < done.bytes_made - said[0].survey.bytes_missing < 2048 * 16
+    record = json.loads((done.record / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["coverage"]["train videos"]["used"] == 6
+    assert record["tokens"]["num_crops"] == 8
+    again = extract.run(config, said.append)
+    assert (again.crops_held, again.bytes_made, said[1].survey.bytes_missing, said[1].hours) == (8, 0, 0, 0)
+
+    request.getfixturevalue("frozen_encoder")
+    stage1 = pretrain.run(config)
+    settings = stage2_settings | {"checkpoint": stage1.folder}
+    assert extract.run(AnticipateConfig(**settings), said.append).bytes_made == 0  # the same videos, the same tokens
+    anticipate.run(AnticipateConfig(**settings))
+    assert (stage1.folder / "run.json").exists()  # an extraction has a folder of its own
+
+
+def test_stage_2_alone_can_be_extracted(stage1_settings: dict[str, Any], stage2_settings: dict[str, Any]) -> None:
+    stage1 = pretrain.run(PretrainConfig(**stage1_settings))
+    folder = stage1_settings["folder"].parent / "tokens2"
+    settings = stage2_settings | {"checkpoint": stage1.folder, "tokens": {"source": "cached", "folder": folder}}
+    done = extract.run(AnticipateConfig(**settings), lambda estimate: None)
+    assert done.videos == 8
+    assert done.bytes_made == total_bytes(folder) == total_bytes(stage1_settings["tokens"]["folder"])
+
+
+def test_augmented_views_train_from_the_cache(stage1_settings: dict[str, Any], request: pytest.FixtureRequest) -> None:
+    stage1_settings["data"]["augment"] = {"ratio": [0.9, 1.1], "scale": [0.3, 0.5]}
+    with pytest.raises(ValueError, match=r"tokens\.views"):
+        PretrainConfig(**stage1_settings)
+    stage1_settings["tokens"] |= {"views": 2, "dtype": "int8"}
+    config = PretrainConfig(**stage1_settings)
+    said: list[extract.Estimate] = []
+    done = extract.run(config, said.append)
+    assert said[0].survey.num_crops == 2 * 6 + 2
+    request.getfixturevalue("frozen_encoder")
+    augmented = pretrain.run(config)
+    assert done.bytes_made == total_bytes(stage1_settings["tokens"]["folder"])
+    # The crops do reach training.
+    stage1_settings |= {"name": "plain", "data": stage1_settings["data"] | {"augment": None}}
+    stage1_settings["tokens"] |= {"views": 0}
+    request.getfixturevalue("monkeypatch").undo()
+    plain = pretrain.run(PretrainConfig(**stage1_settings))
+    assert read_metrics(plain.folder) != read_metrics(augmented.folder)
+    with pytest.raises(ValueError, match="counts augmented crops"):
+        PretrainConfig(**stage1_settings | {"tokens": {"source": "cached", "views": 2}})
+
+
+def test_int8_trains_nearly_as_float16(stage1_settings: dict[str, Any]) -> None:
+    skills = []
+    for dtype in ("float16", "int8"):
+        stage1_settings["tokens"]["dtype"] = dtype
+        skills.append(pretrain.run(PretrainConfig(**stage1_settings | {"name": dtype})).validation)
+    assert skills[0] != skills[1]
+    assert skills[0]["copy_l1"] == pytest.approx(skills[1]["copy_l1"], rel=0.02)
+
+
+def test_a_broken_video_is_an_exclusion_and_a_part_without_any_an_error(
+    stage1_settings: dict[str, Any], toy_world: Path, tmp_path: Path
+) -> None:
+    whole = next((toy_world / "takes").glob("*/frame_aligned_videos/cam01.mp4")).read_bytes()
+    broken = tmp_path / "broken.mp4"
+    cut = bytearray(whole)
+    middle = len(cut) // 2
+    cut[middle : middle + len(cut) // 4] = bytes(len(cut) // 4)
+    broken.write_bytes(cut)
+    train = stage1_settings["data"]["train"]
+    stage1_settings["data"]["train"] = [*train, str(broken)]
+    done = extract.run(PretrainConfig(**stage1_settings), lambda estimate: None)
+    record = json.loads((done.record / "run.json").read_text())
+    assert record["coverage"]["train videos"]["expected"] == 7
+    assert [Path(item["item"]).name for item in record["coverage"]["train videos"]["items"]] == ["broken.mp4"]
+    stage1_settings["data"]["train"] = [str(broken)]
+    with pytest.raises(DataError, match="no train video can be decoded"):
+        extract.run(PretrainConfig(**stage1_settings), lambda estimate: None)
+
+
+def test_a_damaged_cache_is_refused_pruned_and_made_again(
+    stage1_settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = PretrainConfig(**stage1_settings)
+    recipe = tmp_path / "recipe.yaml"
+    dump_config(config, recipe)
+    assert ends("extract", str(recipe)) == 0
+    assert "an hour of each crop" in capsys.readouterr().out
+    assert ends("extract", "--verify", str(recipe)) == 0
+    file = sorted(stage1_settings["tokens"]["folder"].rglob("*.safetensors"))[0]
+    raw = bytearray(file.read_bytes())
+    raw[50] ^= 1
+    file.write_bytes(raw)
+    assert ends("extract", "--verify", str(recipe)) == 1
+    assert file.name in capsys.readouterr().out
+    with pytest.raises(CacheError, match="--prune"):
+        pretrain.run(config)
+    assert ends("extract", "--prune", "--dry-run", str(recipe)) == 0
+    assert file.exists()
+    assert "1 of 16 files would be removed" in capsys.readouterr().out
+    assert ends("extract", "--prune", str(recipe)) == 0
+    assert not file.exists()
+    pretrain.run(config)
+    assert ends("extract", "--verify", str(recipe)) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["pretrain/toyworld", "--verify", "--prune"], "two commands"),
+        (["pretrain/toyworld", "--dry-run"], "belongs to --prune"),
+        (["pretrain/toyworld", "tokens.source=live"], "keeps none"),
+        (["anticipate/toyworld"], "no world model"),
+        (["anticipate/toyworld-vjepa2"], "cannot use tokens.source=cached"),
+        (["adapt/toyworld"], "adapt"),
+        (["pretrain/toyworld", "data.augment={}"], "tokens.views"),
+        (["pretrain/toyworld", "tokens.dtype=int4"], "int8"),
+    ],
+)
+def test_what_cannot_be_extracted(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ends("extract", *arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_sizes_are_read_easily() -> None:
+    assert [readable(n) for n in (0, 999, 1000, 7_549_747_200)] == ["0 B", "999 B", "1 kB", "7.55 GB"]
+
+
+def ends(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    return int(caught.value.code or 0)
