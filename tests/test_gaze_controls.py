@@ -28,6 +28,7 @@ from hwm.tokens.features import compute_features
 from hwm.tokens.lending import GazeLender
 from hwm.tokens.measured import MeasuredSource
 from hwm.tokens.source import LiveSource, TokenBatch, TokenSource
+from hwm.tokens.world_foresight import open_world_foresight
 from hwm.weights.card import model_card
 
 CPU = torch.device("cpu")
@@ -236,10 +237,10 @@ def test_both_stages_run_say_so_and_give_the_same_twice(
     assert runs[0].predictor_sha256 == runs[1].predictor_sha256 != plain.predictor_sha256
     point = "none" if control == "dinov2" else control
     stage2_settings["probe"] |= {"gaze_point": "estimated", "gaze_point_control": point}
-    results = [
-        anticipate.run(AnticipateConfig(**stage2_settings | {"name": name}, checkpoint=runs[0].folder))
-        for name in ("three", "four")
-    ]
+    config = AnticipateConfig(**stage2_settings, checkpoint=runs[0].folder)
+    source = open_world_foresight(config, CPU)._source
+    assert isinstance(source, ControlledSource) == (control != "dinov2")
+    results = [anticipate.run(config.model_copy(update={"name": name})) for name in ("three", "four")]
     assert torch.equal(results[0].logits_SC, results[1].logits_SC)
     for folder, point_control in ((runs[0].folder, "none"), (results[0].folder, point)):
         record = json.loads((folder / "run.json").read_text())
@@ -276,6 +277,9 @@ def test_dinov2_features_are_of_the_backbone_and_cached_apart(
     with torch.no_grad():  # nothing after the backbone reaches them
         world.observer.gazelle.transformer[0].mlp.fc2.weight.normal_()
     assert torch.equal(scene_of(only(live(world), clip)), scene_of(features))
+    with torch.no_grad():  # and the backbone does
+        world.observer.gazelle.backbone.blocks[0].get_submodule("mlp.fc2").get_parameter("weight").normal_()
+    assert not torch.allclose(scene_of(only(live(world), clip)), scene_of(features), atol=0.1)
     weights = {"encoder": "e", "gazelle": "g"}
     folders = [TokenCache(tmp_path, w.grid, weights)._folders for w in (world, plain)]
     assert folders[0]["z"] == folders[1]["z"]
