@@ -130,9 +130,10 @@ def test_a_cache_made_in_inference_mode_goes_on_outside_it(stack: CausalStack, i
     with torch.inference_mode():
         _, cache = stack.step(tokens[:, :2])
         _, cache = stack.step(tokens[:, 2], cache=cache)
-        inside, _ = stack.step(tokens[:, 3], cache=cache)
     with torch.no_grad():
         outside, _ = stack.step(tokens[:, 3], cache=cache)
+    with torch.inference_mode():
+        inside, _ = stack.step(tokens[:, 3], cache=cache)
     assert torch.equal(inside, outside)
 
 
