@@ -33,7 +33,10 @@ from hwm.engine.provenance import now, provenance
 from hwm.errors import RunError
 from hwm.recipes import dump_config, load_config
 
-MAY_CHANGE = ("folder", "runtime.num_workers", "mirrors", "keep_last", "save_every", "log_every", "validate_every")
+MAY_CHANGE = (
+    "folder", "tokens.folder", "runtime.num_workers", "mirrors", "keep_last", "save_every", "log_every",
+    "validate_every",
+)  # fmt: skip
 """Settings that may differ when a run goes on, since they decide nothing that is learned."""
 
 
