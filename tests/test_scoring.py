@@ -165,12 +165,12 @@ def test_the_loss_is_the_sum_over_tasks_of_the_known() -> None:
     labels = {"verb": torch.tensor([[1, -1], [-1, -1], [4, 0]]), "noun": torch.tensor([[-1], [-1], [2]])}
     verbs, nouns = logits["verb"].log_softmax(2), logits["noun"].log_softmax(2)
     expected = -(verbs[0, 0, 1] + verbs[2, 0, 4] + verbs[2, 1, 0]) / 3 - nouns[2, 0, 2]
-    torch.testing.assert_close(loss_of_known(logits, labels), expected)
+    torch.testing.assert_close(loss_of_known("cross-entropy", logits, labels), expected)
     labels["noun"][:] = UNKNOWN
-    torch.testing.assert_close(loss_of_known(logits, labels), expected + nouns[2, 0, 2])
+    torch.testing.assert_close(loss_of_known("cross-entropy", logits, labels), expected + nouns[2, 0, 2])
     labels["verb"][:] = UNKNOWN
     with pytest.raises(RunError, match="no known label"):
-        loss_of_known(logits, labels)
+        loss_of_known("cross-entropy", logits, labels)
 
 
 @pytest.mark.parametrize("gaze_point", [False, True])
@@ -199,7 +199,8 @@ def test_a_saved_probe_knows_its_classes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     spec = StepProbeSpec(8, 2, 3, {"verb": (2, 7), "noun": (1, 8)}, num_heads=2, num_queries=2, gaze_point=True)
     probe, path = StepProbe(spec), tmp_path / "probe.safetensors"
-    given = TrainedOn({"verb": VERB.classes.sha256, "noun": NOUN.classes.sha256}, "hash", "context+future", 1, True)
+    classes = {"verb": VERB.classes.sha256, "noun": NOUN.classes.sha256}
+    given = TrainedOn(classes, {"predictor": "hash"}, "context+future", 1, "estimated", positions=True)
     save_probe(path, probe, given)
     loaded = load_probe(path, given)
     assert loaded.spec == spec
@@ -208,7 +209,8 @@ def test_a_saved_probe_knows_its_classes(tmp_path: Path) -> None:
     for wrong in ((VERB, renamed), (VERB,), (NOUN, Task("verb", table(8)))):
         with pytest.raises(DataError, match="was trained on other classes"):
             load_probe(path, given._replace(classes_sha256={task.name: task.classes.sha256 for task in wrong}))
-    for name, value in {"predictor_sha256": "x", "inputs": "future", "num_steps": 2, "gaze_point": False}.items():
+    others = {"frozen_sha256": {"predictor": "x"}, "inputs": "future", "num_steps": 2, "gaze_point": "none"}
+    for name, value in (others | {"positions": False, "rollout": "copy-last"}).items():
         with pytest.raises(ConfigError, match=f"was trained on another {name}"):
             load_probe(path, given._replace(**{name: value}))
 

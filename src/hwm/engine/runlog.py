@@ -37,7 +37,10 @@ from hwm.recipes import dump_config, load_config
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
 """Files of a run folder that grow by a line at a time."""
 
-MAY_CHANGE = ("folder", "runtime.num_workers", "mirrors", "keep_last", "save_every", "log_every", "validate_every")
+MAY_CHANGE = (
+    "folder", "tokens.folder", "runtime.num_workers", "mirrors", "keep_last", "save_every", "log_every",
+    "validate_every",
+)  # fmt: skip
 """Settings that may differ when a run goes on, since they decide nothing that is learned."""
 
 

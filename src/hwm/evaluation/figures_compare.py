@@ -112,7 +112,13 @@ def _square(axes: Axes, row: int, column: int, share: float, *, is_right: bool) 
     place = (column - 0.47, row - 0.45)
     colour = colour_of(0 if is_right else 1)
     patch = FancyBboxPatch(
-        place, 0.94, 0.9, boxstyle="round,pad=0,rounding_size=0.08", facecolor=colour, alpha=0.08 + 0.72 * share
+        place,
+        0.94,
+        0.9,
+        boxstyle="round,pad=0,rounding_size=0.08",
+        facecolor=colour,
+        linewidth=0,
+        alpha=0.08 + 0.72 * share,
     )
     axes.add_patch(patch)
     if share >= 0.005:

@@ -29,7 +29,7 @@ State = Literal["finished", "interrupted", "new"]
 
 HASHED_BYTES = 16_000_000
 """Files up to this size count by their bytes, larger ones by size and time of change: a plan reads no terabytes."""
-_NOT_LEARNED = ("name", "checkpoint", "tokens.folder", "runtime.devices", *MAY_CHANGE)
+_NOT_LEARNED = ("name", "checkpoint", "runtime.devices", *MAY_CHANGE)
 
 
 class Unit(NamedTuple):
