@@ -72,6 +72,12 @@ def plan_of(settings: dict[str, Any]) -> Plan:
     return make_plan(CompareConfig.model_validate(settings))
 
 
+def exit_code(*arguments: str) -> object:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(list(arguments))
+    return stopped.value.code
+
+
 def names(settings: dict[str, Any]) -> set[str]:
     return {unit.name for unit in plan_of(settings).units}
 
@@ -176,7 +182,7 @@ def test_finished_units_are_not_run_again(copied: Path, settings: Settings, monk
     monkeypatch.setattr(compare.Children, "start", lambda self, unit: pytest.fail(f"{unit.name} was started"))
     plan = plan_of(settings(copied, name="second", num_examples=0))
     assert {unit.state for unit in plan.units} == {"finished"}
-    first, second = (json.loads((copied / name / "metrics.json").read_text()) for name in ("all", "all"))
+    first = json.loads((copied / "all" / "metrics.json").read_text())
     compare.run(plan)
     second = json.loads((copied / "second" / "metrics.json").read_text())
     assert without_report(first) == without_report(second)
@@ -211,9 +217,7 @@ def test_a_failed_unit_is_told_and_the_others_finish(
     dump_config(CompareConfig.model_validate(changed), recipe)
     with (failing.folder / ".lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # as if another process used the folder
-        with pytest.raises(SystemExit) as stopped:
-            cli.main(["compare", str(recipe)])
-    assert stopped.value.code == 1
+        assert exit_code("compare", str(recipe)) == 1
     said = capsys.readouterr().err
     assert "1 of 6 units failed" in said
     assert failing.name in said
@@ -225,7 +229,7 @@ def test_a_failed_unit_is_told_and_the_others_finish(
     page = (copied / "more" / "report.html").read_text()
     assert "encoder only" in page
     assert f"Missing: {failing.name}" in page
-    cli.main(["compare", str(recipe)])  # and the next time it goes through
+    assert exit_code("compare", str(recipe)) == 0, "the next time it goes through"
     assert "C′ · gaze in world model" in (copied / "more" / "report.html").read_text()
 
 
@@ -241,7 +245,7 @@ def test_stage_2_is_not_started_on_a_stage_1_that_failed(settings: Settings, tmp
 
 def test_from_finished_runs_alone_comes_the_same_report(finished: Path, tmp_path: Path) -> None:
     runs = sorted(finished.glob("units/stage2-*/"))
-    cli.main(["compare", "--from", *map(str, runs), "--folder", str(tmp_path / "out"), "--no-frames"])
+    assert exit_code("compare", "--from", *map(str, runs), "--folder", str(tmp_path / "out"), "--no-frames") == 0
     told = json.loads((tmp_path / "out" / "metrics.json").read_text())
     # Ceilings are a setting of the recipe, not of the runs.
     first = json.loads((finished / "all" / "metrics.json").read_text()) | {"best_possible": {}}
@@ -335,9 +339,7 @@ def test_a_comparison_that_says_nothing_is_refused(
 
 
 def test_wrong_recipes_are_code_2(tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["compare", "compare/toyworld", "arm=[none]"])
-    assert stopped.value.code == 2
+    assert exit_code("compare", "compare/toyworld", "arm=[none]") == 2
     assert "did you mean 'arms'" in capsys.readouterr().err
     unfit = settings(tmp_path)
     unfit["pretrain"]["loss"] = {"rollout_steps": 9}
