@@ -93,7 +93,7 @@ def finished(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
     """A finished comparison's units, in a folder of their own: hashes do not hold where a folder lies."""
-    shutil.copytree(finished, tmp_path / "runs")
+    shutil.copytree(finished, tmp_path / "runs", symlinks=True)
     return tmp_path / "runs"
 
 
