@@ -69,7 +69,7 @@ def test_augmented_views_train_from_the_cache(stage1_settings: dict[str, Any], r
     config = PretrainConfig(**stage1_settings)
     said: list[extract.Estimate] = []
     done = extract.run(config, said.append)
-    assert said[0].survey.num_crops == 2 * 6 + 2
+    assert said[0].survey.num_crops == 3 * 6 + 2  # two views and the centre square of each training video
     request.getfixturevalue("frozen_encoder")
     augmented = pretrain.run(config)
     assert done.bytes_made == total_bytes(stage1_settings["tokens"]["folder"])

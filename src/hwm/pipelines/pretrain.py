@@ -243,7 +243,11 @@ def training_crops(config: PretrainConfig) -> Crops:
     augment, seed, num_views = config.data.augment, config.seed, config.tokens.views
     if augment is None or not num_views:
         return centre_only
-    return lambda video: tuple(dict.fromkeys(fixed_box(video, augment, seed, view) for view in range(num_views)))
+    # Means and read-outs of gaze are taken over the training videos' centre squares, whatever the clips' crops are.
+    always = centre_only if config.gaze != "none" else lambda _: ()
+    return lambda video: tuple(
+        dict.fromkeys((*always(video), *(fixed_box(video, augment, seed, view) for view in range(num_views))))
+    )
 
 
 def _prepared(
