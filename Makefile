@@ -22,7 +22,7 @@ demo: $(READY)
 	$(BIN)/hwm demo $(ARGS)
 
 test: $(TOOLS)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 lint: $(TOOLS)
 	$(BIN)/ruff check .
