@@ -21,8 +21,9 @@ TOOLS  := $(VENV)/.ready-dev
 demo: $(READY)
 	$(BIN)/hwm demo $(ARGS)
 
+# One thread a process: two processes of two threads each on two cores wait for one another ten times as long.
 test: $(TOOLS)
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 lint: $(TOOLS)
 	$(BIN)/ruff check .
