@@ -236,9 +236,13 @@ def test_read_grid_gives_every_step_of_the_video(folder: Path):
 
 
 def test_written_bytes_are_a_function_of_the_input(folder: Path):
-    for name in ("one.mp4", "two.mp4"):
-        write_video(folder / name, (painted(n) for n in range(20)), 12.0, crf=20, g=6, bf=2)
-    assert (folder / "one.mp4").read_bytes() == (folder / "two.mp4").read_bytes()
+    """Wherever in memory the encoder works: x264 by itself gave other bytes in every third of such calls."""
+    written, kept = set(), []
+    for size in np.random.default_rng(0).integers(1_000, 400_000, 12):
+        kept.append(np.zeros(size, dtype=np.uint8))
+        write_video(folder / "one.mp4", (painted(n) for n in range(20)), 12.0, crf=20, g=6, bf=2)
+        written.add((folder / "one.mp4").read_bytes())
+    assert len(written) == 1
     assert not list(folder.glob(".*partial*"))
 
 

@@ -55,6 +55,10 @@ def write_video(
     clock = iter(times_sec) if times_sec is not None else None
     # One encoder thread: with more, the bytes would depend on the number of cores.
     options = {"threads": "1"} | {name: str(value) for name, value in opts.items()}
+    if codec == "libx264":
+        # Without it, x264's vector code gives other bytes on another CPU, and even for another place in memory.
+        given = options.get("x264-params")
+        options["x264-params"] = "cpu-independent=1" + (f":{given}" if given else "")
     count = 0
     try:
         container_options = {"fflags": "+bitexact"}
