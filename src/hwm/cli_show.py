@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from hwm.pipelines.data_summary import SummaryTable
 
 
+_FEW = 4
+"""Columns of scores that fit a terminal of 80 characters."""
+
+
 def tell(result: Any) -> None:
     """Prints what a pipeline found: folder, numbers, and tables of scores."""
     if getattr(rank_zero_only, "rank", 0):  # one of several processes is enough
@@ -49,10 +53,20 @@ def tables_of(scores: Mapping[str, Mapping[str, float]]) -> list[Table]:
     tables = []
     for part, names in metrics.items():
         told = {name: row for name, row in scores.items() if any(metric in row for metric in names)}
-        table = Table(part, *(Column(name, justify="right") for name in told))
-        for metric in names:
-            label = metric.rpartition("/")[2].replace("_", " ")
-            table.add_row(label, *(_value(row[metric]) if metric in row else "" for row in told.values()))
+        cells = {
+            (metric, name): _value(row[metric]) if metric in row else ""
+            for metric in names
+            for name, row in told.items()
+        }
+        labels = {metric: metric.rpartition("/")[2].replace("_", " ") for metric in names}
+        if len(told) <= _FEW:  # many metrics of few: the metrics go down
+            table = Table(part, *(Column(name, justify="right") for name in told))
+            for metric in names:
+                table.add_row(labels[metric], *(cells[metric, name] for name in told))
+        else:
+            table = Table(part, *(Column(labels[metric], justify="right") for metric in names))
+            for name in told:
+                table.add_row(name, *(cells[metric, name] for metric in names))
         tables.append(table)
     return tables
 
