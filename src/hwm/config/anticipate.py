@@ -109,6 +109,8 @@ class ProbeConfig(Part):
 
     inputs: Literal["context", "future", "context+future"] = "context+future"
     """What the probe reads: observed latents, imagined latents, or both."""
+    pooler: Literal["attentive", "mean"] = "attentive"
+    """`mean` leaves the attentive pooler out: a linear probe reads the mean latent of each step and the gaze points."""
     positions: bool = True
     """Adds a learned vector a step and one a patch to what the probe reads; upstream's pooler (false) has none."""
     loss: Literal["cross-entropy", "focal"] = "cross-entropy"
@@ -145,6 +147,15 @@ class ProbeConfig(Part):
         if isinstance(value, bool):
             raise ValueError("gaze_point says where gaze comes from: none, estimated (once true) or measured")
         return value
+
+    @model_validator(mode="after")
+    def _pooler_has_the_settings(self) -> "ProbeConfig":
+        if self.pooler == "attentive":
+            return self
+        for name in ("positions", "num_queries", "depth", "num_heads"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is a setting of pooler=attentive, and pooler is {self.pooler}")
+        return self
 
     @model_validator(mode="after")
     def _control_has_gaze(self) -> "ProbeConfig":

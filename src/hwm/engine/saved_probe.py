@@ -32,6 +32,7 @@ class TrainedOn(NamedTuple):
     positions: bool
     gaze_point_control: str = "none"
     rollout: str = "imagined"
+    pooler: str = "attentive"
 
 
 def trained_on(tasks: Sequence[Task], frozen_sha256: dict[str, str], config: AnticipateConfig) -> TrainedOn:
@@ -47,6 +48,7 @@ def trained_on(tasks: Sequence[Task], frozen_sha256: dict[str, str], config: Ant
         probe.positions,
         probe.gaze_point_control,
         config.backbone.rollout if config.backbone.kind == "hwm" else "imagined",
+        probe.pooler,
     )
 
 

@@ -163,7 +163,16 @@ def probe_spec(data: ProbeData, num_classes: Mapping[str, int], config: ProbeCon
     num_queries = len(heads) if config.num_queries is None else config.num_queries
     has_point = config.gaze_point != "none"
     return StepProbeSpec(
-        width, slots, tokens, heads, config.num_heads, config.depth, num_queries, has_point, config.positions
+        width,
+        slots,
+        tokens,
+        heads,
+        config.num_heads,
+        config.depth,
+        num_queries,
+        has_point,
+        config.positions,
+        config.pooler,
     )
 
 

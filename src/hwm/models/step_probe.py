@@ -1,4 +1,4 @@
-"""The stage-2 probe: an attentive probe that knows the step and the patch of each token, and where people look.
+"""The stage-2 probe: reads steps of latents, knows the step and the patch of each token, and where people look.
 
 Latents of single frames carry no time, and an attentive pooler has no positions, so "the head points left" and "the
 cup stands left" could not be told from their mirror images. A learned vector a step and a learned vector a patch are
@@ -8,10 +8,14 @@ With a gaze point, each step brings one more token (its latents pooled where peo
 looking at hundreds of tokens alike finds these few too slowly, so they also reach the logits through a linear map of
 their own, which starts at zero: the probe without gaze is the same probe. The token of a step whose gaze is unknown is
 not read.
+
+The pooler may also be left out (`mean`): then the mean of each step's patches takes its place, and the whole probe is
+linear. It has far fewer parameters, learns from fewer examples, and cannot choose where to look: only gaze can.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,6 +23,8 @@ from torch import Tensor, nn
 
 from hwm.losses import layer_normed
 from hwm.models.probe import AttentiveProbe
+
+Pooler = Literal["attentive", "mean"]
 
 EMBED_STD = 0.5
 """Of the same order as the layer-normed latents that the vectors are added to, or attention would not notice them."""
@@ -30,7 +36,8 @@ class StepProbeSpec:
 
     `num_tokens` counts the patches of a step and, with `gaze_point`, the one token after them. `heads` is task → (Z
     positions, C classes): what is said of the step to come, and with Z > 1 of those that follow it. Without `positions`
-    no vectors are added: upstream's probe, for tokens that carry their positions already.
+    no vectors are added: upstream's probe, for tokens that carry their positions already. `num_heads`, `depth`,
+    `num_queries` and `positions` are the attentive pooler's.
     """
 
     width: int
@@ -42,6 +49,26 @@ class StepProbeSpec:
     num_queries: int = 1
     gaze_point: bool = False
     positions: bool = True
+    pooler: Pooler = "attentive"
+
+
+class MeanProbe(nn.Module):
+    """One linear map a task from the mean latent of every step; a step that is not read gives zeros."""
+
+    def __init__(self, width: int, num_steps: int, outputs: Mapping[str, int]) -> None:
+        super().__init__()
+        self.outputs = dict(outputs)
+        self.head = nn.Linear(num_steps * width, sum(outputs.values()))
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self, patches_BTND: Float[Tensor, "b t n d"], valid_BT: Bool[Tensor, "b t"]
+    ) -> dict[str, Float[Tensor, "b _"]]:
+        """Logits of each task, its positions side by side."""
+        means_BTD = layer_normed(patches_BTND.mean(dim=2)) * valid_BT[:, :, None]
+        parts = self.head(means_BTD.flatten(1)).split(list(self.outputs.values()), dim=1)
+        return dict(zip(self.outputs, parts, strict=True))
 
 
 class StepProbe(nn.Module):
@@ -50,16 +77,22 @@ class StepProbe(nn.Module):
     def __init__(self, spec: StepProbeSpec) -> None:
         super().__init__()
         self.spec = spec
+        outputs = {task: positions * classes for task, (positions, classes) in spec.heads.items()}
+        if spec.pooler == "mean":
+            self.probe = MeanProbe(spec.width, spec.num_steps, outputs)
+        else:
+            self.probe = self._attentive(spec, outputs)
+        if spec.gaze_point:
+            self.gaze_head = nn.Linear(spec.num_steps * spec.width, sum(outputs.values()), bias=False)
+            nn.init.zeros_(self.gaze_head.weight)
+
+    def _attentive(self, spec: StepProbeSpec, outputs: Mapping[str, int]) -> AttentiveProbe:
         if spec.positions:
             self.step_embed = nn.Parameter(torch.empty(spec.num_steps, 1, spec.width))
             self.token_embed = nn.Parameter(torch.empty(1, spec.num_tokens, spec.width))
             nn.init.trunc_normal_(self.step_embed, std=EMBED_STD)
             nn.init.trunc_normal_(self.token_embed, std=EMBED_STD)
-        outputs = {task: positions * classes for task, (positions, classes) in spec.heads.items()}
-        self.probe = AttentiveProbe(spec.width, spec.num_heads, spec.depth, spec.num_queries, outputs)
-        if spec.gaze_point:
-            self.gaze_head = nn.Linear(spec.num_steps * spec.width, sum(outputs.values()), bias=False)
-            nn.init.zeros_(self.gaze_head.weight)
+        return AttentiveProbe(spec.width, spec.num_heads, spec.depth, spec.num_queries, outputs)
 
     def forward(
         self,
@@ -74,14 +107,22 @@ class StepProbe(nn.Module):
             valid_BT: steps that are read.
             gaze_known_BT: steps whose gaze point is read; None means all valid ones.
         """
-        placed_BTND = features_BTND + self.step_embed + self.token_embed if self.spec.positions else features_BTND
-        read_BTN = valid_BT[:, :, None].repeat(1, 1, features_BTND.shape[2])
         looked_BT = valid_BT if gaze_known_BT is None else valid_BT & gaze_known_BT
-        if self.spec.gaze_point:
-            read_BTN[:, :, -1] = looked_BT
-        logits = self.probe(placed_BTND.flatten(1, 2), read_BTN.flatten(1))
+        if isinstance(self.probe, MeanProbe):
+            patches_BTND = features_BTND[:, :, :-1] if self.spec.gaze_point else features_BTND
+            logits = self.probe(patches_BTND, valid_BT)
+        else:
+            logits = self._attend(features_BTND, valid_BT, looked_BT)
         if self.spec.gaze_point:
             points_BTD = layer_normed(features_BTND[:, :, -1]) * looked_BT[:, :, None]
             shifts = self.gaze_head(points_BTD.flatten(1)).split([part.shape[1] for part in logits.values()], dim=1)
             logits = {task: part + shift for (task, part), shift in zip(logits.items(), shifts, strict=True)}
         return {task: part.unflatten(1, self.spec.heads[task]) for task, part in logits.items()}
+
+    def _attend(self, features_BTND: Tensor, valid_BT: Tensor, looked_BT: Tensor) -> dict[str, Tensor]:
+        """What the attentive probe says; it reads the gaze point of a step only where gaze is known."""
+        placed_BTND = features_BTND + self.step_embed + self.token_embed if self.spec.positions else features_BTND
+        read_BTN = valid_BT[:, :, None].repeat(1, 1, features_BTND.shape[2])
+        if self.spec.gaze_point:
+            read_BTN[:, :, -1] = looked_BT
+        return self.probe(placed_BTND.flatten(1, 2), read_BTN.flatten(1))
