@@ -55,6 +55,8 @@ def test_a_precision_holds_for_the_part_that_it_names(stage1_settings: dict[str,
     assert dtypes(observer.encoder) == {torch.bfloat16 if part == "encoder" else torch.float32}
     assert dtypes(observer.gazelle) == {torch.bfloat16 if part == "gazelle" else torch.float32}
     assert dtypes(world.predictor) == {torch.float32}
+    asked = [name for name, precision in world.grid.precisions.items() if precision == "bf16-mixed"]
+    assert asked == [f"{part}.precision"]
     frames, gaze = torch.randn(2, 1, 1, 3, 64, 64), torch.randn(2, 1, 3, 56, 56)
     low, high = world.observe(frames, gaze), plain.observe(frames, gaze)
     changed = {"z": low.z_SND - high.z_SND, "scene": low.scene_SNG - high.scene_SNG}  # type: ignore[operator]
