@@ -1,6 +1,6 @@
 """Encoder on one clip, float32 and bfloat16: against upstream's module, transformers', and the machine's own rate."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -37,7 +37,8 @@ def run(context: Context) -> Iterator[Outcome]:
             equal = check_equal(f"encoder {kind} and {name}'s", timed.results["ours"], timed.results[name], tolerance)
             yield Figure(
                 f"encoder/{kind}/{name}", f"encoder {kind} against {name}'s module: {size}",
-                ratio(timed.seconds, name, "ours"), bar, agreement=equal, details=medians(timed.seconds),
+                ratio(timed.seconds, name, "ours"), bar, agreement=equal,
+                note=limit_note(timed.seconds, name, bar), details=medians(timed.seconds) | limit(timed.seconds, name),
             )  # fmt: skip
         if context.upstream is None:
             yield Skipped(f"encoder/{kind}/upstream", size, "no --upstream checkout")
@@ -47,6 +48,20 @@ def run(context: Context) -> Iterator[Outcome]:
             agreement=check_equal(f"encoder {kind} and float32", timed.results["ours"], truth, max(tolerance, 1e-6)),
             details=medians(timed.seconds) | {"gflop": sum(map(gflop, products))},
         )  # fmt: skip
+
+
+def limit(seconds: Mapping[str, Sequence[float]], peer: str) -> dict[str, float]:
+    """The ratio that an encoder of nothing but matrix products would have to a peer on this machine, `limit`."""
+    return {"limit": round(ratio(seconds, peer, "machine").median, 3)}
+
+
+def limit_note(seconds: Mapping[str, Sequence[float]], peer: str, bar: float) -> str:
+    """The measured limit beside a missed bar, and whether the bar lies beyond it; empty where the bar is met."""
+    if ratio(seconds, peer, "ours").median >= bar:
+        return ""
+    most = limit(seconds, peer)["limit"]
+    beyond = ", so the bar is out of reach here" if most < bar else ""
+    return f"limit {most:.2f} × with nothing but the matrix products left{beyond}"
 
 
 def _run(encode: Encode, video: Tensor, autocast: torch.dtype) -> Tensor:

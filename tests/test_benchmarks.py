@@ -9,6 +9,7 @@ import pytest
 import torch
 from benchmarks import single_frames
 from benchmarks.context import Context
+from benchmarks.encoder import limit, limit_note
 from benchmarks.measure import Figure, NotEqualError, Skipped, Spread, check_equal, ratio
 from benchmarks.predictor import cached_rollout, dense_forward, random_stack, random_tokens
 from benchmarks.suite import BENCHMARKS
@@ -77,6 +78,14 @@ def test_equality_is_relative_and_refuses_what_is_not_a_number() -> None:
 
 def test_ratio_is_taken_round_by_round() -> None:
     assert ratio({"a": [2.0, 4.0, 9.0], "b": [1.0, 4.0, 3.0]}, "a", "b") == Spread(2.0, 1.5, 2.5)
+
+
+def test_a_missed_bar_carries_its_measured_limit() -> None:
+    seconds = {"peer": [3.0, 6.0], "ours": [2.0, 4.0], "machine": [1.5, 3.0]}  # 1.5 times the peer, at most 2 times
+    assert limit(seconds, "peer") == {"limit": 2.0}
+    assert limit_note(seconds, "peer", 1.5) == ""
+    assert limit_note(seconds, "peer", 1.6) == "limit 2.00 × with nothing but the matrix products left"
+    assert limit_note(seconds, "peer", 2.1).endswith("so the bar is out of reach here")
 
 
 def test_a_bar_may_be_an_upper_one() -> None:

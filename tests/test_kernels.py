@@ -72,10 +72,13 @@ def test_rotation_a_few_heads_at_a_time_equals_the_whole(form: RopeForm, per_cli
     table = rope_table(axis_positions(3, 2, 2).double(), 32, form)
     if per_clip:
         table = RopeTable(torch.stack((table.cos, table.cos.flip(0))), torch.stack((table.sin, table.sin.flip(0))))
-    x = torch.randn(2, 5, 12, 32, dtype=torch.float64)
+    fused = torch.randn(2, 12, 3, 5, 32, dtype=torch.float64)
+    x = fused[:, :, 1].transpose(1, 2)  # as queries lie in a fused projection
+    before = fused.clone()
     whole = rotate(x, table)
     with torch.no_grad():
         torch.testing.assert_close(rotate(x, table), whole)
+    assert torch.equal(fused, before)
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])

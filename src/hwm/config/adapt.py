@@ -4,7 +4,15 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from hwm.config.base import ClipDataConfig, EncoderConfig, OptimConfig, Part, PredictorConfig, RunConfig
+from hwm.config.base import (
+    ClipDataConfig,
+    EncoderConfig,
+    OptimConfig,
+    Part,
+    PredictorConfig,
+    RunConfig,
+    refuse_compile_encoder,
+)
 
 
 class MaskConfig(Part):
@@ -49,6 +57,9 @@ class AdaptConfig(RunConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> "AdaptConfig":
+        refuse_compile_encoder(self)
+        if self.init is not None and self.init.precision != "32-true":
+            raise ValueError("init.precision is of frozen encoders: this one is trained, in runtime.precision")
         if self.in_memory and self.data.augment is not None:
             raise ValueError("data.augment needs in_memory=false: frames in memory are centre squares")
         return self
@@ -80,3 +91,8 @@ class AdaptGazeConfig(RunConfig):
     optim: OptimConfig = OptimConfig(lr=1e-3, num_steps=3000, warmup_steps=200, batch_size=32)
     log_every: int = Field(default=50, ge=1)
     """Optimiser steps between lines of `metrics.jsonl`."""
+
+    @model_validator(mode="after")
+    def _has_no_encoder(self) -> "AdaptGazeConfig":
+        refuse_compile_encoder(self)
+        return self

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from hwm.config.base import EncoderConfig, Part
+from hwm.config.base import EncoderConfig, Part, Precision
 
 
 class HwmBackboneConfig(Part):
@@ -23,6 +23,8 @@ class MaskedPredictorConfig(Part):
     """A released V-JEPA 2 `.pt` or a folder of ours; null reads it from the `.pt` of the encoder."""
     num_heads: int | None = None
     """Attention heads, only where the file cannot tell (a released `.pt` whose width is not in the table)."""
+    precision: Precision = "32-true"
+    """Numeric precision of the frozen masked predictor; see `EncoderConfig`."""
 
 
 class VJEPA2BackboneConfig(Part):

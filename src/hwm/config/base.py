@@ -21,6 +21,11 @@ TokenDtype = Literal["float16", "bfloat16", "int8"]
 """How cached tokens are stored."""
 
 
+Precision = Literal["32-true", "bf16-mixed"]
+"""Numeric precision in Lightning Fabric's names; no float16, whose loss scale would skip steps. `bf16-mixed` multiplies
+in bfloat16 and keeps layer norms and the stream between blocks in float32."""
+
+
 class Part(BaseModel):
     """Base of every node of the tree: immutable, no unknown keys, defaults validated."""
 
@@ -38,6 +43,8 @@ class EncoderConfig(Part):
     """Attention heads, only where the file cannot tell (a released `.pt` whose width is not in the table)."""
     resolution: int = Field(default=256, ge=16)
     """Pixels of the square encoder view; must be a multiple of the patch size."""
+    precision: Precision = "32-true"
+    """Numeric precision of the frozen encoder; `bf16-mixed` needs a device with bfloat16. Stage 2 takes it over."""
 
 
 class GazelleConfig(Part):
@@ -49,6 +56,8 @@ class GazelleConfig(Part):
     """DINOv2 file, or its catalogue name, that goes with a released decoder; null for `mini` and folders of ours."""
     resolution: int = Field(default=448, ge=14)
     """Pixels of the square Gazelle view; must be a multiple of the backbone's patch size."""
+    precision: Precision = "32-true"
+    """Numeric precision of the frozen Gazelle, its DINOv2 included; see `EncoderConfig`."""
 
 
 class GazeFilesConfig(Part):
@@ -141,12 +150,15 @@ class RuntimeConfig(Part):
     """Kind of device."""
     devices: int = Field(default=1, ge=1)
     """Processes on this machine, one a device; more than one uses DDP."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Numeric precision of training (Lightning Fabric's names); no float16, whose loss scale would skip steps."""
+    precision: Precision = "32-true"
+    """Numeric precision of training: of the predictor, or in stage 2 of the probe. Frozen models have their own."""
     num_workers: int = Field(default=0, ge=0)
     """Processes that decode video ahead of training; 0 decodes in the main process."""
     recompute_activations: bool = False
     """Stage 1: activation checkpointing in the predictor; less memory, about a third more time, the same gradients."""
+    compile_encoder: bool = False
+    """Both stages and extraction: `torch.compile` for the frozen encoder's blocks; one that does not compile runs as it
+    is, and `run.json` says why. Pays on a GPU; on a CPU it is slower than the kernels it replaces."""
 
 
 class TokenConfig(Part):
@@ -174,3 +186,9 @@ class RunConfig(Part):
     runtime: RuntimeConfig = RuntimeConfig()
     mirrors: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Where `metrics.jsonl` is shown as well; each needs the extra of its name (`pip install 'hwm[wandb]'`)."""
+
+
+def refuse_compile_encoder(config: RunConfig) -> None:
+    """For a verb without a frozen encoder: `runtime.compile_encoder` must not be given in vain."""
+    if config.runtime.compile_encoder:
+        raise ValueError("runtime.compile_encoder is for a frozen encoder: of pretrain, anticipate and extract")

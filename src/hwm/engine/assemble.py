@@ -19,6 +19,7 @@ from hwm.engine.named_weights import weights_path
 from hwm.engine.runtime import seeded_weights
 from hwm.errors import ConfigError, RunError
 from hwm.models.gazelle import GazeLLE
+from hwm.models.layers import set_precision
 from hwm.models.masked_predictor import MaskedPredictor
 from hwm.models.measured_gaze import SCENE_WIDTH
 from hwm.models.observer import Observer
@@ -59,7 +60,9 @@ def load_frozen_encoder(config: EncoderConfig) -> LoadedWeights[VJEPA2Encoder]:
     Raises:
         WeightsError: missing, damaged, or not fitting.
     """
-    return read_encoder(weights_path(config.weights), config.key, config.num_heads)
+    loaded = read_encoder(weights_path(config.weights), config.key, config.num_heads)
+    set_precision(loaded.module, config.precision)
+    return loaded
 
 
 def new_world(config: PretrainConfig) -> Assembled:
@@ -87,7 +90,10 @@ def new_world(config: PretrainConfig) -> Assembled:
         predictor = GazePredictor(spec)
     resolution = None if gazelle is None else config.gazelle.resolution
     data, measured = config.data, config.gaze == "measured"
-    grid = TimeGrid(data.fps, data.step, config.encoder.resolution, resolution, measured, config.gaze_control)
+    grid = TimeGrid(
+        data.fps, data.step, config.encoder.resolution, resolution, measured, config.gaze_control,
+        config.encoder.precision, "32-true" if gazelle is None else config.gazelle.precision,
+    )  # fmt: skip
     observer = Observer(encoder.module, gazelle, plain_features=config.gaze_control == "dinov2")
     return Assembled(HumanWorldModel(observer, predictor, grid), weights)
 
@@ -169,6 +175,7 @@ def load_vjepa2_pair(config: VJEPA2BackboneConfig, *, with_predictor: bool) -> V
             found=f"width {predictor.spec.in_width}",
         )
     predictor.check_mask_index(config.mask_index)
+    set_precision(predictor, config.predictor.precision)
     return VJEPA2Pair(encoder.module, predictor, weights | {"masked_predictor": loaded.sha256})
 
 
@@ -210,7 +217,7 @@ def probe_seer(stage1: Stage1, gaze_point: Gaze, config: GazelleConfig | None) -
             fix="leave `gazelle` out",
         )
     gazelle, files = load_gazelle(config)
-    grid = replace(world.grid, gazelle_resolution=config.resolution)
+    grid = replace(world.grid, gazelle_resolution=config.resolution, gazelle_precision=config.precision)
     return Seer(Observer(world.observer.encoder, gazelle, world.observer.plain_features), grid, stage1.weights | files)
 
 
@@ -224,6 +231,7 @@ def load_gazelle(config: GazelleConfig) -> tuple[GazeLLE, dict[str, str]]:
     backbone = None if config.backbone is None else weights_path(config.backbone)
     loaded = read_gazelle(weights_path(config.weights), backbone)
     loaded.module.backbone.spec.grid(config.resolution, config.resolution)
+    set_precision(loaded.module, config.precision)
     names = ("gazelle", "gazelle_backbone")
     return loaded.module, {name: file.sha256 for name, file in zip(names, loaded.files, strict=False)}
 

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType, TracebackType
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from hwm.config import RuntimeConfig
+from hwm.config import Precision, RuntimeConfig
 from hwm.errors import ConfigError
 
 EXIT_STOPPED = 143
@@ -48,6 +48,35 @@ def start(config: RuntimeConfig) -> Fabric:
     fabric = Fabric(accelerator=kind, devices=config.devices, strategy=strategy, precision=config.precision)
     fabric.launch()
     return fabric
+
+
+def check_precision(device: torch.device, settings: Mapping[str, Precision]) -> None:
+    """Refuse bfloat16 where the device has none; there it would be emulated, slower than float32.
+
+    Args:
+        device: where frozen models compute.
+        settings: the precision that each setting asks for, by its dotted name.
+
+    Raises:
+        ConfigError: a setting asks for bfloat16, and the device has none.
+    """
+    asking = [name for name, precision in settings.items() if precision != "32-true"]
+    if asking and not has_bfloat16(device):
+        raise ConfigError(
+            f"{' and '.join(asking)} cannot be bf16-mixed here",
+            expected="a device with bfloat16 products",
+            found=f"{device.type}, which has none",
+            fix=f"{' '.join(f'{name}=32-true' for name in asking)} in the recipe that names the weights",
+        )
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 itself (a CPU: as its oneDNN says)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "mps":
+        return torch.backends.mps.is_macos_or_newer(14, 0)
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _has_mps() -> bool:

@@ -7,6 +7,7 @@ equals its probes trained one by one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -101,6 +102,7 @@ def train_sweep(
     seed: int,
     device: torch.device,
     on_epoch: Callable[[int, float], None],
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> SweepResult:
     """Train every probe of the sweep.
 
@@ -111,6 +113,8 @@ def train_sweep(
         seed: seed of initial weights, held-out takes and batch order.
         device: where to train.
         on_epoch: called with the number of epochs done and the mean training loss of all probes.
+        autocast: gives the context of a forward pass in training, `Fabric.autocast` for a mixed precision; scores are
+            float32 all the same.
 
     Raises:
         RunError: a loss or gradient is not finite (before the step that would spread it).
@@ -136,7 +140,8 @@ def train_sweep(
             labels = data.labels_of(samples, device)
             for index, (probe, optimizer) in enumerate(zip(probes, optimizers, strict=True)):
                 set_lr(optimizer, settings[index][0] * warmup_cosine(step, warmup, num_steps))
-                loss = loss_of_known(config.loss, probe(*features), labels)
+                with autocast():
+                    loss = loss_of_known(config.loss, probe(*features), labels)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 raise_if_not_finite(probe, loss, f"probe {index}, step {step}")

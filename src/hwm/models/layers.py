@@ -12,6 +12,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from hwm.config import Precision
 from hwm.errors import ConfigError
 from hwm.models import kernels
 from hwm.models.rope import RopeTable, rotate
@@ -99,6 +100,12 @@ class Block(nn.Module):
         """One block; see `Attention.forward` for the arguments."""
         x_BLD = x_BLD + self.attn(self.norm1(x_BLD), rope, attn_mask)
         return x_BLD + self.mlp(self.norm2(x_BLD))
+
+
+def set_precision(frozen: nn.Module, precision: Precision) -> None:
+    """Bring a frozen module with float32 weights to a numeric precision, in place."""
+    if precision == "bf16-mixed":
+        products_in_bfloat16(frozen)
 
 
 def products_in_bfloat16(module: nn.Module) -> None:

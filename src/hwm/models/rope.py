@@ -96,22 +96,25 @@ def rotate(x_BMLA: Float[Tensor, "b m l a"], table: RopeTable) -> Float[Tensor, 
     """
     cos, sin = table.cos.unsqueeze(-3), _signed(table.sin).unsqueeze(-3)
     if not x_BMLA.device.type == "cpu" or torch.is_grad_enabled():
-        return _turned(x_BMLA, cos, sin)
+        return torch.addcmul(x_BMLA * cos, _neighbours(x_BMLA), sin).to(x_BMLA.dtype)
     cos, sin = cos.to(x_BMLA.dtype), sin.to(x_BMLA.dtype)
-    # A few heads at a time, so that what lies between the passes stays in the cache.
+    # A few heads at a time, so that what lies between the passes stays in the cache; and turned where they are copied
+    # to, since heads cut out of a fused projection lie in pieces, which each pass would walk one by one.
     heads = max(1, ROWS_AT_ONCE // x_BMLA.shape[2])
     out_BMLA = torch.empty(x_BMLA.shape, dtype=x_BMLA.dtype)
     for clip, out_MLA in enumerate(out_BMLA):
         cos_1LA, sin_1LA = (part if part.ndim == 3 else part[clip] for part in (cos, sin))
         for first in range(0, x_BMLA.shape[1], heads):
-            some = slice(first, first + heads)
-            out_MLA[some] = _turned(x_BMLA[clip, some], cos_1LA, sin_1LA)
+            some_MLA = out_MLA[first : first + heads]
+            some_MLA.copy_(x_BMLA[clip, first : first + heads])
+            neighbours_MLA = _neighbours(some_MLA)
+            some_MLA.mul_(cos_1LA).addcmul_(neighbours_MLA, sin_1LA)
     return out_BMLA
 
 
-def _turned(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
-    neighbour = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return torch.addcmul(x * cos, neighbour, signed_sin).to(x.dtype)
+def _neighbours(x: Tensor) -> Tensor:
+    """Each channel's neighbour in its place: 2i + 1 at 2i, and 2i at 2i + 1."""
+    return x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
 
 
 def _signed(sin: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hwm.config import GazeControl
+from hwm.config import GazeControl, Precision
 from hwm.models.measured_gaze import SCENE_WIDTH
 from hwm.models.observer import Observed, Observer
 from hwm.models.predictor import GazePredictor, Rollout
@@ -35,6 +35,15 @@ class TimeGrid:
     """Whether the predictor's scene tokens are measured gaze (`models.measured_gaze`) and not Gazelle's."""
     gaze_control: GazeControl = "none"
     """What stands in for the predictor's scene tokens (`tokens.controls`, and `dinov2` in the observer)."""
+    encoder_precision: Precision = "32-true"
+    """Numeric precision of the encoder."""
+    gazelle_precision: Precision = "32-true"
+    """Numeric precision of Gazelle, where there is one."""
+
+    @property
+    def precisions(self) -> dict[str, Precision]:
+        """The precision of each frozen part, by the name of its setting."""
+        return {"encoder.precision": self.encoder_precision, "gazelle.precision": self.gazelle_precision}
 
     @property
     def gaze(self) -> Literal["none", "estimated", "measured"]:

@@ -90,6 +90,8 @@ def run(config: AnticipateConfig) -> AnticipateResult:
     with RunLog.open(config, "anticipate", resume=False, is_writer=fabric.is_global_zero) as log:
         # Frozen backbone
         foresight = open_foresight(config, fabric.device)
+        if config.runtime.compile_encoder:
+            foresight.compile_encoder(log.warn)
         frozen = foresight.frozen_sha256()
         log.record(**foresight.facts, frozen_sha256=frozen, protocol=config.protocol.id)
 
@@ -122,7 +124,7 @@ def run(config: AnticipateConfig) -> AnticipateResult:
             with Progress(f"stage 2 {config.name}", total=config.probe.num_epochs) as bar:
                 sweep = train_sweep(
                     data, {task.name: len(task.classes) for task in tasks}, config.probe, config.seed, fabric.device,
-                    lambda done, loss: bar.set(done, loss=loss),
+                    lambda done, loss: bar.set(done, loss=loss), fabric.autocast,
                 )  # fmt: skip
         probe = sweep.probe if sweep is not None else saved
         assert probe is not None

@@ -18,9 +18,10 @@ from hwm.config import AnticipateConfig, PretrainConfig
 from hwm.data.exclusions import Exclusion
 from hwm.data.video import VideoInfo
 from hwm.engine.assemble import Seer, load_stage1, new_world, probe_seer
+from hwm.engine.compiling import compile_encoder
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
-from hwm.engine.runtime import start
+from hwm.engine.runtime import check_precision, start
 from hwm.errors import ConfigError, DataError
 from hwm.pipelines.anticipate import read_tables, videos_of
 from hwm.pipelines.pretrain import find_parts, target_seer, training_crops
@@ -80,7 +81,7 @@ def run(config: ExtractConfig, on_estimate: Callable[[Estimate], None]) -> Extra
     fabric = start(config.runtime)
     record = config.model_copy(update={"name": f"{config.name}-extract"})
     with RunLog.open(record, "extract", resume=False, is_writer=fabric.is_global_zero) as log:
-        extractors = _extractors(config, fabric.device)
+        extractors = _extractors(config, fabric.device, log)
         parts = _pretrain_parts(config, log) if isinstance(config, PretrainConfig) else _anticipate_parts(config, log)
         wanted = _joined(parts)
         survey = extractors[0].survey(wanted)
@@ -137,10 +138,15 @@ def _seers(config: ExtractConfig) -> list[Seer]:
     return [probe_seer(load_stage1(config.checkpoint), config.probe.gaze_point, config.gazelle)]
 
 
-def _extractors(config: ExtractConfig, device: torch.device) -> list[Extractor]:
+def _extractors(config: ExtractConfig, device: torch.device, log: RunLog) -> list[Extractor]:
+    seers = _seers(config)
+    for seer in seers:
+        check_precision(device, seer.grid.precisions)
+        if config.runtime.compile_encoder:
+            compile_encoder(seer.observer.encoder, log.warn)
     return [
         Extractor(seer.observer.to(device), seer.grid, device, open_cache(config.tokens, seer.grid, seer.weights))
-        for seer in _seers(config)
+        for seer in seers
     ]
 
 

@@ -23,7 +23,7 @@ from hwm.data.video import VideoInfo, VideoReader, num_grid_steps
 from hwm.engine.assemble import load_gazelle
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
-from hwm.engine.runtime import rng_for, start
+from hwm.engine.runtime import check_precision, rng_for, start
 from hwm.errors import DataError
 from hwm.evaluation.gaze_metrics import gaussian_maps, gaze_auc, gaze_kl, gaze_l2, gaze_nss
 from hwm.evaluation.statistics import mean_interval
@@ -66,6 +66,7 @@ def run(config: GazeScoreConfig) -> GazeScoreResult:
     """
     assert config.gaze_files.folder is not None, "the configuration lets no scoring pass without gaze files"
     fabric = start(config.runtime)
+    check_precision(fabric.device, {"gazelle.precision": config.gazelle.precision})
     with RunLog.open(config, "gaze-score", resume=False, is_writer=fabric.is_global_zero) as log:
         gazelle, weights = load_gazelle(config.gazelle)
         log.record(weights=weights)

@@ -30,6 +30,7 @@ from hwm.engine.assemble import (
     shared_hash,
 )
 from hwm.engine.checkpoint import CheckpointStore
+from hwm.engine.compiling import compile_encoder
 from hwm.engine.held_data import hold_to_manifest
 from hwm.engine.mean_scene import load_mean_scene, mean_scene_hash, save_mean_scene
 from hwm.engine.optim import adamw, clip_gradients, raise_if_not_finite, scheduled_lr, set_lr
@@ -107,7 +108,9 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         world.predictor.stack.recompute = config.runtime.recompute_activations
         log.record(weights=weights, **control_facts(config.gaze_control))
         source = _token_source(config, world, weights, fabric)
-        targets = _target_source(config, fabric)
+        if config.runtime.compile_encoder:
+            compile_encoder(world.observer.encoder, log.warn)
+        targets = _target_source(config, fabric, log)
 
         # Data
         train, val = load_videos(config, log, [source] + ([targets] if targets else []))
@@ -323,14 +326,17 @@ def target_seer(config: PretrainConfig) -> Seer | None:
     if config.target_encoder is None or config.target_encoder == config.encoder:
         return None
     loaded = load_frozen_encoder(config.target_encoder)
-    grid = TimeGrid(config.data.fps, config.data.step, config.target_encoder.resolution, None)
+    target = config.target_encoder
+    grid = TimeGrid(config.data.fps, config.data.step, target.resolution, None, encoder_precision=target.precision)
     return Seer(Observer(loaded.module, None), grid, {"encoder": loaded.sha256})
 
 
-def _target_source(config: PretrainConfig, fabric: Fabric) -> TokenSource | None:
+def _target_source(config: PretrainConfig, fabric: Fabric, log: RunLog) -> TokenSource | None:
     """Latents of another target encoder; None where the encoder is its own target."""
     seer = target_seer(config)
     if seer is None:
         return None
     observer = seer.observer.to(fabric.device)
+    if config.runtime.compile_encoder:
+        compile_encoder(observer.encoder, log.warn)
     return open_source(config.tokens, observer, seer.grid, seer.weights, fabric.device, config.runtime.num_workers)

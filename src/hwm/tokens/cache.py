@@ -4,10 +4,10 @@
     <folder>/scene-<16 hex>/...                                                         scene tokens, gaze weights
 
 Models with and without gaze share the latents. A file's place holds three hashes: of everything that decides the
-numbers for all videos (weights, time grid, resolutions, stored precision, version of this code), of the video's bytes,
-and of the crop box in source pixels. Nothing stale can be read by mistake; a changed video or weight file gives new
-names. Several processes may share a folder: a file appears whole or not at all (`token_file`), and while one process
-makes a video's files the others go on with other videos (`claim`).
+numbers for all videos (weights, time grid, resolutions, precision of computing and of storing, version of this code),
+of the video's bytes, and of the crop box in source pixels. Nothing stale can be read by mistake; a changed video or
+weight file gives new names. Several processes may share a folder: a file appears whole or not at all (`token_file`),
+and while one process makes a video's files the others go on with other videos (`claim`).
 """
 
 import fcntl
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hwm.config import TokenDtype
+from hwm.config import Precision, TokenDtype
 from hwm.data.content import content_sha256
 from hwm.data.video import CropBox
 from hwm.errors import CacheError
@@ -57,12 +57,14 @@ class TokenCache:
             "fps": grid.fps,
             "step": grid.step,
             "dtype": dtype,
-            "encoder": [weights["encoder"], grid.encoder_resolution],
+            "encoder": [weights["encoder"], grid.encoder_resolution, *_unless_float32(grid.encoder_precision)],
         }
         identities = {"z": seen}
         if grid.gazelle_resolution is not None:
             files = {name: digest for name, digest in weights.items() if name != "encoder"}
-            identities["scene"] = seen | {"gazelle": [files, grid.gazelle_resolution]}
+            identities["scene"] = seen | {
+                "gazelle": [files, grid.gazelle_resolution, *_unless_float32(grid.gazelle_precision)]
+            }
             if grid.gaze_control == "dinov2":
                 identities["scene"] |= {"scene": "dinov2"}
         self._identities = {part: json.dumps(identity, sort_keys=True) for part, identity in identities.items()}
@@ -188,6 +190,11 @@ class EntryWriter:
             assert tokens.gaze_SN is not None, "a cache with gaze weights was given none"
             gaze = {"gaze": tokens.gaze_SN.to(torch.float16)}
             self._files["scene"].append(pack("scene", tokens.scene_SNG, self._dtype) | gaze)
+
+
+def _unless_float32(precision: Precision) -> list[str]:
+    """What a precision adds to an identity; float32 nothing, as in the caches made before there was a choice."""
+    return [] if precision == "32-true" else [precision]
 
 
 def _box_hash(box: CropBox) -> str:

@@ -35,6 +35,10 @@ class Foresight(Protocol):
         """What `run.json` says of it: weight files, settings, policies (JSON values only)."""
         ...
 
+    def compile_encoder(self, warn: Callable[[str], None]) -> None:
+        """Run the frozen encoder through `torch.compile`; see `hwm.engine.compiling`."""
+        ...
+
     def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
         """Make everything ready that is done once a video; videos that cannot be used, with reasons."""
         ...

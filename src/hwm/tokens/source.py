@@ -18,6 +18,7 @@ from hwm.data.exclusions import Exclusion
 from hwm.data.open_readers import OpenReaders
 from hwm.data.video import VideoInfo
 from hwm.engine.home import home
+from hwm.engine.runtime import check_precision
 from hwm.models.observer import Observer
 from hwm.models.world_model import TimeGrid
 from hwm.tokens.cache import TokenCache
@@ -224,7 +225,11 @@ def open_source(
         weights: name → sha256 of the observer's weight files; decides where cached tokens are found.
         device: where to encode, and where the tokens come out.
         num_workers: processes that decode ahead (live).
+
+    Raises:
+        ConfigError: the grid asks for bfloat16, and the device has none.
     """
+    check_precision(device, grid.precisions)
     if config.source == "live":
         return LiveSource(observer, grid, device, num_workers)
     return CachedSource(observer, grid, device, open_cache(config, grid, weights))

@@ -22,7 +22,9 @@ from hwm.data.exclusions import Exclusion
 from hwm.data.transforms import normalise
 from hwm.data.video import VideoInfo
 from hwm.engine.assemble import VJEPA2Pair, load_vjepa2_pair
+from hwm.engine.compiling import compile_encoder
 from hwm.engine.runlog import RunLog
+from hwm.engine.runtime import check_precision
 from hwm.errors import ConfigError
 from hwm.models.masked_predictor import anticipate, predicted_steps, skipped_steps
 from hwm.models.world_model import TimeGrid
@@ -68,6 +70,10 @@ class VJEPA2Foresight:
         settings = self._config.model_dump(mode="json", exclude={"encoder", "predictor"})
         policies = {"inputs": self._inputs, "padding": "clamped to frame 0"}
         return {"weights": self._pair.weights, "backbone": settings | policies}
+
+    def compile_encoder(self, warn: Callable[[str], None]) -> None:
+        """See `Foresight`."""
+        compile_encoder(self._pair.encoder, warn)
 
     def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
         """Nothing to do: clips are decoded when they are encoded."""
@@ -197,6 +203,8 @@ def open_vjepa2_foresight(
         WeightsError: a weight file is missing, damaged, or does not fit.
     """
     inputs, num_frames = config.probe.inputs, config.protocol.num_steps
+    precisions = {name: getattr(backbone, name).precision for name in ("encoder", "predictor")}
+    check_precision(device, {f"backbone.{name}.precision": precision for name, precision in precisions.items()})
     pair = load_vjepa2_pair(backbone, with_predictor=inputs != "context")
     tubelet = pair.encoder.spec.tubelet_size
     if num_frames % tubelet:

@@ -10,6 +10,7 @@ from hwm.config import AnticipateConfig, HwmBackboneConfig, ProbeConfig
 from hwm.data.exclusions import Exclusion
 from hwm.data.video import VideoInfo
 from hwm.engine.assemble import Stage1, load_stage1, predictor_hash, probe_seer
+from hwm.engine.compiling import compile_encoder
 from hwm.engine.runlog import RunLog
 from hwm.errors import ConfigError
 from hwm.tokens.controls import ControlledSource, control_facts, with_gaze_control
@@ -49,6 +50,10 @@ class WorldForesight:
             **control_facts(self._stage1.world.grid.gaze_control, self._probe.gaze_point_control),
             "stage1": {"source": str(self._stage1.source), "predictor_sha256": self._stage1.predictor_sha256},
         }
+
+    def compile_encoder(self, warn: Callable[[str], None]) -> None:
+        """See `Foresight`."""
+        compile_encoder(self._stage1.world.observer.encoder, warn)
 
     def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
         """See `TokenSource`."""

@@ -15,6 +15,7 @@ import torch
 from hwm.errors import WeightsError
 from hwm.models.dinov2 import DINOv2, DINOv2Spec
 from hwm.models.gazelle import GazeLLE, GazelleSpec
+from hwm.models.layers import set_precision
 from hwm.models.observer import Observer
 from hwm.models.predictor import GazePredictor, PredictorSpec
 from hwm.models.vjepa2 import EncoderSpec
@@ -71,7 +72,9 @@ class HumanWorldModel(WorldModel):
         local_files_only: bool = False,
         endpoint: str | None = None,
     ) -> "HumanWorldModel":
-        """Read a model that `save_pretrained` or `push_to_hub` wrote; float32, in `eval()`, without gradients.
+        """Read a model that `save_pretrained` or `push_to_hub` wrote; in `eval()`, without gradients.
+
+        Its frozen parts compute in the precision of stage 1 (`world.grid`), the predictor in float32.
 
         Args:
             path_or_repo_id: a folder, or `owner/name` on the Hugging Face Hub. What exists here goes before the Hub.
@@ -101,7 +104,11 @@ class HumanWorldModel(WorldModel):
         # Sizes first, without memory; then one copy of the weights.
         empty = build_empty(lambda: cls._of_spec(path, stored.spec))
         mapped = checked_remap(stored.file.path, stored.tensors, OURS)
-        return fill(empty, check_state(stored.file.path, mapped, shapes_of(empty)))
+        world = fill(empty, check_state(stored.file.path, mapped, shapes_of(empty)))
+        set_precision(world.observer.encoder, world.grid.encoder_precision)
+        if world.observer.gazelle is not None:
+            set_precision(world.observer.gazelle, world.grid.gazelle_precision)
+        return world
 
     def push_to_hub(
         self,

@@ -1,0 +1,84 @@
+"""A compiled encoder says the same; one that does not compile runs as it is and says why, once.
+
+In a process of its own: the checks of shapes and types that the tests put around every function cannot be compiled.
+"""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+SCRIPT = """
+import json, warnings
+import torch
+from hwm.engine.compiling import compile_encoder
+from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
+
+graphs = []
+
+def counting(graph, inputs):
+    graphs.append(graph)
+    return graph.forward
+
+def failing(graph, inputs):
+    raise OSError("no compiler on this machine\\nat all")
+
+def running_out(graph, inputs):
+    def run(*arguments):
+        raise MemoryError("out of memory")
+    return run
+
+def encode(backend):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    encoder = VJEPA2Encoder(EncoderSpec(32, 3, 2)).requires_grad_(False).eval()
+    video = torch.randn(2, 3, 4, 32, 32)
+    names, said = list(encoder.state_dict()), []
+    with torch.inference_mode(), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        plain = [encoder(video), encoder.encode_frames(video[:, :, 0])]
+        compile_encoder(encoder, said.append, backend)
+        try:
+            results = [encoder(video), encoder.encode_frames(video[:, :, 0])]
+        except MemoryError as error:
+            return {"error": str(error), "said": said}
+    return {
+        "difference": max(float((a - b).abs().max()) for a, b in zip(plain, results)),
+        "said": said,
+        "warned": [str(w.message) for w in warned if "compile_encoder" in str(w.message)],
+        "names_kept": list(encoder.state_dict()) == names,
+    }
+
+found = {backend.__name__: encode(backend) for backend in (counting, failing, running_out)}
+print(json.dumps(found | {"graphs": len(graphs)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    run = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False, timeout=300)
+    assert not run.returncode, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_a_compiled_encoder_says_the_same_and_keeps_its_names(found: dict[str, Any]) -> None:
+    counting = found["counting"]
+    assert counting["difference"] < 1e-5
+    assert counting["names_kept"]
+    assert not counting["said"]
+    assert found["graphs"] == 2, "blocks share what is compiled, one for each shape"
+
+
+def test_an_encoder_that_does_not_compile_runs_as_it_is_and_says_why_once(found: dict[str, Any]) -> None:
+    failing = found["failing"]
+    assert failing["difference"] == 0
+    assert len(failing["said"]) == 1
+    assert failing["warned"] == failing["said"]
+    assert "runtime.compile_encoder" in failing["said"][0]
+    assert "no compiler on this machine" in failing["said"][0]
+
+
+def test_an_error_of_the_computation_is_not_taken_for_one_of_the_compiler(found: dict[str, Any]) -> None:
+    assert found["running_out"] == {"error": "out of memory", "said": []}
