@@ -74,12 +74,12 @@ class StepProbe(nn.Module):
             valid_BT: steps that are read.
             gaze_known_BT: steps whose gaze point is read; None means all valid ones.
         """
-        placed_BTND = features_BTND + self.step_embed + self.token_embed if self.spec.positions else features_BTND
+        added_LD = (self.step_embed + self.token_embed).flatten(0, 1) if self.spec.positions else None
         read_BTN = valid_BT[:, :, None].repeat(1, 1, features_BTND.shape[2])
         looked_BT = valid_BT if gaze_known_BT is None else valid_BT & gaze_known_BT
         if self.spec.gaze_point:
             read_BTN[:, :, -1] = looked_BT
-        logits = self.probe(placed_BTND.flatten(1, 2), read_BTN.flatten(1))
+        logits = self.probe(features_BTND.flatten(1, 2), read_BTN.flatten(1), added_LD)
         if self.spec.gaze_point:
             points_BTD = layer_normed(features_BTND[:, :, -1]) * looked_BT[:, :, None]
             shifts = self.gaze_head(points_BTD.flatten(1)).split([part.shape[1] for part in logits.values()], dim=1)
