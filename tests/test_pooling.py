@@ -1,5 +1,7 @@
 """Pooling sample by sample is the plain formula: the same numbers and the same gradients."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -31,13 +33,22 @@ def test_numbers_and_gradients_are_those_of_the_plain_formula(with_added: bool, 
     asked = random(3, 4, 8).requires_grad_()
     unread = torch.rand(3, 10, generator=make) < 0.4 if with_unread else None
     inputs = [asked] if added is None else [asked, added]
-    for ours, theirs in zip(
-        *(_told(f, tokens, added, asked, unread, direction, inputs) for f in (pooled_by_sample, plain))
-    ):
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    ours = _told(pooled_by_sample, tokens, added, asked, unread, direction, inputs)
+    theirs = _told(plain, tokens, added, asked, unread, direction, inputs)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
-def _told(function, tokens, added, asked, unread, direction, inputs) -> list[Tensor]:
+def _told(
+    function: Callable[[Tensor, Tensor | None, Tensor, Tensor | None, float], Tensor],
+    tokens: Tensor,
+    added: Tensor | None,
+    asked: Tensor,
+    unread: Tensor | None,
+    direction: Tensor,
+    inputs: list[Tensor],
+) -> list[Tensor]:
+    """The result, and its gradients along a direction."""
     pooled = function(tokens, added, asked, unread, 1e-5)
     return [pooled.detach(), *torch.autograd.grad((pooled * direction).sum(), inputs)]
 

@@ -1,8 +1,8 @@
 """Decoded frames of one stream in presentation order, without the pictures that nobody asks for and no other needs.
 
 In H.264 a picture with `nal_ref_idc` 0 is never referred to, so it need not be decoded where it is not shown at an
-expected time. The pictures that are decoded are the same, bit for bit. Other codecs are decoded whole: in HEVC a picture of
-that kind may still be needed by a higher temporal layer.
+expected time. The pictures that are decoded are the same, bit for bit. Other codecs are decoded whole: in HEVC a
+picture of that kind may still be needed by a higher temporal layer.
 """
 
 from bisect import bisect_left
