@@ -53,7 +53,7 @@ class _Pool(torch.autograd.Function):
         for sample, asked_JD in enumerate(asked_BJD):
             normed_LD = _normed(tokens_BLD[sample], added_LD, eps)[0]
             pooled_BJD[sample] = _shares(asked_JD, normed_LD, unread_BL, sample) @ normed_LD
-        ctx.save_for_backward(tokens_BLD, added_LD, asked_BJD, unread_BL)
+        ctx.save_for_backward(tokens_BLD, added_LD, asked_BJD, unread_BL)  # pyright: ignore[reportArgumentType] (None is fine)
         ctx.eps = eps  # pyright: ignore[reportAttributeAccessIssue]
         return pooled_BJD
 
