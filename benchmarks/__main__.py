@@ -22,8 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     machine = describe()
+    images = options.into.parent / "images" if options.into else None
     with tempfile.TemporaryDirectory(prefix="hwm-bench-") as scratch:
-        context = Context(options.quick, options.rounds, Path(scratch), options.upstream, options.gazelle)
+        context = Context(options.quick, options.rounds, Path(scratch), options.upstream, options.gazelle, images)
         try:
             outcomes = run_suite(context, options.only or list(BENCHMARKS), _say)
         except HwmError as error:
@@ -52,7 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--upstream", type=Path, help="a checkout of facebookresearch/vjepa2, to compare with")
     parser.add_argument("--gazelle", type=Path, help="a checkout of fkryan/gazelle, to compare with")
     parser.add_argument("--json", type=Path, help="file for all figures")
-    parser.add_argument("--into", type=Path, help="Markdown file whose table between the markers is replaced")
+    parser.add_argument(
+        "--into",
+        type=Path,
+        help="Markdown file whose table between the markers is replaced; plots go to images/ beside it",
+    )
     parser.add_argument("--remark", default="", help="written above the table, e.g. that the machine was shared")
     return parser
 

@@ -31,6 +31,7 @@ class Context:
         scratch: an empty folder.
         upstream: checkout of facebookresearch/vjepa2, or None.
         gazelle: checkout or bare repository of fkryan/gazelle, or None.
+        images: folder for plots, or None.
     """
 
     quick: bool
@@ -38,6 +39,7 @@ class Context:
     scratch: Path
     upstream: Path | None = None
     gazelle: Path | None = None
+    images: Path | None = None
 
     @property
     def long_rounds(self) -> int:

@@ -1,4 +1,7 @@
-"""Video: sequential decoding with scaling against the `ffmpeg` program, random access against decord."""
+"""Video: sequential decoding with scaling against the `ffmpeg` program, random access against decord.
+
+Both sides have one decoding thread, as the workers of a data loader have: the cores are filled by workers.
+"""
 
 import importlib.util
 import shutil
@@ -16,6 +19,11 @@ from hwm.data.video import VideoReader
 
 FRAMES, GRID_FPS = 32, 8.0
 ACCESS = {"448-gop12": (448, 12, 1.5), "448-gop250": (448, 250, 1.0), "1408-gop30": (1408, 30, 1.2)}
+LIMITS = {
+    "448-gop12": "at 8 of 30 frames a second every group of 12 is needed, by both; left out here are the pictures that "
+    "no other refers to, about a quarter"
+}
+"""Why a figure is what it is."""
 SMALLEST_STEP = 3.0
 """Mean difference in grey levels above which pictures are different frames; the test video moves more in one frame."""
 
@@ -28,11 +36,9 @@ def run(context: Context) -> Iterator[Outcome]:
         if importlib.util.find_spec("decord") is None:
             yield Skipped(f"random-access/{name}", what, "decord is not installed")
             continue
-        seconds = 6.0 if context.quick else 20.0
         side = 64 if context.quick else side
-        yield _random_access(
-            context, name, what, moving_video(context.scratch / f"{name}.mp4", seconds, side, gop), bar
-        )
+        video = moving_video(context.scratch / f"{name}.mp4", 6.0 if context.quick else 20.0, side, gop)
+        yield _random_access(context, name, what, video, side, bar)
 
 
 def _sequential(context: Context) -> Outcome:
@@ -41,11 +47,11 @@ def _sequential(context: Context) -> Outcome:
     video = moving_video(context.scratch / "sequential.mp4", 2.0 if context.quick else 30.0, 448, gop=30)
     if program is None:
         return Skipped("sequential/ffmpeg", what, "no ffmpeg program")
-    command = [program, "-v", "error", "-threads", str(torch.get_num_threads()), "-i", str(video)]
+    command = [program, "-v", "error", "-threads", "1", "-i", str(video), "-filter_threads", "1"]
     command += ["-vf", "fps=4,scale=256:256", "-pix_fmt", "rgb24", "-f", "null", "-"]
 
     def ours() -> int:
-        with VideoReader(video, torch.get_num_threads()) as reader:
+        with VideoReader(video) as reader:
             return sum(len(clip.times_sec) for clip in reader.read_grid(4.0, [(256, 256)]))
 
     calls = {"ours": ours, "ffmpeg": lambda: subprocess.run(command, check=True, capture_output=True)}
@@ -56,21 +62,18 @@ def _sequential(context: Context) -> Outcome:
     )  # fmt: skip
 
 
-def _random_access(context: Context, name: str, what: str, video: Path, bar: float) -> Outcome:
+def _random_access(context: Context, name: str, what: str, video: Path, side: int, bar: float) -> Outcome:
     import decord
 
-    starts = np.random.default_rng(1).uniform(0, 4.0 if context.quick else 15.0, 8).round(1)
+    starts = np.random.default_rng(1).uniform(0, 1.9 if context.quick else 15.9, 5).round(1)
 
     def ours(start: float) -> np.ndarray:
-        with VideoReader(video, torch.get_num_threads()) as reader:
-            info = reader.info
-            times = [start + step / GRID_FPS for step in range(FRAMES) if start + step / GRID_FPS < info.duration_sec]
-            return reader.read(times, [(info.height, info.width)]).views[0]
+        with VideoReader(video) as reader:
+            return reader.read([start + step / GRID_FPS for step in range(FRAMES)], [(side, side)]).views[0]
 
     def theirs(start: float) -> np.ndarray:
-        reader = decord.VideoReader(str(video), num_threads=torch.get_num_threads())
-        wanted = [int((start + step / GRID_FPS) * FPS + 1e-6) for step in range(FRAMES)]
-        return reader.get_batch([frame for frame in wanted if frame < len(reader)]).asnumpy()
+        reader = decord.VideoReader(str(video), num_threads=1)
+        return reader.get_batch([int((start + step / GRID_FPS) * FPS + 1e-6) for step in range(FRAMES)]).asnumpy()
 
     timed = interleaved(
         {"ours": lambda: [ours(s) for s in starts], "decord": lambda: [theirs(s) for s in starts]}, context.long_rounds
@@ -81,6 +84,7 @@ def _random_access(context: Context, name: str, what: str, video: Path, bar: flo
         wrong += int((difference > SMALLEST_STEP).sum())
     check_equal("frames that differ from decord's", torch.tensor([float(wrong)]), torch.zeros(1), 0.0)
     return Figure(
-        f"random-access/{name}", what, ratio(timed.seconds, "decord", "ours"), bar, agreement="0 wrong frames",
+        f"random-access/{name}", what, ratio(timed.seconds, "decord", "ours"), bar,
+        agreement=f"0 of {FRAMES * len(starts)} frames wrong", note=LIMITS.get(name, ""),
         details=medians(timed.seconds),
     )  # fmt: skip

@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+from hwm.data.skipping import FrameWalk
 from hwm.data.transforms import box_to_grid, random_box
 from hwm.data.video import CropBox, VideoReader, probe_video, write_video
 from hwm.errors import DataError
@@ -361,3 +362,25 @@ def test_crop_equals_an_exact_average(folder: Path):
     assert np.abs(inside[:, 1:-1, 1:-1].astype(int) - 200).max() <= 4
     assert np.abs(whole[0, 3:5, 3:5].astype(int) - 200).max() <= 4
     assert whole[0, 0].max() <= 4
+
+
+def test_pictures_that_nobody_asks_for_are_not_decoded(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    path = folder / "unasked.mp4"
+    write_video(path, (painted(n) for n in range(120)), FPS, g=30, bf=2, preset="veryfast")
+    counts: list[int] = []
+    whole = FrameWalk.next_frame
+
+    def counted(walk: FrameWalk) -> av.VideoFrame | None:
+        counts.append(1)
+        return whole(walk)
+
+    monkeypatch.setattr(FrameWalk, "next_frame", counted)
+    times = [n * 5 / FPS for n in range(24)]
+    with VideoReader(path) as reader:
+        together = reader.read(times, [(SIDE, SIDE)]).views[0]
+    sparse = len(counts)
+    with VideoReader(path) as reader:
+        one_by_one = [reader.read([time], [(SIDE, SIDE)]).views[0] for time in times]
+    assert numbers_of(together) == [n * 5 for n in range(24)]
+    np.testing.assert_array_equal(together, np.concatenate(one_by_one))
+    assert sparse < len(counts) - sparse - 10

@@ -6,7 +6,7 @@ frame rate and in files whose container promises more frames than it holds. Used
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ import av.error
 import av.video.stream
 from av.stream import Disposition
 
+from hwm.data.skipping import FrameWalk
 from hwm.errors import DataError
 
 TIME_TOLERANCE_SEC = 1e-6
@@ -78,6 +79,7 @@ class FrameCursor:
         self._num_threads = num_threads
         require_regular_file(path)
         self._container: av.container.InputContainer | None = None
+        self._walk: FrameWalk | None = None
         self.num_seeks = 0
         try:
             self._open()
@@ -102,7 +104,7 @@ class FrameCursor:
     def close(self) -> None:
         """Close the file; the cursor cannot be used afterwards."""
         self._current = self._next = None
-        self._frames = iter(())
+        self._walk = None
         if self._container is not None:
             self._container.close()
             self._container = None
@@ -115,7 +117,7 @@ class FrameCursor:
         """
         if not (math.isfinite(time_sec) and time_sec >= -TIME_TOLERANCE_SEC):
             raise DataError(f"a frame of {self.path} was asked for at {time_sec} s", expected="a time of at least 0 s")
-        target = self._first_pts + math.floor((max(time_sec, 0.0) + TIME_TOLERANCE_SEC) / self._tick_sec)
+        target = self._ticks(time_sec)
         if self._should_seek(target):
             self._seek(target)
         while self._next is not None and _pts(self._next) <= target:
@@ -133,6 +135,11 @@ class FrameCursor:
         if frame.is_corrupt:
             raise DataError(f"the frame at {found_sec:.3f} s of {self.path} is damaged", fix="fetch the file again")
         return TimedFrame(found_sec, frame)
+
+    def expect(self, times_sec: Sequence[float]) -> None:
+        """The times that `frame_at` is asked for next, ascending: pictures between them may be left undecoded."""
+        assert self._walk is not None
+        self._walk.expect([self._ticks(time) for time in times_sec if math.isfinite(time)])
 
     def last_frame_span(self) -> tuple[float, float]:
         """Start and end (seconds) of the last frame, from the packets behind the last key frame (not decoded).
@@ -203,12 +210,15 @@ class FrameCursor:
 
     def _start_decoding(self) -> None:
         assert self._container is not None
-        self._frames: Iterator[av.VideoFrame] = self._container.decode(self._stream)
+        expected = () if self._walk is None else self._walk.expected
+        self._walk = FrameWalk(self._container, self._stream)
+        self._walk.expect(expected)
 
     def _decode_next(self) -> av.VideoFrame | None:
         """The next frame in presentation order, None at the end."""
+        assert self._walk is not None
         try:
-            frame = next(self._frames, None)
+            frame = self._walk.next_frame()
         except (av.error.FFmpegError, OSError) as error:
             raise DataError(
                 f"cannot decode video {self.path}: {one_line(error)}", fix="fetch or encode the file again"
@@ -285,6 +295,10 @@ class FrameCursor:
                 fix="fetch the file again",
             ) from error
         return last
+
+    def _ticks(self, time_sec: float) -> int:
+        """The latest time stamp that counts as started."""
+        return self._first_pts + math.floor((max(time_sec, 0.0) + TIME_TOLERANCE_SEC) / self._tick_sec)
 
     def _seconds(self, frame: av.VideoFrame) -> float:
         return float((_pts(frame) - self._first_pts) * self._time_base)

@@ -128,20 +128,22 @@ class VideoReader:
         num_frames = len(times_sec)
         found_sec = np.zeros(num_frames, dtype=np.float64)
         views = [
-            tuple(np.zeros((num_frames, rows, columns, 3), dtype=np.uint8) for rows, columns in sizes) for _ in crops
+            tuple(np.empty((num_frames, rows, columns, 3), dtype=np.uint8) for rows, columns in sizes) for _ in crops
         ]
         source: int | None = None  # the slot that already holds the frame of the previous time
-        for slot in sorted(range(num_frames), key=lambda index: times_sec[index]):
+        order = sorted(range(num_frames), key=lambda index: times_sec[index])
+        self._cursor.expect([times_sec[slot] for slot in order])
+        for slot in order:
             timed = self._cursor.frame_at(times_sec[slot])
             found_sec[slot] = timed.time_sec
             if source is not None and found_sec[source] == timed.time_sec:
                 for view in (view for of_crop in views for view in of_crop):
                     view[slot] = view[source]
             else:
-                image = self._upright(timed)
+                picture = _Picture(self._upright(timed))
                 for crop, of_crop in zip(crops, views, strict=True):
-                    for view, (rows, columns) in zip(of_crop, sizes, strict=True):
-                        view[slot] = np.asarray(image.resize((columns, rows), Image.Resampling.BILINEAR, box=crop))
+                    for view in of_crop:
+                        picture.scale_into(view[slot], crop)
             source = slot
         return tuple(Clip(found_sec, of_crop) for of_crop in views)
 
@@ -180,7 +182,7 @@ class VideoReader:
             steps = range(first, min(first + GRID_CHUNK_STEPS, num_steps))
             yield self.read_crops([max(0.0, step / fps + offset) for step in steps for offset in offsets], sizes, boxes)
 
-    def _upright(self, timed: TimedFrame) -> Image.Image:
+    def _upright(self, timed: TimedFrame) -> np.ndarray:
         frame = timed.frame
         if (frame.height, frame.width) != self._cursor.stored_size:
             raise DataError(
@@ -190,7 +192,7 @@ class VideoReader:
                 fix="encode the video again with one size",
             )
         pixels = self._to_rgb.reformat(frame, format="rgb24", threads=self._num_threads).to_ndarray()
-        return Image.fromarray(np.ascontiguousarray(np.rot90(pixels, self._cursor.quarter_turns)))
+        return np.rot90(pixels, self._cursor.quarter_turns) if self._cursor.quarter_turns else pixels
 
     def _checked_box(self, box: CropBox | None) -> tuple[float, float, float, float]:
         """PIL's (left, top, right, bottom)."""
@@ -207,6 +209,26 @@ class VideoReader:
                 found=str(box),
             )
         return (max(0.0, box.left), max(0.0, box.top), min(float(width), right), min(float(height), bottom))
+
+
+class _Picture:
+    """One upright picture [Y, X, R], handed to Pillow only where something is to be scaled."""
+
+    def __init__(self, pixels_YXR: np.ndarray) -> None:
+        self._pixels_YXR = pixels_YXR
+
+    @cached_property
+    def _image(self) -> Image.Image:
+        return Image.fromarray(np.ascontiguousarray(self._pixels_YXR))
+
+    def scale_into(self, view_YXR: np.ndarray, crop: tuple[float, float, float, float]) -> None:
+        """Fill a view with a crop (left, top, right, bottom); one of whole pixels and the view's size is copied."""
+        rows, columns = view_YXR.shape[:2]
+        left, top = int(crop[0]), int(crop[1])
+        if crop == (left, top, left + columns, top + rows):
+            view_YXR[:] = self._pixels_YXR[top : top + rows, left : left + columns]
+        else:
+            view_YXR[:] = np.asarray(self._image.resize((columns, rows), Image.Resampling.BILINEAR, box=crop))
 
 
 def num_grid_steps(duration_sec: float, fps: float) -> int:

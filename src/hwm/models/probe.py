@@ -24,6 +24,7 @@ from hwm.models.layers import (
     init_linear_and_norm,
     rescale_residuals,
 )
+from hwm.models.pooling import may_pool_by_sample, pooled_by_sample
 
 EPS = 1e-5
 MLP_RATIO = 4.0
@@ -58,9 +59,11 @@ class CrossAttention(nn.Module):
         self,
         queries_BQD: Float[Tensor, "b q d"],
         x_BLD: Float[Tensor, "b l d"],
+        norm: nn.LayerNorm,
+        added_LD: Float[Tensor, "l d"] | None = None,
         attn_mask: Bool[Tensor, "b 1 1 l"] | None = None,
     ) -> Float[Tensor, "b q d"]:
-        """What each query reads from `x_BLD`.
+        """What each query reads from `norm(x_BLD + added_LD)`.
 
         Keys and values of all tokens are never made: a query's score of a token is (W_kᵀ q) · x, and the mean of the
         values is W_v times the mean of the tokens. The bias of the keys adds the same to all scores of a query, which
@@ -69,12 +72,26 @@ class CrossAttention(nn.Module):
         query_BQMA = rearrange(self.q(queries_BQD), "b q (m a) -> b q m a", m=self.num_heads)
         key_MAD, value_MAD = rearrange(self.kv.weight, "(two m a) d -> two m a d", two=2, m=self.num_heads)
         asked_BQMD = torch.einsum("bqma,mad->bqmd", query_BQMA, key_MAD) * query_BQMA.shape[-1] ** -0.5
-        scores = asked_BQMD.flatten(1, 2) @ x_BLD.transpose(1, 2)
-        if attn_mask is not None:
-            scores = scores.masked_fill(~attn_mask[:, 0], -torch.inf)
-        read_BQMD = (scores.softmax(dim=-1) @ x_BLD).unflatten(1, query_BQMA.shape[1:3])
-        values_BQD = torch.einsum("bqmd,mad->bqma", read_BQMD, value_MAD).flatten(2)
+        read_BJD = _read(asked_BQMD.flatten(1, 2), x_BLD, norm, added_LD, attn_mask)
+        values_BQD = torch.einsum("bqmd,mad->bqma", read_BJD.unflatten(1, query_BQMA.shape[1:3]), value_MAD).flatten(2)
         return values_BQD + self.kv.bias[self.kv.bias.shape[0] // 2 :]
+
+
+def _read(
+    asked_BJD: Tensor, x_BLD: Tensor, norm: nn.LayerNorm, added_LD: Tensor | None, attn_mask: Tensor | None
+) -> Tensor:
+    """The mean of the normed tokens under each query's attention, [B, J, D].
+
+    The norm's weight and bias may be applied to queries and means, since a bias adds the same to all scores of a query.
+    """
+    if may_pool_by_sample(x_BLD):
+        unread_BL = None if attn_mask is None else ~attn_mask[:, 0, 0]
+        return pooled_by_sample(x_BLD, added_LD, asked_BJD * norm.weight, unread_BL, norm.eps) * norm.weight + norm.bias
+    x_BLD = norm(x_BLD if added_LD is None else x_BLD + added_LD)
+    scores = asked_BJD @ x_BLD.transpose(1, 2)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask[:, 0], -torch.inf)
+    return scores.softmax(dim=-1) @ x_BLD
 
 
 class CrossAttentionBlock(nn.Module):
@@ -91,10 +108,11 @@ class CrossAttentionBlock(nn.Module):
         self,
         queries_BQD: Float[Tensor, "b q d"],
         x_BLD: Float[Tensor, "b l d"],
+        added_LD: Float[Tensor, "l d"] | None = None,
         attn_mask: Bool[Tensor, "b 1 1 l"] | None = None,
     ) -> Float[Tensor, "b q d"]:
         """The queries after reading; they themselves are not normed before the cross-attention."""
-        queries_BQD = queries_BQD + self.xattn(queries_BQD, self.norm1(x_BLD), attn_mask)
+        queries_BQD = queries_BQD + self.xattn(queries_BQD, x_BLD, self.norm1, added_LD, attn_mask)
         return queries_BQD + self.mlp(self.norm2(queries_BQD))
 
 
@@ -121,16 +139,24 @@ class AttentivePooler(nn.Module):
             self.cross_attention_block.mlp.fc2.weight.div_(math.sqrt(2.0 * depth))
 
     def forward(
-        self, tokens_BLD: Float[Tensor, "b l d"], valid_BL: Bool[Tensor, "b l"] | None = None
+        self,
+        tokens_BLD: Float[Tensor, "b l d"],
+        valid_BL: Bool[Tensor, "b l"] | None = None,
+        added_LD: Float[Tensor, "l d"] | None = None,
     ) -> Float[Tensor, "b q d"]:
-        """Pool the tokens; only those with `valid_BL` true are read (where none is, all are, to stay finite)."""
+        """Pool the tokens; only those with `valid_BL` true are read (where none is, all are, to stay finite).
+
+        `added_LD` is added to the tokens of every sample first.
+        """
         mask = None
         if valid_BL is not None:
             mask = (valid_BL | ~valid_BL.any(dim=1, keepdim=True))[:, None, None]
+        if added_LD is not None and len(self.blocks):
+            tokens_BLD, added_LD = tokens_BLD + added_LD, None
         for block in self.blocks:
             tokens_BLD = block(tokens_BLD, attn_mask=mask)
         queries_BQD = self.query_tokens.expand(tokens_BLD.shape[0], -1, -1)
-        return self.cross_attention_block(queries_BQD, tokens_BLD, mask)
+        return self.cross_attention_block(queries_BQD, tokens_BLD, added_LD, mask)
 
 
 class AttentiveProbe(nn.Module):
@@ -163,15 +189,19 @@ class AttentiveProbe(nn.Module):
         return cls(spec.width, spec.num_heads, spec.depth, spec.num_queries, spec.num_classes)
 
     def forward(
-        self, tokens_BLD: Float[Tensor, "b l d"], valid_BL: Bool[Tensor, "b l"] | None = None
+        self,
+        tokens_BLD: Float[Tensor, "b l d"],
+        valid_BL: Bool[Tensor, "b l"] | None = None,
+        added_LD: Float[Tensor, "l d"] | None = None,
     ) -> dict[str, Float[Tensor, "b _"]]:
         """Logits [B, C] of each task.
 
         Args:
             tokens_BLD: features that the probe reads.
             valid_BL: false for tokens that must not be read (padding); None reads all.
+            added_LD: added to the features of every sample, e.g. learned positions.
         """
-        pooled_BQD = self.pooler(tokens_BLD, valid_BL)
+        pooled_BQD = self.pooler(tokens_BLD, valid_BL, added_LD)
         if pooled_BQD.shape[1] != len(self.tasks):
             pooled_BQD = pooled_BQD.mean(dim=1, keepdim=True).expand(-1, len(self.tasks), -1)
         return {

@@ -121,8 +121,8 @@ class StepProbe(nn.Module):
 
     def _attend(self, features_BTND: Tensor, valid_BT: Tensor, looked_BT: Tensor) -> dict[str, Tensor]:
         """What the attentive probe says; it reads the gaze point of a step only where gaze is known."""
-        placed_BTND = features_BTND + self.step_embed + self.token_embed if self.spec.positions else features_BTND
+        added_LD = (self.step_embed + self.token_embed).flatten(0, 1) if self.spec.positions else None
         read_BTN = valid_BT[:, :, None].repeat(1, 1, features_BTND.shape[2])
         if self.spec.gaze_point:
             read_BTN[:, :, -1] = looked_BT
-        return self.probe(placed_BTND.flatten(1, 2), read_BTN.flatten(1))
+        return self.probe(features_BTND.flatten(1, 2), read_BTN.flatten(1), added_LD)
