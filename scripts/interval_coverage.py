@@ -246,8 +246,8 @@ def print_metrics(num_trials: int) -> None:
     _print_head("takes", *METRICS, "any false claim")
     rng = np.random.default_rng(0)
     for num_takes in (24, 60):
-        ones_P = np.ones((2, num_takes))
-        large = [_differences(simulate_logits(num_takes, rng), ones_P) for _ in range(2 * num_trials)]
+        once_RP = np.ones((2, num_takes), dtype=np.int64)
+        large = [_differences(simulate_logits(num_takes, rng), once_RP) for _ in range(2 * num_trials)]
         truths = {metric: np.mean([of[metric].value for of in large]) for metric in METRICS}
         held, claimed = dict.fromkeys(METRICS, 0), 0
         for _ in range(num_trials):
@@ -262,7 +262,7 @@ def print_metrics(num_trials: int) -> None:
         _print_row(num_takes, *(_percent(count / num_trials) for count in (*held.values(), claimed)))
 
 
-def _differences(scored: Scored, draws_RP: NDArray[np.float64] | NDArray[np.int64]) -> dict[MetricName, Difference]:
+def _differences(scored: Scored, draws_RP: NDArray[np.int64]) -> dict[MetricName, Difference]:
     take_of_N, _ = number_takes(scored.takes, len(scored.labels_N))
     of_metric = {}
     for metric in METRICS:

@@ -63,7 +63,7 @@ def simulate_segments(world: World, rng: np.random.Generator, num_trials: int = 
         anew_PJ = normal(of_both, len(size_P), num_seeds)
         anew_PJ += np.repeat(normal(of_seed, num_trials, num_seeds), world.num_takes, axis=0)
         hits.append(skill_N[:, None] + anew_PJ[take_of_N] + normal(noise / 2, num_segments, num_seeds) > -threshold)
-    return Segments(*hits, take_of_N, size_P)
+    return Segments(hits[0], hits[1], take_of_N, size_P)
 
 
 class Scored(NamedTuple):
@@ -82,7 +82,7 @@ def as_logits(segments: Segments) -> Scored:
         for hits_NJ in (segments.a_NJ, segments.b_NJ)
     ]
     labels_N = torch.zeros(len(segments.take_of_N), dtype=torch.int64)
-    return Scored(*of_model, labels_N, [f"take {take}" for take in segments.take_of_N.tolist()])
+    return Scored(of_model[0], of_model[1], labels_N, [f"take {take}" for take in segments.take_of_N.tolist()])
 
 
 def simulate_logits(
@@ -110,4 +110,4 @@ def simulate_logits(
             noise_NC = shared_NC + np.float32(0.8) * rng.standard_normal(truth_NC.shape, dtype=np.float32)
             of_seed.append(torch.from_numpy(clarity_N[:, None] * truth_NC + noise_NC))
         logits.append(of_seed)
-    return Scored(*logits, torch.from_numpy(labels_N), [f"take {take}" for take in take_of_N.tolist()])
+    return Scored(logits[0], logits[1], torch.from_numpy(labels_N), [f"take {take}" for take in take_of_N.tolist()])
