@@ -5,8 +5,8 @@ value, the smallest difference it could see, and whether it lies within a bound.
 
 The variance of the difference has two parts, a random-effects analysis of takes crossed with seeds:
 
-- seeds: the variance of the difference over the J seeds, divided by J. It holds what a training does by chance, and also
-  that each seed errs on these takes in its own way;
+- seeds: the variance of the difference over the J seeds, divided by J. It holds what a training does by chance, and
+  also that each seed errs on these takes in its own way;
 - takes: the variance of the seed-averaged difference over resamples of whole takes (both models and all seeds on the
   same resample; segments of a drawn take stay together) times P / (P - 1), less what the seeds' part holds already.
 

@@ -86,6 +86,7 @@ class Experiment:
             aligned = align([run.outputs[horizon] for run in named.values()])
             self._outputs |= dict(zip(named, aligned, strict=True))
         self._resampled: dict[tuple[str, int, float, MetricName], NDArray[np.float64]] = {}
+        self._verdicts: dict[tuple[str, str], tuple[Comparison, ...]] = {}
         _require_one_run_a_seed(arms)
 
     @property
@@ -129,10 +130,13 @@ class Experiment:
 
     def verdicts(self, arm: str, other: str) -> tuple[Comparison, ...]:
         """The one against the other at the headline's horizon, by every task and metric."""
-        rng = np.random.default_rng(RESAMPLING_SEED)
-        seeds = self.seeds(arm, other)
-        a, b = ([self._outputs[name, seed, self.headline_sec] for seed in seeds] for name in (arm, other))
-        return compare_outputs(a, b, rng, bounds={"top1": self.bound}, num_resamples=NUM_RESAMPLES)
+        if (arm, other) not in self._verdicts:
+            rng = np.random.default_rng(RESAMPLING_SEED)
+            seeds = self.seeds(arm, other)
+            a, b = ([self._outputs[name, seed, self.headline_sec] for seed in seeds] for name in (arm, other))
+            found = compare_outputs(a, b, rng, bounds={"top1": self.bound}, num_resamples=NUM_RESAMPLES)
+            self._verdicts[arm, other] = found
+        return self._verdicts[arm, other]
 
     def headline(self, arm: str, other: str) -> Comparison:
         """The verdict by Top-1 of the last task."""
