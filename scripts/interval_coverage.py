@@ -12,13 +12,16 @@
     python scripts/interval_coverage.py power          how often "no difference" is claimed rightly
     python scripts/interval_coverage.py metrics        intervals and claims of all metrics, on unequal classes
 
-`--trials 1000` sets the trials of each cell. The same command gives the same tables. `paired_worlds.py` has what is
-simulated.
+`--trials 1000` sets the trials of each cell, `--into docs/statistics.md` writes the tables there. The same command gives
+the same tables. `paired_worlds.py` has what is simulated.
 """
 
 import argparse
+import contextlib
+import io
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -292,12 +295,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("table", choices=["all", *TABLES])
     parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument(
+        "--into", type=Path, help="Markdown file whose tables, each under its `<!-- name -->`, are replaced"
+    )
     asked = parser.parse_args()
     for name in TABLES if asked.table == "all" else [asked.table]:
-        started = time.process_time()
-        print(f"\n{name}\n")
-        TABLES[name](asked.trials)
-        print(f"\n{time.process_time() - started:.0f} s of one core", flush=True)
+        started, printed = time.process_time(), io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            TABLES[name](asked.trials)
+        print(f"\n<!-- {name} -->\n{printed.getvalue()}\n{time.process_time() - started:.0f} s of one core", flush=True)
+        if asked.into:
+            text = asked.into.read_text(encoding="utf-8")
+            asked.into.write_text(replace_table(text, name, printed.getvalue()), encoding="utf-8")
+
+
+def replace_table(text: str, name: str, table: str) -> str:
+    """The text with the table under `<!-- name -->` replaced."""
+    before, found, after = text.partition(f"<!-- {name} -->\n")
+    if not found:
+        raise SystemExit(f"there is no <!-- {name} --> in this file")
+    rest = after.splitlines(keepends=True)
+    while rest and rest[0].startswith("|"):
+        rest.pop(0)
+    return before + found + table + "".join(rest)
 
 
 def _percent(share: float) -> str:
@@ -306,7 +326,7 @@ def _percent(share: float) -> str:
 
 def _print_head(*cells: object) -> None:
     _print_row(*cells)
-    _print_row(*["---"] * len(cells))
+    print("|" + "---|" * len(cells))
 
 
 def _print_row(*cells: object) -> None:
