@@ -12,8 +12,8 @@
     python scripts/interval_coverage.py power          how often "no difference" is claimed rightly
     python scripts/interval_coverage.py metrics        intervals and claims of all metrics, on unequal classes
 
-`--trials 1000` sets the trials of each cell, `--into docs/statistics.md` writes the tables there. The same command gives
-the same tables. `paired_worlds.py` has what is simulated.
+`--trials 1000` sets the trials of each cell, `--into docs/statistics.md` writes the tables there. The same command
+gives the same tables. `paired_worlds.py` has what is simulated.
 """
 
 import argparse

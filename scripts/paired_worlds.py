@@ -1,9 +1,9 @@
 """Simulated outputs of two models on the same segments, whose true difference is known (see interval_coverage.py).
 
-A segment is right where a Gaussian is above a threshold. Its variance of 1 is shared out: the segment's difficulty, the
-same for both models (0.4); the seed, apart for each model; of the rest the take has `correlation`, apart for each
-model, a tenth of it anew for each seed; and what is left is noise, half of it the model's and half the seed's. So the
-true difference over all takes and seeds is exact.
+A segment is right where a Gaussian is above a threshold. Its variance of 1 is shared out: the difficulty, the same for
+both models (0.4, half of it the take's, half the segment's); the seed, apart for each model; of the rest the take has
+`correlation`, apart for each model, a tenth of it anew for each seed; and what is left is noise, half of it the model's
+and half the seed's. So the true difference over all takes and seeds is exact.
 """
 
 from typing import NamedTuple
@@ -56,7 +56,7 @@ def simulate_segments(world: World, rng: np.random.Generator, num_trials: int = 
         return np.float32(np.sqrt(variance)) * rng.standard_normal(shape, dtype=np.float32)
 
     num_segments, num_seeds = len(take_of_N), world.num_seeds
-    difficulty_N = normal(SHARED, num_segments)
+    difficulty_N = normal(SHARED / 2, len(size_P))[take_of_N] + normal(SHARED / 2, num_segments)
     hits = []
     for threshold in threshold_M:
         skill_N = difficulty_N + normal(of_take, len(size_P))[take_of_N] + normal(noise / 2, num_segments)
