@@ -1,174 +1,142 @@
-"""How often intervals and tests keep their promise: the simulations behind docs/statistics.md.
+"""How often intervals and tests keep their promise: the tables of docs/statistics.md.
 
-    python scripts/interval_coverage.py coverage       95 % intervals of a Top-1 difference, by variant
-    python scripts/interval_coverage.py few            the same for few takes
+    python scripts/interval_coverage.py all            every table below, and the processor time of each
+
+    python scripts/interval_coverage.py coverage       95 % intervals of a Top-1 difference
+    python scripts/interval_coverage.py segments       the same for fewer and more segments a take
+    python scripts/interval_coverage.py few            the same for few takes and for two seeds
+    python scripts/interval_coverage.py takes          ways to treat takes
+    python scripts/interval_coverage.py seeds          ways to treat seeds
     python scripts/interval_coverage.py one-seed       what one seed does not know
     python scripts/interval_coverage.py errors         how often "no difference" or "better" is claimed wrongly
-    python scripts/interval_coverage.py metrics        intervals of all metrics, on classes of unequal frequency
-    python scripts/interval_coverage.py speed          seconds for 5,000 segments, 3 seeds, 2,000 resamples
+    python scripts/interval_coverage.py power          how often "no difference" is claimed rightly
+    python scripts/interval_coverage.py metrics        intervals and claims of all metrics, on unequal classes
 
-`--trials 1000` sets the trials of each row. A segment is right where a Gaussian is above a threshold. Its variance of 1
-is shared out: the segment's difficulty, the same for both models (0.4); the seed, apart for each model; of the rest the
-take has `correlation`, apart for each model, a tenth of it anew for each seed; and what is left is noise, half of it
-the model's and half the seed's. So the true difference over all takes and seeds is exact.
+`--trials 1000` sets the trials of each cell, `--into docs/statistics.md` writes the tables there. The same command
+gives the same tables. `paired_worlds.py` has what is simulated.
 """
 
 import argparse
+import contextlib
+import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from paired_worlds import Scored, World, simulate_logits, simulate_segments
 from scipy import stats
 
-from hwm.evaluation.differences import Difference, difference_of, metric_difference
+from hwm.evaluation.differences import Difference, difference_of, resampled_model
 from hwm.evaluation.resampled import METRICS, MetricName
-from hwm.evaluation.statistics import draw_takes
+from hwm.evaluation.statistics import draw_takes, number_takes
+from hwm.evaluation.tests_of_difference import holm
+from hwm.evaluation.verdicts import Outcome, decide
 
-SHARED = 0.4
-BASE = 0.35
 NUM_RESAMPLES = 2000
-
-
-class World(NamedTuple):
-    """What is simulated."""
-
-    num_takes: int
-    correlation: float
-    """Share of a model's own variance that belongs to the take."""
-    num_seeds: int
-    seed_points: float
-    """Standard deviation of each model's Top-1 over seeds, in points."""
-    gain: float = 0.03
-    """True difference, a fraction."""
+TRIALS_AT_ONCE = 50
+CORRELATIONS = (0.0, 0.3, 0.5)
+SEEDS = ((1, 0.0), (3, 0.0), (3, 1.0), (3, 2.0), (5, 0.0), (5, 1.0), (5, 2.0))
+"""Seeds and seed noise in points."""
 
 
 class Trial(NamedTuple):
-    """Hits of a minus hits of b, J seeds."""
+    """One comparison: the difference of hits (a - b) on all segments, on resamples of whole takes, and by take."""
 
-    difference_NJ: NDArray[np.float64]
-    take_of_N: NDArray[np.int64]
+    value_J: NDArray[np.float64]
+    resampled_RJ: NDArray[np.float64]
+    draws_RP: NDArray[np.float64]
+    square_P: NDArray[np.float64]
+    """Sum over a take's segments of the squared difference, averaged over seeds first."""
+    total_P: NDArray[np.float64]
+    size_P: NDArray[np.int64]
 
-
-def simulate(world: World, rng: np.random.Generator) -> Trial:
-    """One comparison: takes of 8 to 27 segments, two models, J seeds."""
-    take_of_N = np.repeat(np.arange(world.num_takes), rng.integers(8, 28, world.num_takes))
-    threshold_M = stats.norm.ppf([BASE + world.gain, BASE])
-    of_seed = (world.seed_points / 100 / float(stats.norm.pdf(threshold_M.mean()))) ** 2
-    own = 1 - SHARED - of_seed
-    of_take, of_both = 0.9 * world.correlation * own, 0.1 * world.correlation * own
-    noise = own - of_take - of_both
-
-    def normal(variance: float, *shape: int) -> NDArray[np.float64]:
-        return rng.normal(0, np.sqrt(variance), shape)
-
-    num_segments, num_seeds = len(take_of_N), world.num_seeds
-    difficulty_N = normal(SHARED, num_segments)
-    hits_NJ = []
-    for threshold in threshold_M:
-        skill_N = difficulty_N + normal(of_take, world.num_takes)[take_of_N] + normal(noise / 2, num_segments)
-        anew_NJ = normal(of_both, world.num_takes, num_seeds)[take_of_N] + normal(noise / 2, num_segments, num_seeds)
-        hits_NJ.append(threshold + skill_N[:, None] + anew_NJ + normal(of_seed, 1, num_seeds) > 0)
-    return Trial(hits_NJ[0].astype(np.float64) - hits_NJ[1], take_of_N)
+    @property
+    def kept(self) -> Difference:
+        """What the package makes of it."""
+        return difference_of(self.value_J, self.resampled_RJ, len(self.size_P))
 
 
-def by_take(trial: Trial, draws_RP: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The difference of each seed on all segments [J], and on resamples of whole takes [R, J]."""
-    num_takes = draws_RP.shape[1]
-    size_P = np.bincount(trial.take_of_N, minlength=num_takes)
-    total_PJ = np.add.reduceat(trial.difference_NJ, np.flatnonzero(np.diff(trial.take_of_N, prepend=-1)), axis=0)
-    return trial.difference_NJ.mean(axis=0), (draws_RP @ total_PJ) / (draws_RP @ size_P)[:, None]
-
-
-def kept(trial: Trial, draws_RP: NDArray[np.float64]) -> Difference:
-    """What the package does."""
-    return difference_of(*by_take(trial, draws_RP), draws_RP.shape[1])
-
-
-def segments_alone(trial: Trial, rng: np.random.Generator, num_resamples: int) -> NDArray[np.float64]:
-    """Resampled mean over seeds, segments drawn as if they were independent."""
-    value_N = trial.difference_NJ.mean(axis=1)
-    return np.array([value_N[rng.integers(0, len(value_N), len(value_N))].mean() for _ in range(num_resamples)])
-
-
-def takes_then_segments(trial: Trial, draws_RP: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Resampled mean over seeds: takes drawn, then segments within each drawn take."""
-    value_N = trial.difference_NJ.mean(axis=1)
-    size_P = np.bincount(trial.take_of_N)
-    first_P = np.cumsum(size_P) - size_P
-    means = np.empty(len(draws_RP))
-    for resample, draw_P in enumerate(draws_RP):
-        takes = np.repeat(np.arange(len(size_P)), draw_P.astype(int))
-        rows = np.repeat(first_P[takes], size_P[takes]) + np.floor(
-            rng.random(size_P[takes].sum()) * np.repeat(size_P[takes], size_P[takes])
-        ).astype(int)
-        means[resample] = value_N[rows].mean()
-    return means
+def trials(world: World, num_trials: int, seed: int) -> Iterator[Trial]:
+    """Independent comparisons; resamples are drawn anew for every few of them. Each world has numbers of its own."""
+    rng = np.random.default_rng([seed, *(round(1000 * number) for number in (*world[:5], *world.segments))])
+    for start in range(0, num_trials, TRIALS_AT_ONCE):
+        num_here = min(TRIALS_AT_ONCE, num_trials - start)
+        draws_RP = draw_takes(world.num_takes, NUM_RESAMPLES, rng).astype(np.float64)
+        hits = simulate_segments(world, rng, num_here)
+        gain_NJ = hits.a_NJ.astype(np.float64) - hits.b_NJ
+        first_P = np.cumsum(hits.size_P) - hits.size_P
+        total_PJ = np.add.reduceat(gain_NJ, first_P, axis=0)
+        square_P = np.add.reduceat(gain_NJ.mean(axis=1) ** 2, first_P)
+        for trial in range(num_here):
+            here = slice(trial * world.num_takes, (trial + 1) * world.num_takes)
+            size_P = hits.size_P[here]
+            yield Trial(
+                total_PJ[here].sum(axis=0) / size_P.sum(), draws_RP @ total_PJ[here] / (draws_RP @ size_P)[:, None],
+                draws_RP, square_P[here], total_PJ[here].mean(axis=1), size_P,
+            )  # fmt: skip
 
 
 Bounds = tuple[float, float]
-Variants = Callable[[Trial, NDArray[np.float64], np.random.Generator], Iterator[tuple[str, Bounds]]]
+Variants = Callable[[Trial], dict[str, Bounds]]
 
 
-def kept_alone(trial: Trial, draws_RP: NDArray[np.float64], rng: np.random.Generator) -> Iterator[tuple[str, Bounds]]:
-    """Name and 95 % bounds of what the package does."""
-    interval = kept(trial, draws_RP).interval()
+def kept_alone(trial: Trial) -> dict[str, Bounds]:
+    """95 % bounds of what the package does."""
+    interval = trial.kept.interval()
     assert interval.low is not None
     assert interval.high is not None
-    yield "kept", (interval.low, interval.high)
+    return {"kept": (interval.low, interval.high)}
 
 
-def seed_variants(
-    trial: Trial, draws_RP: NDArray[np.float64], rng: np.random.Generator
-) -> Iterator[tuple[str, Bounds]]:
-    """Ways to treat seeds: as kept, as if they were all there is, and drawn with replacement like the takes."""
-    yield from kept_alone(trial, draws_RP, rng)
-    value_J, resampled_RJ = by_take(trial, draws_RP)
-    yield "seeds fixed", _t_bounds(value_J.mean(), resampled_RJ.mean(axis=1), draws_RP.shape[1])
-    drawn_RJ = rng.integers(0, len(value_J), resampled_RJ.shape)
-    low, high = np.quantile(np.take_along_axis(resampled_RJ, drawn_RJ, axis=1).mean(axis=1), [0.025, 0.975])
-    yield "seeds drawn", (low, high)
-    yield "Satterthwaite", _satterthwaite_bounds(value_J, resampled_RJ, draws_RP.shape[1])
+def take_variants(trial: Trial) -> dict[str, Bounds]:
+    """Ways to treat takes. Where segments are drawn, the variance over all such draws is known without drawing."""
+    value, of_takes_R = float(trial.value_J.mean()), trial.resampled_RJ.mean(axis=1)
+    low, high = np.quantile(of_takes_R, [0.025, 0.975])
+    spread_P = trial.square_P - trial.total_P**2 / trial.size_P  # drawing a take's segments again: its variance
+    again = float((trial.draws_RP @ spread_P / (trial.draws_RP @ trial.size_P) ** 2).mean())
+    alone = (trial.square_P.sum() / trial.size_P.sum() - value**2) / trial.size_P.sum()
+    return kept_alone(trial) | {
+        "takes, percentile": (float(low), float(high)),
+        "takes, then segments": _bounds(value, float(of_takes_R.var()) + again, np.inf),
+        "segments alone": _bounds(value, float(alone), np.inf),
+    }
 
 
-def take_variants(
-    trial: Trial, draws_RP: NDArray[np.float64], rng: np.random.Generator
-) -> Iterator[tuple[str, Bounds]]:
-    """Ways to treat takes; the slow ones use 200 resamples and a normal quantile."""
-    yield from kept_alone(trial, draws_RP, rng)
-    value_J, resampled_RJ = by_take(trial, draws_RP)
-    low, high = np.quantile(resampled_RJ.mean(axis=1), [0.025, 0.975])
-    yield "takes, percentile", (low, high)
-    few_RP = draws_RP[:200]
-    for name, means in (
-        ("takes, then segments", takes_then_segments(trial, few_RP, rng)),
-        ("segments alone", segments_alone(trial, rng, len(few_RP))),
-    ):
-        yield name, (value_J.mean() - 1.96 * means.std(), value_J.mean() + 1.96 * means.std())
+def seed_variants(trial: Trial) -> dict[str, Bounds]:
+    """Ways to treat seeds."""
+    value, num_seeds, num_takes = float(trial.value_J.mean()), len(trial.value_J), len(trial.size_P)
+    fewer = num_takes / (num_takes - 1)
+    of_takes = fewer * float(trial.resampled_RJ.mean(axis=1).var())
+    of_seeds = float(trial.value_J.var(ddof=1)) / num_seeds
+    kept = trial.kept
+    variance = (kept.standard_error or 0.0) ** 2
+    squares = of_seeds**2 / (num_seeds - 1) + (variance - of_seeds) ** 2 / (num_takes - 1)
+    rng = np.random.default_rng(0)
+    drawn_RJ = rng.integers(0, num_seeds, trial.resampled_RJ.shape)
+    low, high = np.quantile(np.take_along_axis(trial.resampled_RJ, drawn_RJ, axis=1).mean(axis=1), [0.025, 0.975])
+    over_takes = _bounds(value, max(of_takes, variance), num_takes - 1)
+    over_seeds = _bounds(value, of_seeds, num_seeds - 1)
+    return kept_alone(trial) | {
+        "seeds fixed": _bounds(value, of_takes, num_takes - 1),
+        "seeds drawn": (float(low), float(high)),
+        "wider of two": min(over_takes, over_seeds),
+        "Satterthwaite": _bounds(value, variance, variance**2 / squares),
+    }
 
 
-def _t_bounds(value: float, resampled_R: NDArray[np.float64], num_takes: int) -> Bounds:
-    error = np.sqrt(num_takes / (num_takes - 1)) * resampled_R.std()
-    reach = stats.t.ppf(0.975, num_takes - 1) * error
+def _bounds(value: float, variance: float, degrees: float) -> Bounds:
+    reach = float(stats.t.ppf(0.975, degrees)) * variance**0.5
     return value - reach, value + reach
-
-
-def _satterthwaite_bounds(value_J: NDArray[np.float64], resampled_RJ: NDArray[np.float64], num_takes: int) -> Bounds:
-    """One t for the sum of both variances, as the p value does."""
-    difference = difference_of(value_J, resampled_RJ, num_takes)
-    reach = stats.t.ppf(0.975, difference.degrees_of_freedom) * difference.errors[0].size
-    return difference.value - reach, difference.value + reach
 
 
 def coverage(world: World, num_trials: int, seed: int, variants: Variants = kept_alone) -> dict[str, float]:
     """Share of trials whose bounds hold the true difference, for each variant."""
-    rng = np.random.default_rng(seed)
-    draws_RP = draw_takes(world.num_takes, NUM_RESAMPLES, rng).astype(np.float64)
     covered: dict[str, int] = {}
-    for _ in range(num_trials):
-        for name, (low, high) in variants(simulate(world, rng), draws_RP, rng):
+    for trial in trials(world, num_trials, seed):
+        for name, (low, high) in variants(trial).items():
             covered[name] = covered.get(name, 0) + (low <= world.gain <= high)
     return {name: count / num_trials for name, count in covered.items()}
 
@@ -178,139 +146,187 @@ Claim = Callable[[Difference], bool]
 
 def error_rates(world: World, num_trials: int, seed: int, *claims: Claim) -> tuple[float, ...]:
     """Share of trials in which each claim is made."""
-    rng = np.random.default_rng(seed)
-    draws_RP = draw_takes(world.num_takes, NUM_RESAMPLES, rng).astype(np.float64)
-    found = [kept(simulate(world, rng), draws_RP) for _ in range(num_trials)]
+    found = [trial.kept for trial in trials(world, num_trials, seed)]
     return tuple(sum(map(claim, found)) / num_trials for claim in claims)
 
 
-def worlds(takes: tuple[int, ...], num_seeds: int) -> Iterator[World]:
-    """All cases of a table."""
-    for num_takes in takes:
-        for correlation in (0.0, 0.2, 0.5):
-            for points in (0.0,) if num_seeds == 1 else (0.0, 0.5, 1.0, 2.0):
-                yield World(num_takes, correlation, num_seeds, points)
+def print_coverage(num_trials: int) -> None:
+    """Coverage over the whole grid."""
+    _print_head("takes", "correlation", *_names(SEEDS))
+    for num_takes in (12, 24, 60, 180):
+        for correlation in CORRELATIONS:
+            worlds = [World(num_takes, correlation, *seeds) for seeds in SEEDS]
+            shares = [coverage(world, num_trials, 0)["kept"] for world in worlds]
+            _print_row(num_takes, correlation, *map(_percent, shares))
 
 
-def print_coverage(takes: tuple[int, ...], num_trials: int) -> None:
-    """Coverage of each way to treat takes (one seed) and seeds (three)."""
-    for num_seeds, variants in ((1, take_variants), (3, seed_variants)):
-        for seed, world in enumerate(worlds(takes, num_seeds)):
-            shares = coverage(world, num_trials, seed, variants)
-            if not seed:
-                _print_row("takes", "correlation", "seeds", "seed noise", *shares)
-                _print_row(*["---"] * (4 + len(shares)))
-            _print_row(*world[:4], *[f"{100 * share:.1f}" for share in shares.values()])
+def print_segments(num_trials: int) -> None:
+    """Coverage for fewer and more segments a take."""
+    _print_head("segments a take", "takes", "1 seed", "3 seeds, noise 0", "3 seeds, noise 1")
+    for segments in ((1, 5), (8, 27), (40, 120)):
+        for num_takes in (24, 60):
+            worlds = [World(num_takes, 0.3, *seeds, segments=segments) for seeds in SEEDS[:3]]
+            shares = [coverage(world, num_trials, 0)["kept"] for world in worlds]
+            _print_row("{} to {}".format(*segments), num_takes, *map(_percent, shares))
+
+
+def print_few(num_trials: int) -> None:
+    """Coverage for few takes and for two seeds."""
+    seeds = ((1, 0.0), (2, 0.0), (2, 1.0), (2, 2.0), (3, 0.0), (3, 1.0), (3, 2.0))
+    _print_head("takes", "correlation", *_names(seeds))
+    for num_takes in (4, 6, 8, 60):
+        for correlation in CORRELATIONS:
+            worlds = [World(num_takes, correlation, *of) for of in seeds]
+            shares = [coverage(world, num_trials, 0)["kept"] for world in worlds]
+            _print_row(num_takes, correlation, *map(_percent, shares))
+
+
+def print_variants(num_trials: int, variants: Variants, seeds: Sequence[tuple[int, float]]) -> None:
+    """Coverage of several ways to treat takes or seeds."""
+    for num_takes in (12, 60, 180):
+        for correlation in CORRELATIONS:
+            for num_seeds, points in seeds:
+                world = World(num_takes, correlation, num_seeds, points)
+                shares = coverage(world, num_trials, 0, variants)
+                if (num_takes, correlation, points) == (12, 0.0, 0.0):
+                    _print_head("takes", "correlation", "seed noise", *shares)
+                _print_row(num_takes, correlation, points, *map(_percent, shares.values()))
 
 
 def print_one_seed(num_trials: int) -> None:
     """What a single seed does not know: coverage where seeds differ and there is one."""
-    _print_row("takes", "correlation", "seeds", "seed noise", "kept")
-    _print_row(*["---"] * 5)
-    for points in (0.5, 1.0, 2.0):
-        for world in worlds((30, 90, 180), 1):
-            shares = coverage(world._replace(seed_points=points), num_trials, 0)
-            _print_row(*world[:3], points, f"{100 * shares['kept']:.1f}")
+    _print_head("takes", "correlation", "seed noise 0.5", "1.0", "2.0")
+    for num_takes in (24, 60, 180):
+        for correlation in CORRELATIONS:
+            worlds = [World(num_takes, correlation, 1, points) for points in (0.5, 1.0, 2.0)]
+            shares = [coverage(world, num_trials, 0)["kept"] for world in worlds]
+            _print_row(num_takes, correlation, *map(_percent, shares))
 
 
 def print_errors(num_trials: int) -> None:
-    """How often a difference of 10 points is called none within 10 points, and none is called a difference."""
-    columns = ("none, at the bound", "interval excludes zero", "p < .05", "p < .01")
-    _print_row("takes", "correlation", "seeds", "seed noise", *columns)
-    _print_row(*["---"] * 8)
-    for num_takes in (30, 90, 180):
-        for seeds, points in ((1, 0.0), (3, 0.0), (3, 1.0), (3, 2.0)):
-            world = World(num_takes, 0.2, seeds, points, gain=0.1)
-            rates = error_rates(world, num_trials, 0, lambda d: d.is_within(0.1))
-            rates += error_rates(
-                world._replace(gain=0.0), num_trials, 1, lambda d: d.interval().excludes_zero,
-                lambda d: (d.p_value or 0) < 0.05, lambda d: (d.p_value or 0) < 0.01,
-            )  # fmt: skip
-            _print_row(*world[:4], *[f"{100 * rate:.1f}" for rate in rates])
+    """How often a difference of 5 points is called none within 5 points, and none is called a difference."""
+    columns = ("none, at the bound", "p < .05", "p < .01", "p < .0033")
+    _print_head("takes", "correlation", "seeds", "seed noise", *columns)
+    for num_takes in (24, 60, 180):
+        for correlation in (0.0, 0.3):
+            for seeds, points in SEEDS:
+                world = World(num_takes, correlation, seeds, points, gain=0.05)
+                rates = error_rates(world, num_trials, 0, _none)
+                claims = [lambda d, level=level: (d.p_value or 0.0) < level for level in (0.05, 0.01, 0.05 / 15)]
+                rates += error_rates(world._replace(gain=0.0), num_trials, 0, *claims)
+                _print_row(*world[:4], *map(_percent, rates))
 
 
-class Scored(NamedTuple):
-    """Logits of two models, J seeds each, and the labels and takes of the segments."""
+def print_power(num_trials: int) -> None:
+    """How often "no difference within 5 points" is claimed where there is none, and one of 5 points is found."""
+    seeds = ((1, 0.0), (3, 0.0), (3, 1.0), (5, 1.0))
+    _print_head("true", "takes", "correlation", *_names(seeds))
+    for gain in (0.0, 0.05):
+        for num_takes in (24, 60, 180, 360):
+            for correlation in CORRELATIONS:
+                worlds = [World(num_takes, correlation, *of, gain=gain) for of in seeds]
+                rates = [error_rates(world, num_trials, 0, _found if gain else _none)[0] for world in worlds]
+                _print_row(f"{100 * gain:g} points", num_takes, correlation, *map(_percent, rates))
 
-    logits_a: list[torch.Tensor]
-    logits_b: list[torch.Tensor]
-    labels_N: torch.Tensor
-    takes: list[str]
+
+def _names(seeds: Sequence[tuple[int, float]]) -> list[str]:
+    return [f"{num} seeds, noise {points:g}" if num > 1 else "1 seed" for num, points in seeds]
 
 
-def simulate_logits(num_takes: int, rng: np.random.Generator, num_classes: int = 20, num_seeds: int = 3) -> Scored:
-    """Classes with frequencies 1/rank, two kinds of take that hold them differently; model a sees them more clearly."""
-    take_of_N = np.repeat(np.arange(num_takes), rng.integers(8, 28, num_takes))
-    frequency_C = 1 / np.arange(1, num_classes + 1)
-    kinds = np.stack([frequency_C, np.roll(frequency_C, 3)])
-    kind_of_P = rng.integers(0, 2, num_takes)
-    labels = [rng.choice(num_classes, p=kinds[kind_of_P[t]] / kinds[kind_of_P[t]].sum()) for t in take_of_N]
-    truth_NC = np.eye(num_classes)[labels]
-    logits = []
-    for strength in (1.8, 1.5):
-        shared_NC = rng.normal(0, 0.6, (len(labels), num_classes))
-        clarity_P = strength + rng.normal(0, 0.4, num_takes)
-        of_seed = []
-        for _ in range(num_seeds):
-            clarity_N = clarity_P[take_of_N] + rng.normal(0, 0.05)
-            noise_NC = shared_NC + rng.normal(0, 0.8, shared_NC.shape)
-            of_seed.append(torch.from_numpy(clarity_N[:, None] * truth_NC + noise_NC))
-        logits.append(of_seed)
-    return Scored(*logits, torch.tensor(labels), [f"take {t}" for t in take_of_N])
+def _none(difference: Difference) -> bool:
+    return difference.is_within(0.05)
+
+
+def _found(difference: Difference) -> bool:
+    return (difference.p_value or 0.0) < 0.05
 
 
 def print_metrics(num_trials: int) -> None:
-    """Coverage of all metrics; the truth is the mean of 30 large simulations."""
-    _print_row("takes", *METRICS)
-    _print_row(*["---"] * (1 + len(METRICS)))
+    """Coverage of each metric, and how often any of the five is claimed better or worse where none is.
+
+    The true differences are means of simulations of the same size: a mean of classes depends a little on the size.
+    """
+    _print_head("takes", *METRICS, "any false claim")
     rng = np.random.default_rng(0)
-    large = [simulate_logits(300, rng) for _ in range(30)]
-    truths = {metric: np.mean([_difference(metric, of, rng, 2).value for of in large]) for metric in METRICS}
-    for num_takes in (30, 90):
-        held = dict.fromkeys(METRICS, 0)
+    for num_takes in (24, 60):
+        once_RP = np.ones((2, num_takes), dtype=np.int64)
+        large = [_differences(simulate_logits(num_takes, rng), once_RP) for _ in range(2 * num_trials)]
+        truths = {metric: np.mean([of[metric].value for of in large]) for metric in METRICS}
+        held, claimed = dict.fromkeys(METRICS, 0), 0
         for _ in range(num_trials):
-            scored = simulate_logits(num_takes, rng)
-            for metric in METRICS:
-                _, low, high, *_ = _difference(metric, scored, rng, 400).interval()
-                assert low is not None
-                assert high is not None
-                held[metric] += bool(low <= truths[metric] <= high)
-        _print_row(num_takes, *(f"{100 * count / num_trials:.1f}" for count in held.values()))
+            draws_RP = draw_takes(num_takes, 400, rng)
+            for metric, difference in _differences(simulate_logits(num_takes, rng), draws_RP).items():
+                _, low, high, *_ = difference.interval()
+                held[metric] += low is not None and high is not None and bool(low <= truths[metric] <= high)
+            none = _differences(simulate_logits(num_takes, rng, (1.6, 1.6)), draws_RP).values()
+            adjusted = holm([difference.p_value or 0.0 for difference in none])
+            outcomes = [decide(difference, None, p).outcome for difference, p in zip(none, adjusted, strict=True)]
+            claimed += any(outcome in (Outcome.BETTER, Outcome.WORSE) for outcome in outcomes)
+        _print_row(num_takes, *(_percent(count / num_trials) for count in (*held.values(), claimed)))
 
 
-def _difference(metric: MetricName, scored: Scored, rng: np.random.Generator, num_resamples: int) -> Difference:
-    return metric_difference(
-        metric, scored.logits_a, scored.logits_b, scored.labels_N, scored.takes, rng, num_resamples
-    )
-
-
-def print_speed() -> None:
-    """Seconds for one comparison of 5,000 segments of 300 takes and 300 classes, 3 seeds, 2,000 resamples."""
-    rng = np.random.default_rng(0)
-    labels_N = torch.from_numpy((300 * rng.random(5000) ** 3).astype(np.int64))
-    takes = [f"take {index % 300}" for index in range(5000)]
-    models = [[torch.from_numpy(rng.normal(size=(5000, 300))) for _ in range(3)] for _ in range(2)]
+def _differences(scored: Scored, draws_RP: NDArray[np.int64]) -> dict[MetricName, Difference]:
+    take_of_N, _ = number_takes(scored.takes, len(scored.labels_N))
+    of_metric = {}
     for metric in METRICS:
-        started = time.perf_counter()
-        metric_difference(metric, *models, labels_N, takes, rng)
-        _print_row(metric, f"{time.perf_counter() - started:.1f} s")
+        a, b = (
+            resampled_model(metric, logits, scored.labels_N, take_of_N, draws_RP)
+            for logits in (scored.logits_a, scored.logits_b)
+        )
+        of_metric[metric] = a.minus(b)
+    return of_metric
+
+
+TABLES: dict[str, Callable[[int], None]] = {
+    "coverage": print_coverage,
+    "segments": print_segments,
+    "few": print_few,
+    "takes": lambda num_trials: print_variants(num_trials, take_variants, SEEDS[:1]),
+    "seeds": lambda num_trials: print_variants(num_trials, seed_variants, SEEDS[1:4]),
+    "one-seed": print_one_seed,
+    "errors": print_errors,
+    "power": print_power,
+    "metrics": print_metrics,
+}
 
 
 def main() -> None:
-    """Prints one table."""
+    """Prints one table, or all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    tables = {
-        "coverage": lambda trials: print_coverage((30, 90, 180), trials),
-        "few": lambda trials: print_coverage((4, 6, 10), trials),
-        "one-seed": print_one_seed,
-        "errors": print_errors,
-        "metrics": print_metrics,
-        "speed": lambda _: print_speed(),
-    }
-    parser.add_argument("table", choices=tables)
+    parser.add_argument("table", choices=["all", *TABLES])
     parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument(
+        "--into", type=Path, help="Markdown file whose tables, each under its `<!-- name -->`, are replaced"
+    )
     asked = parser.parse_args()
-    tables[asked.table](asked.trials)
+    for name in TABLES if asked.table == "all" else [asked.table]:
+        started, printed = time.process_time(), io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            TABLES[name](asked.trials)
+        print(f"\n<!-- {name} -->\n{printed.getvalue()}\n{time.process_time() - started:.0f} s of one core", flush=True)
+        if asked.into:
+            text = asked.into.read_text(encoding="utf-8")
+            asked.into.write_text(replace_table(text, name, printed.getvalue()), encoding="utf-8")
+
+
+def replace_table(text: str, name: str, table: str) -> str:
+    """The text with the table under `<!-- name -->` replaced."""
+    before, found, after = text.partition(f"<!-- {name} -->\n")
+    if not found:
+        raise SystemExit(f"there is no <!-- {name} --> in this file")
+    rest = after.splitlines(keepends=True)
+    while rest and rest[0].startswith("|"):
+        rest.pop(0)
+    return before + found + table + "".join(rest)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _print_head(*cells: object) -> None:
+    _print_row(*cells)
+    print("|" + "---|" * len(cells))
 
 
 def _print_row(*cells: object) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -96,6 +97,20 @@ def test_the_first_guess_agrees_with_torchmetrics_with_ties_and_absent_classes(n
     theirs = multiclass_recall(logits, labels, classes, average=None)
     assert recall[support > 0].tolist() == pytest.approx(theirs[support > 0].tolist(), abs=1e-6)
     assert recall[support == 0].isnan().all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 40), st.integers(2, 9), st.integers(1, 12), st.integers(1, 4), st.integers(0, 10_000))
+def test_ties_at_any_k_go_to_the_lower_class_as_in_a_stable_sort(num_segments, num_classes, k, levels, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randint(levels, (num_segments, num_classes), generator=generator).float()
+    labels = torch.randint(max(num_classes - 1, 1), (num_segments,), generator=generator)
+    guesses = np.argsort(-logits.numpy(), axis=1, kind="stable")[:, :k]
+    hits = (guesses == labels.numpy()[:, None]).any(axis=1)
+    assert top_k_hits(logits, labels, k).tolist() == hits.tolist()
+    assert k < num_classes or hits.all()
+    by_class = [hits[labels.numpy() == label].mean() for label in labels.unique().tolist()]
+    assert class_mean_recall(logits, labels, k) == pytest.approx(np.mean(by_class), abs=1e-12)
 
 
 @settings(max_examples=25, deadline=None)

@@ -3,20 +3,19 @@
 In: logits of two models on the same segments, one pair a seed. Out: a `Difference`, which knows its interval, its p
 value, the smallest difference it could see, and whether it lies within a bound.
 
-There are two standard errors, each with the Student's t that its few observations ask for:
+The variance of the difference has two parts, a random-effects analysis of takes crossed with seeds:
 
-- of takes: the spread of the seed-averaged difference over resamples of whole takes (both models and all seeds on the
-  same resample; segments of a drawn take stay together) times P / (P - 1), plus what the J seeds spread beyond that;
-  t with P - 1 degrees of freedom;
-- of seeds: the spread of the difference over the J seeds, divided by J; t with J - 1 degrees of freedom.
+- seeds: the variance of the difference over the J seeds, divided by J. It holds what a training does by chance, and
+  also that each seed errs on these takes in its own way;
+- takes: the variance of the seed-averaged difference over resamples of whole takes (both models and all seeds on the
+  same resample; segments of a drawn take stay together) times P / (P - 1), less what the seeds' part holds already.
 
-An interval reaches as far as the wider of the two asks. Where seeds matter, three are few: t with 2 degrees of freedom
-says so. With one seed the spread over seeds cannot be known: the interval is about these two trained models, not about
-training them again.
-
-The p value uses the first error, which holds both sources, with Satterthwaite's degrees of freedom (Biometrics
-Bulletin, 1946). Far out in the tails, where Holm's correction asks, t with 2 degrees of freedom would find nothing,
-whatever the takes say. A claim (`verdicts`) needs both: the interval and the p value.
+The square root of the sum is the standard error. Interval and p value are Student's t, with degrees of freedom between
+P - 1 and J - 1: their harmonic mean, weighted by the two parts. Satterthwaite's formula (Biometrics Bulletin, 1946)
+weighs by the squares of the parts. With three seeds the parts are guesses themselves: where the seeds' part happens to
+come out small, its square says that seeds hardly count, and the intervals are too narrow. Where seeds do matter, three
+are few, and t with nearly 2 degrees of freedom says so. With one seed nothing is known of others: the interval is about
+these two trained models, not about training them again.
 
 `docs/statistics.md` has the measured coverage of this and of the variants that were not kept.
 """
@@ -36,15 +35,6 @@ from hwm.evaluation.resampled import MetricName, resampled_metric
 from hwm.evaluation.statistics import Interval, draw_takes, number_takes
 
 
-class StandardError(NamedTuple):
-    """One source of error of a difference."""
-
-    size: float
-    """In the metric's unit."""
-    degrees_of_freedom: int
-    """Of Student's t."""
-
-
 class Difference(NamedTuple):
     """The difference a - b of one metric, over J paired seeds and P takes."""
 
@@ -52,10 +42,10 @@ class Difference(NamedTuple):
     """Mean over seeds of the difference on all segments, in the metric's unit (fractions)."""
     of_seed: tuple[float, ...]
     """The difference of each pair of seeds."""
-    errors: tuple[StandardError, ...]
-    """Of takes, and of seeds where there are several; empty below two takes, where nothing can be said."""
+    standard_error: float | None
+    """In the metric's unit; None below two takes, where nothing can be said."""
     degrees_of_freedom: float
-    """Of t for the first error, by Satterthwaite; P - 1 with one seed."""
+    """Of Student's t: P - 1 with one seed, else between P - 1 and J - 1; 0 below two takes."""
     num_takes: int
 
     @property
@@ -65,27 +55,27 @@ class Difference(NamedTuple):
 
     def interval(self, level: float = 0.95) -> Interval:
         """The two-sided interval of the given nominal coverage."""
-        if not self.errors:
+        if self.standard_error is None:
             return Interval(self.value, None, None, level, self.num_takes)
-        reach = max(size * float(stats.t.ppf((1 + level) / 2, degrees)) for size, degrees in self.errors)
+        reach = self.standard_error * float(stats.t.ppf((1 + level) / 2, self.degrees_of_freedom))
         return Interval(self.value, self.value - reach, self.value + reach, level, self.num_takes)
 
     @property
     def p_value(self) -> float | None:
-        """Two-sided p of "no difference"; with one seed, below 1 - level where `interval(level)` excludes zero."""
-        if not self.errors:
+        """Two-sided p of "no difference": below 1 - level exactly where `interval(level)` excludes zero."""
+        if self.standard_error is None:
             return None
         if self.value == 0:
             return 1.0
-        size = self.errors[0].size
-        return 2 * float(stats.t.sf(abs(self.value) / size, self.degrees_of_freedom)) if size else 0.0
+        if self.standard_error == 0:
+            return 0.0
+        return 2 * float(stats.t.sf(abs(self.value) / self.standard_error, self.degrees_of_freedom))
 
     def smallest_detectable(self, power: float = 0.8, level: float = 0.95) -> float | None:
         """The true difference that an `interval(level)` of such data would find not to be zero with this power."""
-        if not self.errors:
+        if self.standard_error is None:
             return None
-        tails = [(1 + level) / 2, power]
-        return max(size * float(stats.t.ppf(tails, degrees).sum()) for size, degrees in self.errors)
+        return self.standard_error * float(stats.t.ppf([(1 + level) / 2, power], self.degrees_of_freedom).sum())
 
     def is_within(self, bound: float, level: float = 0.95) -> bool:
         """Equivalence by two one-sided tests at 1 - level: the interval of 2 · level - 1 lies inside ± bound.
@@ -191,25 +181,23 @@ def difference_of(value_J: Float[np.ndarray, " j"], resampled_RJ: Num[np.ndarray
         raise RunError(
             "a difference is not finite on some resample of the takes", expected="a number on every resample"
         )
-    errors, degrees = _errors(value_J, resampled_RJ, num_takes) if num_takes > 1 else ((), 0.0)
-    return Difference(float(value_J.mean()), tuple(value_J.tolist()), errors, degrees, num_takes)
+    error, degrees = _standard_error(value_J, resampled_RJ, num_takes) if num_takes > 1 else (None, 0.0)
+    return Difference(float(value_J.mean()), tuple(value_J.tolist()), error, degrees, num_takes)
 
 
-def _errors(
+def _standard_error(
     value_J: NDArray[np.float64], resampled_RJ: NDArray[np.float64], num_takes: int
-) -> tuple[tuple[StandardError, ...], float]:
-    """The standard errors, and Satterthwaite's degrees of freedom of the first."""
+) -> tuple[float, float]:
+    """The standard error of the mean over seeds, and its degrees of freedom."""
     num_seeds = len(value_J)
     fewer = num_takes / (num_takes - 1)  # resampled takes spread less than takes do
     of_takes = fewer * float(resampled_RJ.mean(axis=1).var())
     if num_seeds == 1:
-        return (StandardError(math.sqrt(of_takes), num_takes - 1),), float(num_takes - 1)
+        return math.sqrt(of_takes), float(num_takes - 1)
     of_seeds = float(value_J.var(ddof=1)) / num_seeds
-    # Seeds spread also because each errs on these takes in its own way: that part is in `of_takes` already.
+    # What each seed errs on these takes in its own way is in both: once is enough.
     own_RJ = resampled_RJ - resampled_RJ.mean(axis=1, keepdims=True)
     of_both = fewer * float(own_RJ.var(axis=0).sum()) / (num_seeds - 1) / num_seeds
-    total = of_takes + max(0.0, of_seeds - of_both)
-    errors = StandardError(math.sqrt(total), num_takes - 1), StandardError(math.sqrt(of_seeds), num_seeds - 1)
-    terms = (of_takes, num_takes - 1), (of_seeds, num_seeds - 1), (of_both, (num_takes - 1) * (num_seeds - 1))
-    doubt = sum(term**2 / degrees for term, degrees in terms)
-    return errors, max(float(min(num_takes, num_seeds) - 1), total**2 / doubt) if doubt else float(num_takes - 1)
+    variance = max(0.0, of_takes - of_both) + of_seeds
+    share = of_seeds / variance if variance else 0.0
+    return math.sqrt(variance), 1 / ((1 - share) / (num_takes - 1) + share / (num_seeds - 1))

@@ -64,6 +64,17 @@ class Confusion(NamedTuple):
     """[true, said]; the last column is any class that is not a row."""
 
 
+class _Known(NamedTuple):
+    """The segments of a horizon whose class is known, and resamples of their takes."""
+
+    rows: list[int]
+    """Places among all segments."""
+    takes: list[str]
+    take_of_N: NDArray[np.int64]
+    draws_RP: NDArray[np.int64]
+    """The first draws every take once."""
+
+
 class Experiment:
     """Arms that saw the same segments.
 
@@ -86,6 +97,8 @@ class Experiment:
             aligned = align([run.outputs[horizon] for run in named.values()])
             self._outputs |= dict(zip(named, aligned, strict=True))
         self._resampled: dict[tuple[str, int, float, MetricName], NDArray[np.float64]] = {}
+        self._known_at: dict[float, _Known] = {}
+        self._verdicts: dict[tuple[str, str], tuple[Comparison, ...]] = {}
         _require_one_run_a_seed(arms)
 
     @property
@@ -96,12 +109,12 @@ class Experiment:
     @property
     def num_scored(self) -> int:
         """Segments of the headline whose class is known."""
-        return len(self._known(self.headline_sec)[0])
+        return len(self._known(self.headline_sec).rows)
 
     @property
     def num_takes(self) -> int:
         """Takes of these segments: the number of independent observations."""
-        return len(set(self._known(self.headline_sec)[1]))
+        return self._known(self.headline_sec).draws_RP.shape[1]
 
     def seeds(self, *arms: str, horizon: float | None = None) -> list[int]:
         """Seeds that all these arms have at a horizon (by default the headline's)."""
@@ -129,10 +142,13 @@ class Experiment:
 
     def verdicts(self, arm: str, other: str) -> tuple[Comparison, ...]:
         """The one against the other at the headline's horizon, by every task and metric."""
-        rng = np.random.default_rng(RESAMPLING_SEED)
-        seeds = self.seeds(arm, other)
-        a, b = ([self._outputs[name, seed, self.headline_sec] for seed in seeds] for name in (arm, other))
-        return compare_outputs(a, b, rng, bounds={"top1": self.bound}, num_resamples=NUM_RESAMPLES)
+        if (arm, other) not in self._verdicts:
+            rng = np.random.default_rng(RESAMPLING_SEED)
+            seeds = self.seeds(arm, other)
+            a, b = ([self._outputs[name, seed, self.headline_sec] for seed in seeds] for name in (arm, other))
+            found = compare_outputs(a, b, rng, bounds={"top1": self.bound}, num_resamples=NUM_RESAMPLES)
+            self._verdicts[arm, other] = found
+        return self._verdicts[arm, other]
 
     def headline(self, arm: str, other: str) -> Comparison:
         """The verdict by Top-1 of the last task."""
@@ -143,14 +159,14 @@ class Experiment:
         """Gain in recall of every class that occurs, the largest gain first."""
         seeds = self.seeds(arm, other)
         a, b = ([self._logits(name, seed, self.headline_sec) for seed in seeds] for name in (arm, other))
-        rows, takes = self._known(self.headline_sec)
+        rows, takes, *_ = self._known(self.headline_sec)
         labels_N = _last_task(self._any(self.headline_sec)).labels_S[rows]
         gains = class_gains(a, b, labels_N, takes, 1, np.random.default_rng(RESAMPLING_SEED), NUM_RESAMPLES)
         return tuple(sorted(gains, key=lambda gain: -gain.difference.value))
 
     def confusions(self, arm: str) -> list[Confusion]:
         """First guesses against the truth, one matrix a scenario, the largest scenario first."""
-        rows, _ = self._known(self.headline_sec)
+        rows = self._known(self.headline_sec).rows
         outputs = self._any(self.headline_sec)
         scenario_of = self.arms[arm].runs[0].scenarios
         scenarios = [scenario_of[outputs.segments[row].row] for row in rows]
@@ -175,32 +191,35 @@ class Experiment:
             return None
         of_arm = [np.stack([self._on_draws(arm, seed, horizon, metric) for seed in seeds], axis=1) for arm in arms]
         both_RJ = of_arm[0] if len(of_arm) == 1 else of_arm[0] - of_arm[1]
-        return difference_of(both_RJ[0], both_RJ[1:], len(set(self._known(horizon)[1])))
+        return difference_of(both_RJ[0], both_RJ[1:], self._known(horizon).draws_RP.shape[1])
 
     def _on_draws(self, arm: str, seed: int, horizon: float, metric: MetricName) -> NDArray[np.float64]:
         """The metric on all segments, then on each resample; the resamples are the same for all arms."""
         key = (arm, seed, horizon, metric)
         if key not in self._resampled:
-            rows, takes = self._known(horizon)
-            take_of_N, num_takes = number_takes(takes, len(rows))
-            draws_RP = draw_takes(num_takes, NUM_RESAMPLES, np.random.default_rng(RESAMPLING_SEED))
-            draws_RP = np.vstack([np.ones((1, num_takes), dtype=draws_RP.dtype), draws_RP])
-            labels_N = _last_task(self._any(horizon)).labels_S[rows]
+            known = self._known(horizon)
+            labels_N = _last_task(self._any(horizon)).labels_S[known.rows]
             logits_NC = self._logits(arm, seed, horizon)
-            self._resampled[key] = resampled_metric(metric, logits_NC, labels_N, take_of_N, draws_RP)
+            self._resampled[key] = resampled_metric(metric, logits_NC, labels_N, known.take_of_N, known.draws_RP)
         return self._resampled[key]
 
     def _logits(self, arm: str, seed: int, horizon: float) -> Tensor:
         """Logits [N, C] of the last task, on the segments whose class is known."""
-        return _last_task(self._outputs[arm, seed, horizon]).logits_SC[self._known(horizon)[0]]
+        return _last_task(self._outputs[arm, seed, horizon]).logits_SC[self._known(horizon).rows]
 
-    def _known(self, horizon: float) -> tuple[list[int], list[str]]:
-        """Places and takes of the segments whose class is known."""
-        outputs = self._any(horizon)
-        rows = (_last_task(outputs).labels_S >= 0).nonzero().flatten().tolist()
-        if not rows:
-            raise DataError("there is nothing to compare", expected="a segment whose class is known", found="none")
-        return rows, [outputs.takes[row] for row in rows]
+    def _known(self, horizon: float) -> _Known:
+        if horizon not in self._known_at:
+            outputs = self._any(horizon)
+            rows = (_last_task(outputs).labels_S >= 0).nonzero().flatten().tolist()
+            if not rows:
+                raise DataError("there is nothing to compare", expected="a segment whose class is known", found="none")
+            of_all = outputs.takes
+            takes = [of_all[row] for row in rows]
+            take_of_N, num_takes = number_takes(takes, len(rows))
+            draws_RP = draw_takes(num_takes, NUM_RESAMPLES, np.random.default_rng(RESAMPLING_SEED))
+            draws_RP = np.vstack([np.ones((1, num_takes), dtype=draws_RP.dtype), draws_RP])
+            self._known_at[horizon] = _Known(rows, takes, take_of_N, draws_RP)
+        return self._known_at[horizon]
 
     def _any(self, horizon: float) -> RunOutputs:
         """The outputs of some run at a horizon: all have the same segments."""

@@ -113,12 +113,13 @@ def _average_precision(logits_NC: Tensor, labels_N: Tensor, take_of_N: NDArray[n
         columns.append(rows)
         first_of_class.append(start)
     take_of_column = take_of_N[np.concatenate(columns)]
+    support_PC = np.stack([np.bincount(take_of_N[rows], minlength=num_takes) for rows in columns], axis=1)
 
     def on_draws(draws_RP: NDArray[np.float64]) -> NDArray[np.float64]:
         few_RP = draws_RP.astype(np.float32)  # counts are exact below 2^24
         drawn_RN = few_RP[:, take_of_column]
         precision_RN = (few_RP @ true_above_PN) / np.maximum(few_RP @ above_PN, 1)
-        support_RC = np.add.reduceat(drawn_RN, first_of_class, axis=1, dtype=np.float64)
+        support_RC = draws_RP @ support_PC
         found_RC = np.add.reduceat(drawn_RN * precision_RN, first_of_class, axis=1, dtype=np.float64)
         return (found_RC / np.maximum(support_RC, 1)).sum(axis=1) / (support_RC > 0).sum(axis=1)
 
