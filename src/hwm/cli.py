@@ -4,7 +4,7 @@
 
 Configurations are read and checked before a pipeline, and with it torch, is imported. Errors are told in plain words
 (`--debug` shows the traceback): exit code 2 for a wrong command or configuration, 1 for anything else, 143 for a run
-that was asked to stop and saved.
+that was asked to stop and did so in order.
 """
 
 import sys

@@ -101,6 +101,7 @@ def train_sweep(
     seed: int,
     device: torch.device,
     on_epoch: Callable[[int, float], None],
+    on_step: Callable[[], None] = lambda: None,
 ) -> SweepResult:
     """Train every probe of the sweep.
 
@@ -111,6 +112,7 @@ def train_sweep(
         seed: seed of initial weights, held-out takes and batch order.
         device: where to train.
         on_epoch: called with the number of epochs done and the mean training loss of all probes.
+        on_step: called after each step of all probes; what it raises ends the training.
 
     Raises:
         RunError: a loss or gradient is not finite (before the step that would spread it).
@@ -143,6 +145,7 @@ def train_sweep(
                 optimizer.step()
                 curves[epoch, index] += loss.item() * len(samples) / len(train)
             step += 1
+            on_step()
         on_epoch(epoch + 1, float(curves[epoch].mean()))
     labels = data.labels_of(np.tile(holdout, data.num_views), torch.device("cpu"))
     scores = []

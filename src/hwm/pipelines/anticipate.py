@@ -6,7 +6,8 @@ task of the data set → its scores, beside a majority guess and a guess from th
 (`pipelines.scoring`). The record names the hash of what is frozen, taken before and after the probe was trained.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from hwm.data.video import VideoInfo
 from hwm.engine.held_data import hold_to_manifest
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
-from hwm.engine.runtime import start
+from hwm.engine.runtime import StopFlag, start
 from hwm.engine.saved_probe import load_probe, save_probe, trained_on
 from hwm.engine.sweep import ProbeData, SweepResult, logits_of, train_sweep
 from hwm.errors import DataError, RunError
@@ -83,18 +84,22 @@ class AnticipateResult(NamedTuple):
 def run(config: AnticipateConfig) -> AnticipateResult:
     """Train and score an anticipator on a frozen backbone.
 
+    SIGTERM ends it with `EXIT_STOPPED` until the probe is trained (the scores then take seconds and are finished). It
+    has no state of its own to save: tokens that were cached stay, and the run is done again from its start.
+
     Raises:
         HwmError: annotations, videos, weights or settings that cannot be used.
     """
     fabric = start(config.runtime)
-    with RunLog.open(config, "anticipate", resume=False, is_writer=fabric.is_global_zero) as log:
+    log = RunLog.open(config, "anticipate", resume=False, is_writer=fabric.is_global_zero)
+    with log, StopFlag() as stop, _features_removed(log.folder):
         # Frozen backbone
         foresight = open_foresight(config, fabric.device)
         frozen = foresight.frozen_sha256()
         log.record(**foresight.facts, frozen_sha256=frozen, protocol=config.protocol.id)
 
         # Segments and what may be seen of them
-        train_table, val_table = _usable_tables(config, foresight, log)
+        train_table, val_table = _usable_tables(config, foresight, log, stop)
         foresight.record(log, {"train": videos_of(train_table), "val": videos_of(val_table)})
         tasks = train_table.tasks
         given = trained_on(tasks, frozen, config)
@@ -113,7 +118,7 @@ def run(config: AnticipateConfig) -> AnticipateResult:
         if saved is not None:
             del samples["train"]
         num_slots = None if saved is None else saved.spec.num_steps
-        features = _features(foresight, samples, config.protocol.id, log.folder, num_slots)
+        features = _features(foresight, samples, config.protocol.id, log.folder, num_slots, stop)
 
         # Probe sweep
         sweep = None
@@ -122,7 +127,7 @@ def run(config: AnticipateConfig) -> AnticipateResult:
             with Progress(f"stage 2 {config.name}", total=config.probe.num_epochs) as bar:
                 sweep = train_sweep(
                     data, {task.name: len(task.classes) for task in tasks}, config.probe, config.seed, fabric.device,
-                    lambda done, loss: bar.set(done, loss=loss),
+                    lambda done, loss: bar.set(done, loss=loss), stop.checked(lambda: None),
                 )  # fmt: skip
         probe = sweep.probe if sweep is not None else saved
         assert probe is not None
@@ -144,8 +149,6 @@ def run(config: AnticipateConfig) -> AnticipateResult:
         result = AnticipateResult(log.folder, main.scores, main.outputs, main.samples, excluded, tuple(curve))
         save_probe(log.folder / "probe.safetensors", probe, given)
         _record(log, result, sweep, config)
-        for name in features:
-            (log.folder / f"features-{name}.npy").unlink()
         return result
 
 
@@ -180,12 +183,24 @@ def read_tables(config: AnticipateConfig, log: RunLog) -> tuple[SegmentTable, Se
     return train, val
 
 
-def _usable_tables(config: AnticipateConfig, foresight: Foresight, log: RunLog) -> tuple[SegmentTable, SegmentTable]:
+@contextmanager
+def _features_removed(folder: Path) -> Iterator[None]:
+    """However the run ends, the features, which may be large and nobody reads again, do not stay."""
+    try:
+        yield
+    finally:
+        for path in folder.glob("features-*.npy"):
+            path.unlink()
+
+
+def _usable_tables(
+    config: AnticipateConfig, foresight: Foresight, log: RunLog, stop: StopFlag
+) -> tuple[SegmentTable, SegmentTable]:
     """Training and validation segments whose videos the backbone can use; see `read_tables`."""
     train, val = read_tables(config, log)
     videos = tuple({video.path: video for table in (train, val) for video in videos_of(table)}.values())
     with Progress("videos", total=len(videos)) as bar:
-        unusable = {e.item: e.reason for e in foresight.prepare(videos, bar.set)}
+        unusable = {e.item: e.reason for e in foresight.prepare(videos, stop.checked(bar.set))}
     return _without(train, unusable), _without(val, unusable)
 
 
@@ -238,10 +253,11 @@ def _features(
     protocol: str,
     folder: Path,
     num_slots: int | None,
+    stop: StopFlag,
 ) -> dict[str, Features]:
     requests = {name: [feature_request(sample, protocol) for sample in of] for name, of in samples.items()}
     with Progress("features", total=sum(len(of) for of in requests.values())) as bar:
-        return foresight.features(requests, folder, bar.set, num_slots)
+        return foresight.features(requests, folder, stop.checked(bar.set), num_slots)
 
 
 def _probe_data(features: Features, samples: Sequence[Sample], tasks: Sequence[Task]) -> ProbeData:
