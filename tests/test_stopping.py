@@ -25,23 +25,21 @@ def _pretrain(settings: dict[str, Any], name: str) -> Path:
 
 def _adapt(settings: dict[str, Any], name: str) -> Path:
     videos = settings["data"]["train"]
-    return adapt.run(
-        AdaptConfig(
-            name=name, folder=settings["folder"], resolution=64, optim=OPTIM, save_every=5, log_every=1,
-            model={"width": 32, "depth": 1, "num_heads": 2}, predictor={"width": 24, "depth": 1, "num_heads": 2},
-            data={"train": videos, "val": videos, "num_steps": 2},
-        )
-    ).folder  # fmt: skip
+    given: dict[str, Any] = {
+        "name": name, "folder": settings["folder"], "resolution": 64, "optim": OPTIM, "save_every": 5, "log_every": 1,
+        "model": {"width": 32, "depth": 1, "num_heads": 2}, "predictor": {"width": 24, "depth": 1, "num_heads": 2},
+        "data": {"train": videos, "val": videos, "num_steps": 2},
+    }  # fmt: skip
+    return adapt.run(AdaptConfig(**given)).folder
 
 
 def _adapt_gaze(settings: dict[str, Any], name: str) -> Path:
     world = Path(settings["data"]["train"][0]).parents[1]
-    return adapt_gaze.run(
-        AdaptGazeConfig(
-            name=name, folder=settings["folder"], world=world, resolution=56, decoder_width=16, optim=OPTIM,
-            backbone={"width": 24, "depth": 1, "num_heads": 2}, log_every=1,
-        )
-    ).folder  # fmt: skip
+    given: dict[str, Any] = {
+        "name": name, "folder": settings["folder"], "world": world, "resolution": 56, "decoder_width": 16,
+        "optim": OPTIM, "backbone": {"width": 24, "depth": 1, "num_heads": 2}, "log_every": 1,
+    }  # fmt: skip
+    return adapt_gaze.run(AdaptGazeConfig(**given)).folder
 
 
 @pytest.mark.parametrize("run", [_pretrain, _adapt, _adapt_gaze])

@@ -196,12 +196,44 @@ def _features_removed(folder: Path) -> Iterator[None]:
 def _usable_tables(
     config: AnticipateConfig, foresight: Foresight, log: RunLog, stop: StopFlag
 ) -> tuple[SegmentTable, SegmentTable]:
-    """Training and validation segments whose videos the backbone can use; see `read_tables`."""
+    """Training and validation segments whose videos the backbone can use; see `read_tables`, `_require_unseen`."""
     train, val = read_tables(config, log)
+    _require_unseen(foresight, val, config, log)
     videos = tuple({video.path: video for table in (train, val) for video in videos_of(table)}.values())
     with Progress("videos", total=len(videos)) as bar:
         unusable = {e.item: e.reason for e in foresight.prepare(videos, stop.checked(bar.set))}
     return _without(train, unusable), _without(val, unusable)
+
+
+def _require_unseen(foresight: Foresight, val: SegmentTable, config: AnticipateConfig, log: RunLog) -> None:
+    """No take is scored that the world model was trained on, or the record says which.
+
+    Raises:
+        DataError: there are such takes, and the configuration does not allow them.
+    """
+    log.record(validation_takes_seen=None)
+    if foresight.seen is None:
+        if config.backbone.kind == "hwm":
+            log.warn(
+                "the world model does not say which videos it was trained on: whether it has seen the validation takes "
+                "is not known"
+            )
+        return
+    seen = foresight.seen.takes_among(val.segments)
+    log.record(validation_takes_seen=seen)
+    if not seen:
+        return
+    num_takes = len({segment.take for segment in val.segments})
+    said = f"stage 1 was trained on {len(seen)} of the {num_takes} validation takes"
+    shown = "; ".join(f"{take} ({video})" for take, video in list(seen.items())[:3])
+    if not config.allow_seen_takes:
+        raise DataError(
+            said,
+            expected="validation on takes that the world model has never seen, from any camera",
+            found=shown + ("; …" if len(seen) > 3 else ""),
+            fix="train stage 1 without them, score other takes, or say that it is meant: allow_seen_takes=true",
+        )
+    log.warn(f"{said}, and allow_seen_takes=true lets them be scored: {shown}")
 
 
 def _record_samples(

@@ -24,7 +24,7 @@ from hwm.evaluation.collapse import collapse_monitors
 from hwm.losses import PredictorLosses
 from hwm.models.objectives import drop_gaze, predictor_losses
 from hwm.models.predictor import GazePredictor
-from hwm.pipelines.pretrain_data import open_data, set_mean_scene
+from hwm.pipelines.pretrain_data import open_data, record_training_videos, set_mean_scene
 from hwm.pipelines.validation import forecast_gaze, validate
 from hwm.tokens.controls import control_facts, fixed_clips
 from hwm.tokens.source import TokenBatch
@@ -86,6 +86,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         optimizer = adamw(world.predictor, config.optim.lr, config.optim.weight_decay, config.optim.betas)
         store = CheckpointStore(log.folder / CHECKPOINTS, config.keep_last, is_writer=fabric.is_global_zero)
         first_step = log.resume_from(store, {PREDICTOR: world.predictor}, optimizer)
+        record_training_videos(data, log, is_new=first_step == 0, is_writer=fabric.is_global_zero)
         set_mean_scene(world, data, log, is_new=first_step == 0, is_writer=fabric.is_global_zero)
         learner = Learner(world.predictor, optimizer, config, fabric)
 

@@ -15,6 +15,7 @@ from hwm.data.batches import StepBatches
 from hwm.data.clips import ClipPlan, ClipRequest, VideoSet, find_videos, fixed_box
 from hwm.data.exclusions import Exclusion
 from hwm.data.gaze_files import GazeFiles
+from hwm.data.seen_videos import write_seen
 from hwm.data.video import VideoInfo
 from hwm.engine.assemble import Seer, load_frozen_encoder
 from hwm.engine.held_data import hold_to_manifest
@@ -173,6 +174,16 @@ def _gaze_truths(
     for video in videos:  # what cannot be read is told before the training, not after it
         files.track(video)
     return {"estimated": own, "measured": MeasuredSource(own, files, world, scene=False, point=True)}
+
+
+def record_training_videos(data: Stage1Data, log: RunLog, *, is_new: bool, is_writer: bool) -> None:
+    """Leaves beside the checkpoints what they were trained on, for stage 2 to hold its validation takes against.
+
+    Raises:
+        DataError: a video cannot be read, or the record of the run's earlier part is damaged.
+    """
+    if is_writer:
+        log.record(train_videos=write_seen(log.folder, [video.path for video in data.train], go_on=not is_new))
 
 
 def set_mean_scene(world: WorldModel, data: Stage1Data, log: RunLog, *, is_new: bool, is_writer: bool) -> None:

@@ -69,6 +69,11 @@ class VJEPA2Foresight:
         policies = {"inputs": self._inputs, "padding": "clamped to frame 0"}
         return {"weights": self._pair.weights, "backbone": settings | policies}
 
+    @property
+    def seen(self) -> None:
+        """Not recorded: V-JEPA 2's training videos are not named."""
+        return None
+
     def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
         """Nothing to do: clips are decoded when they are encoded."""
         on_progress(len(videos))

@@ -8,6 +8,7 @@ import torch
 
 from hwm.config import AnticipateConfig, HwmBackboneConfig, ProbeConfig
 from hwm.data.exclusions import Exclusion
+from hwm.data.seen_videos import SeenVideos
 from hwm.data.video import VideoInfo
 from hwm.engine.assemble import Stage1, load_stage1, predictor_hash, probe_seer
 from hwm.engine.runlog import RunLog
@@ -49,6 +50,11 @@ class WorldForesight:
             **control_facts(self._stage1.world.grid.gaze_control, self._probe.gaze_point_control),
             "stage1": {"source": str(self._stage1.source), "predictor_sha256": self._stage1.predictor_sha256},
         }
+
+    @property
+    def seen(self) -> SeenVideos | None:
+        """Stage 1's training videos."""
+        return self._stage1.seen
 
     def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
         """See `TokenSource`."""
