@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from hwm.config import AnticipateConfig, PretrainConfig
 from hwm.data.annotations import read_annotations
 from hwm.data.exclusions import Exclusion
+from hwm.data.toyworld import read_split
 from hwm.engine import sweep as sweeping
 from hwm.engine.assemble import load_stage1
 from hwm.errors import DataError, RunError
@@ -158,9 +159,9 @@ def test_any_folder_of_videos_and_a_hand_written_json_will_do(
 ) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
-    takes = sorted((toy_world / "takes").iterdir())[:4]
-    for number, take in enumerate(takes):
-        (folder / f"kitchen{number}.mp4").symlink_to(take / "frame_aligned_videos" / "cam01.mp4")
+    split = read_split(toy_world)  # the last one is new to stage 1, under whatever name
+    for number, take in enumerate([*split["train"][:3], split["val"][0]]):
+        (folder / f"kitchen{number}.mp4").symlink_to(toy_world / "takes" / take / "frame_aligned_videos" / "cam01.mp4")
     names = {1: "wash", 2: "cut"}
 
     def written(numbers: range, extra: list[dict[str, Any]]) -> dict[str, Any]:

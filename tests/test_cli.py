@@ -215,6 +215,22 @@ def test_help_and_refusals_do_not_import_torch(arguments: list[str], tmp_path: P
     assert done.stdout.splitlines()[-1] == "heavy: []", done.stderr
 
 
+def test_facts_are_told_a_line_each_and_steer_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    tell(
+        {
+            "folder": Path("runs/x\x1b[31m"), "takes": 3, "validation": {"skill": 0.123456, "name": "left out"},
+            "answers": {"does gaze help?": "yes"}, "outputs": (1, 2), "nothing": {},
+            "scores": {"probe": {"top1": 0.5}},
+        }
+    )  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()
+    assert "\x1b" not in lines[0]
+    assert lines[0].startswith("folder: runs/x")
+    assert lines[1:5] == ["takes: 3", "validation: skill 0.1235", "does gaze help?: yes", "nothing: "]
+    assert any("0.500" in line for line in lines[5:])
+    assert not any("outputs" in line for line in lines)
+
+
 def test_each_task_and_subset_has_a_table_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     scores = {
         "probe": {"verb/top1": 0.5, "verb/num_segments": 7, "verb/tail/top1": 0.25, "length": 3},

@@ -21,7 +21,7 @@ FLOORS = (
     {"tokens"},
     {"pipelines"},
     {"cli_arguments", "cli_show"},
-    {"cli_weights", "cli_extract"},
+    {"cli_weights", "cli_extract", "cli_predict"},
     {"cli"},
     {"__main__"},
 )

@@ -106,6 +106,7 @@ def test_versions_agree() -> None:
         "gaze_score",
         "adapt",
         "adapt_gaze",
+        "predict",
         "data_check",
         "doctor",
     ],

@@ -321,6 +321,24 @@ def test_figures_are_valid_transparent_and_take_the_page_colour(figure):
     assert image.width == 1520
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_chinese_names_are_text_in_the_page_and_have_room(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hwm.evaluation import drawing
+
+    name, wide = "把鸡蛋打进碗里搅拌均匀", "切" * 30
+    if installed:  # no font of that kind is here: another one stands for it
+        monkeypatch.setattr(drawing, "CJK_FONTS", ("Not There", "STIXGeneral", "DejaVu Serif"))
+        assert drawing.style_of("x")["font.family"] == ["DejaVu Sans", "STIXGeneral"]
+    figure = figures.accuracy_bars("bars", [Bar(name, 0.4), Bar("\x1b[31m\x00" + wide, 0.5)])  # a warning fails here
+    texts = [node for node in ElementTree.fromstring(figure.svg).iter() if node.tag.endswith("text")]
+    (drawn,) = [node for node in texts if node.text == name]
+    assert "system-ui, 'DejaVu Sans', sans-serif" in drawn.attrib["style"]
+    assert "STIX" not in figure.svg
+    assert float(drawn.attrib["x"]) >= 9 * len(name), "it ends at x, is one em wide a letter, and stays in the picture"
+    assert any(node.text == "□[31m□" + "切" * 17 + "…" for node in texts)
+    assert wide in figure.csv
+
+
 def test_the_csv_holds_the_numbers_drawn_with_full_names():
     steps = {figure.name: figure for figure in sample_figures()}
     rows = list(csv.reader(io.StringIO(steps["steps"].csv)))

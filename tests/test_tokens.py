@@ -131,6 +131,18 @@ def test_a_video_that_breaks_off_is_one_exclusion(observer: Observer, toy_world:
     assert excluded[0].reason.startswith("cannot be decoded whole")
 
 
+def test_a_video_that_breaks_off_says_how_to_leave_it_out(observer: Observer, toy_world: Path, tmp_path: Path) -> None:
+    clip = request(toy_world, 0)
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(clip.video.path.read_bytes()[:1000])
+    clip = clip._replace(video=clip.video._replace(path=broken))
+    with pytest.raises(DataError, match=r"broken\.mp4") as raised:
+        only(LiveSource(observer, grid(), CPU, 0), clip)
+    for way in ("hwm data check CONFIG", "data.manifest=", "annotations.manifest=", "tokens.source=cached"):
+        assert way in str(raised.value)
+    assert str(raised.value).index("fetch or encode") < str(raised.value).index("or leave such videos out")
+
+
 def test_workers_and_the_main_process_decode_alike(observer: Observer, toy_world: Path) -> None:
     clips = [[request(toy_world, 3), request(toy_world, 9)], [request(toy_world, 1)]]
     alone, helped = (list(LiveSource(observer, grid(), CPU, n).batches(clips)) for n in (0, 1))

@@ -25,6 +25,7 @@ from traps_world import (
     World,
     all_and_no_more,
     bites,
+    every_trap_has_its_check,
     nearest,
     random_times,
     read_at,
@@ -314,12 +315,7 @@ def test_trap(world: World, name: str) -> None:
 
 
 def test_there_is_a_check_for_every_trap(world: World) -> None:
-    traps = [trap for trap in world.traps.values() if trap.dataset in DATASETS]
-    assert {trap.name for trap in traps} == set(CHECKS)
-    for trap in traps:
-        assert trap.what
-        assert trap.how
-        assert (trap.reason is not None) == (trap.must == "exclude")
+    every_trap_has_its_check(world, DATASETS, set(CHECKS))
 
 
 def test_a_world_without_traps_says_so(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from traps_world import (
     OTHERS,
     World,
     all_and_no_more,
+    every_trap_has_its_check,
     nearest,
     read_at,
     rows_in,
@@ -157,9 +158,4 @@ def test_trap(world: World, name: str) -> None:
 
 
 def test_there_is_a_check_for_every_trap(world: World) -> None:
-    traps = [trap for trap in world.traps.values() if trap.dataset in DATASETS]
-    assert {trap.name for trap in traps} == set(CHECKS)
-    for trap in traps:
-        assert trap.what
-        assert trap.how
-        assert (trap.reason is not None) == (trap.must == "exclude")
+    every_trap_has_its_check(world, DATASETS, set(CHECKS))

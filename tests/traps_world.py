@@ -1,6 +1,7 @@
 """What the tests of traps share: a world with traps, what the readers make of it, and which frame a picture shows."""
 
 import json
+from collections.abc import Collection, Set
 from functools import cached_property
 from pathlib import Path
 
@@ -119,6 +120,15 @@ def all_and_no_more(table: SegmentTable, expected: dict[str, str]) -> None:
     assert set(found) == set(expected)
     for row, reason in expected.items():
         assert found[row].startswith(reason), f"{row}: {found[row]}"
+
+
+def every_trap_has_its_check(world: World, datasets: Collection[str], checks: Set[str]) -> None:
+    traps = [trap for trap in world.traps.values() if trap.dataset in datasets]
+    assert {trap.name for trap in traps} == checks
+    for trap in traps:
+        assert trap.what
+        assert trap.how
+        assert (trap.reason is not None) == (trap.must == "exclude")
 
 
 def same_frames_later(path: Path, original: Path, late_sec: float) -> None:

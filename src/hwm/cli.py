@@ -1,10 +1,10 @@
-"""The command line: one function a verb; this file, `cli_extract`, `cli_weights` and `cli_show` alone print.
+"""The command line: one function a verb; this file and the `cli_` files beside it alone print.
 
     hwm VERB CONFIG [key=value ...]
 
 Configurations are read and checked before a pipeline, and with it torch, is imported. Errors are told in plain words
 (`--debug` shows the traceback): exit code 2 for a wrong command or configuration, 1 for anything else, 143 for a run
-that was asked to stop and saved.
+that was asked to stop and did so in order.
 """
 
 import sys
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 import hwm
-from hwm import cli_extract, cli_weights
+from hwm import cli_extract, cli_predict, cli_weights
 from hwm.cli_arguments import Checkpoint, ConfigArgument, Folder, Overrides, with_options
 from hwm.cli_show import show, tell
 from hwm.config import (
@@ -52,6 +52,7 @@ def _command_line() -> typer.Typer:
         help="A gaze-conditioned human world model: watch people work, imagine what comes next, name the next step.",
     )
     made.command("extract", rich_help_panel="Data")(cli_extract.extract)
+    made.command("predict", rich_help_panel="Start here")(cli_predict.predict)
     made.add_typer(cli_weights.app, name="weights", rich_help_panel="Weights")
     return made
 

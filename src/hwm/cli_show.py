@@ -31,18 +31,27 @@ def tell(result: Any) -> None:
     console = Console()
     scores: dict[str, Mapping[str, float]] = {}
     for name, value in facts.items():
-        if isinstance(value, Mapping) and value and all(isinstance(inner, Mapping) for inner in value.values()):
+        if _holds_only(value, Mapping):
             scores |= value
-        elif isinstance(value, Mapping) and value and all(isinstance(inner, str) for inner in value.values()):
-            for question, answer in value.items():
-                console.print(Text(printable(f"{question}: {answer}")), soft_wrap=True)
-        elif isinstance(value, Mapping):
-            shown = "  ".join(f"{key} {inner:.4g}" for key, inner in value.items() if isinstance(inner, int | float))
-            console.print(Text(f"{name}: {shown}"), soft_wrap=True)
-        elif isinstance(value, str | int | float | Path):
-            console.print(Text(f"{name}: {value}"), soft_wrap=True)
+            continue
+        for line in _lines_of(name, value):
+            console.print(Text(printable(line)), soft_wrap=True)
     for table in tables_of(scores):
         console.print(table)
+
+
+def _holds_only(value: Any, kind: type) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(inner, kind) for inner in value.values())
+
+
+def _lines_of(name: str, value: Any) -> list[str]:
+    """A fact as lines of text; none for what is no number, text, path or mapping of them."""
+    if _holds_only(value, str):
+        return [f"{question}: {answer}" for question, answer in value.items()]
+    if isinstance(value, Mapping):
+        numbers = [f"{key} {inner:.4g}" for key, inner in value.items() if isinstance(inner, int | float)]
+        return [f"{name}: {'  '.join(numbers)}"]
+    return [f"{name}: {value}"] if isinstance(value, str | int | float | Path) else []
 
 
 def tables_of(scores: Mapping[str, Mapping[str, float]]) -> list[Table]:

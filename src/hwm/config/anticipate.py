@@ -176,6 +176,8 @@ class AnticipateConfig(RunConfig):
     probe: ProbeConfig = ProbeConfig()
     saved_probe: Path | None = None
     """`probe.safetensors` of an earlier run, scored as it is instead of training one; its class tables must fit."""
+    allow_seen_takes: bool = False
+    """Scores validation takes that stage 1 was trained on, too (a leak, which the record names); false is an error."""
     gazelle: GazelleConfig | None = None
     """Gazelle of `probe.gaze_point=estimated` where the world model has none; null uses the world model's own."""
     gaze_files: GazeFilesConfig = GazeFilesConfig()

@@ -13,6 +13,7 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from hwm.config import EncoderConfig, Gaze, GazelleConfig, PretrainConfig, VJEPA2BackboneConfig
+from hwm.data.seen_videos import SeenVideos, read_seen
 from hwm.engine.checkpoint import CHECKPOINTS, CheckpointStore, Rejected, verify
 from hwm.engine.mean_scene import load_mean_scene
 from hwm.engine.named_weights import weights_path
@@ -52,6 +53,8 @@ class Stage1(NamedTuple):
     """Hash of the predictor's tensors; the same as in stage 1's `run.json`."""
     source: Path
     """The checkpoint or saved model that was read."""
+    seen: SeenVideos | None = None
+    """What it was trained on; None where that is not recorded (a saved model, or a run of an older version)."""
 
 
 def load_frozen_encoder(config: EncoderConfig) -> LoadedWeights[VJEPA2Encoder]:
@@ -104,6 +107,7 @@ def load_stage1(path: Path) -> Stage1:
     Raises:
         RunError: nothing there, no whole checkpoint, or weight files that are not those of stage 1.
         WeightsError: a weight file is missing, damaged, or does not fit.
+        DataError: the run's list of training videos is damaged.
     """
     if (path / TENSORS_NAME).is_file() and (path / CONFIG_NAME).is_file():
         world = HumanWorldModel.from_pretrained(path)
@@ -134,7 +138,8 @@ def load_stage1(path: Path) -> Stage1:
             found=", ".join(f"{name} {weights[name]}" for name in changed),
             fix="put the files of stage 1 back, or train again",
         )
-    return Stage1(world.requires_grad_(False).eval(), weights, predictor_hash(world.predictor), folder)
+    seen = read_seen(run, facts.get("train_videos"))
+    return Stage1(world.requires_grad_(False).eval(), weights, predictor_hash(world.predictor), folder, seen)
 
 
 class VJEPA2Pair(NamedTuple):

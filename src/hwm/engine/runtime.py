@@ -12,9 +12,10 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType, TracebackType
+from typing import ParamSpec
 
 import numpy as np
 import torch
@@ -24,7 +25,9 @@ from hwm.config import Precision, RuntimeConfig
 from hwm.errors import ConfigError
 
 EXIT_STOPPED = 143
-"""Exit code of a run that was asked to stop by SIGTERM and saved: 128 + 15, as the shell reports it."""
+"""Exit code of a run that was asked to stop by SIGTERM and did so in order: 128 + 15, as the shell reports it."""
+
+_Given = ParamSpec("_Given")
 
 
 def start(config: RuntimeConfig) -> Fabric:
@@ -143,6 +146,8 @@ class StopFlag(AbstractContextManager["StopFlag"]):
                     store.save(...)
                     raise SystemExit(EXIT_STOPPED)
 
+    Work of one process that saves nothing on its way is stopped where it tells how far it is: `stop.checked(bar.set)`.
+
     A forked data worker inherits the handler but not the duty: there the signal does what it always did.
     Outside the main thread Python can set no handler; the flag then stays down.
     """
@@ -163,6 +168,16 @@ class StopFlag(AbstractContextManager["StopFlag"]):
         asked = torch.tensor(float(self._requested), device=fabric.device)
         total = fabric.all_reduce(asked, reduce_op="sum")
         return float(torch.as_tensor(total)) > 0
+
+    def checked(self, call: Callable[_Given, None]) -> Callable[_Given, None]:
+        """The same call, which ends the run with `EXIT_STOPPED` instead where this process was asked to stop."""
+
+        def unless_stopped(*args: _Given.args, **kwargs: _Given.kwargs) -> None:
+            if self._requested:
+                raise SystemExit(EXIT_STOPPED)
+            call(*args, **kwargs)
+
+        return unless_stopped
 
     def __enter__(self) -> "StopFlag":
         self._installed = threading.current_thread() is threading.main_thread()

@@ -103,6 +103,7 @@ def train_sweep(
     device: torch.device,
     on_epoch: Callable[[int, float], None],
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    on_step: Callable[[], None] = lambda: None,
 ) -> SweepResult:
     """Train every probe of the sweep.
 
@@ -115,6 +116,7 @@ def train_sweep(
         on_epoch: called with the number of epochs done and the mean training loss of all probes.
         autocast: gives the context of a forward pass in training, `Fabric.autocast` for a mixed precision; scores are
             float32 all the same.
+        on_step: called after each step of all probes; what it raises ends the training.
 
     Raises:
         RunError: a loss or gradient is not finite (before the step that would spread it).
@@ -148,6 +150,7 @@ def train_sweep(
                 optimizer.step()
                 curves[epoch, index] += loss.item() * len(samples) / len(train)
             step += 1
+            on_step()
         on_epoch(epoch + 1, float(curves[epoch].mean()))
     labels = data.labels_of(np.tile(holdout, data.num_views), torch.device("cpu"))
     scores = []

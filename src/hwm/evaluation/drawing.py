@@ -10,14 +10,17 @@ that embeds it decides. Every series also differs by marker, never by colour alo
 
 import csv
 import io
+import itertools
 import re
+import unicodedata
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.font_manager import fontManager
 from matplotlib.ticker import MaxNLocator
 
 from hwm.errors import RunError
@@ -27,8 +30,13 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 TEXT = "#6b7581"
 WIDTH_IN = 7.6
 LEGEND_LETTERS = 88  # letters and handles that fit in one row of a legend
+CJK_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Noto Sans JP", "Source Han Sans SC", "Source Han Sans CN",
+    "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "PingFang SC", "Hiragino Sans GB",
+    "Hiragino Sans", "Microsoft YaHei", "SimHei", "Yu Gothic", "Malgun Gothic", "Arial Unicode MS",
+)  # fmt: skip
+"""Fonts with Chinese, Japanese or Korean letters, as systems ship them; the first that is installed is used."""
 STYLE = {
-    "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": TEXT,
     "text.parse_math": False,  # a "$" in the name of a step is a dollar
@@ -86,7 +94,13 @@ class Line(NamedTuple):
 
 def style_of(name: str) -> dict[Any, Any]:
     """Settings of matplotlib for one figure."""
-    return {**STYLE, "svg.hashsalt": name}  # the salt makes ids a function of the content, apart for each figure
+    installed = set(fontManager.get_font_names())
+    families = ["DejaVu Sans", *[font for font in CJK_FONTS if font in installed][:1]]
+    return {
+        **STYLE,
+        "font.family": families,
+        "svg.hashsalt": name,
+    }  # the salt makes ids a function of the content, apart for each figure
 
 
 def new_axes(title: str, x_label: str, y_label: str, height_in: float = 3.5) -> tuple[Canvas, Axes]:
@@ -134,10 +148,17 @@ def marker_of(index: int) -> str:
 
 
 def label_text(text: str, limit: int = 42) -> str:
-    """A label that can be drawn: not too long, and a box for letters that the font lacks (the CSV keeps them all)."""
-    glyphs = get_font(findfont(FontProperties(family="DejaVu Sans"))).get_charmap()
-    text = text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
-    return "".join(letter if ord(letter) in glyphs else "□" for letter in text)
+    """A label to draw: at most as wide as `limit` Latin letters, a box for what is no letter (not in the CSV).
+
+    Letters that no font here has are drawn as boxes in the PNG alone: the SVG's text is text, and the page's font has
+    them.
+    """
+    text = "".join(letter if letter.isprintable() else "□" for letter in text)
+    widths = [2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text]
+    if sum(widths) <= limit:
+        return text
+    fitting = sum(end < limit for end in itertools.accumulate(widths))
+    return text[:fitting].rstrip() + "…"
 
 
 def line_rows(lines: Iterable[Line]) -> list[tuple[object, ...]]:
@@ -168,8 +189,10 @@ def finish(canvas: Canvas, name: str, title: str, header: Sequence[str], rows: S
         raise RunError(f"figure {name} has nothing to draw", expected="at least one point", found="none")
     svg, png, table = io.StringIO(), io.BytesIO(), io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # else every run would give another file
-    canvas.savefig(svg, format="svg", transparent=True, metadata=nothing)
-    canvas.savefig(png, format="png", transparent=True, dpi=200, metadata={"Software": None})
+    with warnings.catch_warnings():  # one a letter, and all that is to be said stands in `label_text`
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        canvas.savefig(svg, format="svg", transparent=True, metadata=nothing)
+        canvas.savefig(png, format="png", transparent=True, dpi=200, metadata={"Software": None})
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(["" if value is None else value for value in row] for row in rows)
@@ -178,7 +201,8 @@ def finish(canvas: Canvas, name: str, title: str, header: Sequence[str], rows: S
 
 def _theme(svg: str, name: str) -> str:
     """Make a drawn SVG take its text colour and fonts from the page, scale with it, and keep its ids to itself."""
-    svg = svg.replace(TEXT, "currentColor").replace("'DejaVu Sans'", "system-ui, 'DejaVu Sans', sans-serif")
+    svg = svg.replace(TEXT, "currentColor")
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, 'DejaVu Sans', sans-serif", svg)
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, count=1, flags=re.S)  # it would style the whole page
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = svg.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')

@@ -23,7 +23,7 @@ from hwm.engine.checkpoint import CheckpointStore
 from hwm.engine.optim import adamw, clip_gradients, raise_if_not_finite, scheduled_lr, set_lr
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
-from hwm.engine.runtime import rng_for, seeded_weights, start
+from hwm.engine.runtime import EXIT_STOPPED, StopFlag, rng_for, seeded_weights, start
 from hwm.evaluation.gaze_metrics import gaussian_maps, gaze_auc, gaze_l2
 from hwm.models.dinov2 import DINOv2, DINOv2Spec
 from hwm.models.gazelle import GazeLLE, GazelleSpec
@@ -61,7 +61,7 @@ def run(config: AdaptGazeConfig, resume: bool = True) -> AdaptGazeResult:
         HwmError: a toy world that cannot be used, a loss that is not finite, a damaged run folder.
     """
     fabric = start(config.runtime)
-    with RunLog.open(config, "adapt-gaze", resume=resume, is_writer=fabric.is_global_zero) as log:
+    with RunLog.open(config, "adapt-gaze", resume=resume, is_writer=fabric.is_global_zero) as log, StopFlag() as stop:
         # Model
         side = config.resolution // PATCH_SIZE
         sizes = config.backbone
@@ -97,8 +97,11 @@ def run(config: AdaptGazeConfig, resume: bool = True) -> AdaptGazeResult:
                 bar.advance(loss=loss.item())
                 if done % config.log_every == 0 or done == num_steps:
                     log.flush(done)
-                if done % (10 * config.log_every) == 0 or done == num_steps:
+                stopping = stop.agreed(fabric)
+                if done % (10 * config.log_every) == 0 or done == num_steps or stopping:
                     log.save(store, done, {"gazelle": model}, optimizer)
+                if stopping and done < num_steps:
+                    raise SystemExit(EXIT_STOPPED)
 
         # Scores on other people
         model.eval()

@@ -6,7 +6,8 @@ task of the data set → its scores, beside a majority guess and a guess from th
 (`pipelines.scoring`). The record names the hash of what is frozen, taken before and after the probe was trained.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from hwm.data.video import VideoInfo
 from hwm.engine.held_data import hold_to_manifest
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
-from hwm.engine.runtime import start
+from hwm.engine.runtime import StopFlag, start
 from hwm.engine.saved_probe import load_probe, save_probe, trained_on
 from hwm.engine.sweep import ProbeData, SweepResult, logits_of, train_sweep
 from hwm.errors import DataError, RunError
@@ -83,11 +84,15 @@ class AnticipateResult(NamedTuple):
 def run(config: AnticipateConfig) -> AnticipateResult:
     """Train and score an anticipator on a frozen backbone.
 
+    SIGTERM ends it with `EXIT_STOPPED` until the probe is trained (the scores then take seconds and are finished). It
+    has no state of its own to save: tokens that were cached stay, and the run is done again from its start.
+
     Raises:
         HwmError: annotations, videos, weights or settings that cannot be used.
     """
     fabric = start(config.runtime)
-    with RunLog.open(config, "anticipate", resume=False, is_writer=fabric.is_global_zero) as log:
+    log = RunLog.open(config, "anticipate", resume=False, is_writer=fabric.is_global_zero)
+    with log, StopFlag() as stop, _features_removed(log.folder):
         # Frozen backbone
         foresight = open_foresight(config, fabric.device)
         if config.runtime.compile_encoder:
@@ -96,7 +101,7 @@ def run(config: AnticipateConfig) -> AnticipateResult:
         log.record(**foresight.facts, frozen_sha256=frozen, protocol=config.protocol.id)
 
         # Segments and what may be seen of them
-        train_table, val_table = _usable_tables(config, foresight, log)
+        train_table, val_table = _usable_tables(config, foresight, log, stop)
         foresight.record(log, {"train": videos_of(train_table), "val": videos_of(val_table)})
         tasks = train_table.tasks
         given = trained_on(tasks, frozen, config)
@@ -115,7 +120,7 @@ def run(config: AnticipateConfig) -> AnticipateResult:
         if saved is not None:
             del samples["train"]
         num_slots = None if saved is None else saved.spec.num_steps
-        features = _features(foresight, samples, config.protocol.id, log.folder, num_slots)
+        features = _features(foresight, samples, config.protocol.id, log.folder, num_slots, stop)
 
         # Probe sweep
         sweep = None
@@ -124,7 +129,7 @@ def run(config: AnticipateConfig) -> AnticipateResult:
             with Progress(f"stage 2 {config.name}", total=config.probe.num_epochs) as bar:
                 sweep = train_sweep(
                     data, {task.name: len(task.classes) for task in tasks}, config.probe, config.seed, fabric.device,
-                    lambda done, loss: bar.set(done, loss=loss), fabric.autocast,
+                    lambda done, loss: bar.set(done, loss=loss), fabric.autocast, stop.checked(lambda: None),
                 )  # fmt: skip
         probe = sweep.probe if sweep is not None else saved
         assert probe is not None
@@ -146,8 +151,6 @@ def run(config: AnticipateConfig) -> AnticipateResult:
         result = AnticipateResult(log.folder, main.scores, main.outputs, main.samples, excluded, tuple(curve))
         save_probe(log.folder / "probe.safetensors", probe, given)
         _record(log, result, sweep, config)
-        for name in features:
-            (log.folder / f"features-{name}.npy").unlink()
         return result
 
 
@@ -182,13 +185,57 @@ def read_tables(config: AnticipateConfig, log: RunLog) -> tuple[SegmentTable, Se
     return train, val
 
 
-def _usable_tables(config: AnticipateConfig, foresight: Foresight, log: RunLog) -> tuple[SegmentTable, SegmentTable]:
-    """Training and validation segments whose videos the backbone can use; see `read_tables`."""
+@contextmanager
+def _features_removed(folder: Path) -> Iterator[None]:
+    """However the run ends, the features, which may be large and nobody reads again, do not stay."""
+    try:
+        yield
+    finally:
+        for path in folder.glob("features-*.npy"):
+            path.unlink()
+
+
+def _usable_tables(
+    config: AnticipateConfig, foresight: Foresight, log: RunLog, stop: StopFlag
+) -> tuple[SegmentTable, SegmentTable]:
+    """Training and validation segments whose videos the backbone can use; see `read_tables`, `_require_unseen`."""
     train, val = read_tables(config, log)
+    _require_unseen(foresight, val, config, log)
     videos = tuple({video.path: video for table in (train, val) for video in videos_of(table)}.values())
     with Progress("videos", total=len(videos)) as bar:
-        unusable = {e.item: e.reason for e in foresight.prepare(videos, bar.set)}
+        unusable = {e.item: e.reason for e in foresight.prepare(videos, stop.checked(bar.set))}
     return _without(train, unusable), _without(val, unusable)
+
+
+def _require_unseen(foresight: Foresight, val: SegmentTable, config: AnticipateConfig, log: RunLog) -> None:
+    """No take is scored that the world model was trained on, or the record says which.
+
+    Raises:
+        DataError: there are such takes, and the configuration does not allow them.
+    """
+    log.record(validation_takes_seen=None)
+    if foresight.seen is None:
+        if config.backbone.kind == "hwm":
+            log.warn(
+                "the world model does not say which videos it was trained on: whether it has seen the validation takes "
+                "is not known"
+            )
+        return
+    seen = foresight.seen.takes_among(val.segments)
+    log.record(validation_takes_seen=seen)
+    if not seen:
+        return
+    num_takes = len({segment.take for segment in val.segments})
+    said = f"stage 1 was trained on {len(seen)} of the {num_takes} validation takes"
+    shown = "; ".join(f"{take} ({video})" for take, video in list(seen.items())[:3])
+    if not config.allow_seen_takes:
+        raise DataError(
+            said,
+            expected="validation on takes that the world model has never seen, from any camera",
+            found=shown + ("; …" if len(seen) > 3 else ""),
+            fix="train stage 1 without them, score other takes, or say that it is meant: allow_seen_takes=true",
+        )
+    log.warn(f"{said}, and allow_seen_takes=true lets them be scored: {shown}")
 
 
 def _record_samples(
@@ -240,10 +287,11 @@ def _features(
     protocol: str,
     folder: Path,
     num_slots: int | None,
+    stop: StopFlag,
 ) -> dict[str, Features]:
     requests = {name: [feature_request(sample, protocol) for sample in of] for name, of in samples.items()}
     with Progress("features", total=sum(len(of) for of in requests.values())) as bar:
-        return foresight.features(requests, folder, bar.set, num_slots)
+        return foresight.features(requests, folder, stop.checked(bar.set), num_slots)
 
 
 def _probe_data(features: Features, samples: Sequence[Sample], tasks: Sequence[Task]) -> ProbeData:

@@ -24,7 +24,7 @@ from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import check_precision, start
 from hwm.errors import ConfigError, DataError
 from hwm.pipelines.anticipate import read_tables, videos_of
-from hwm.pipelines.pretrain import find_parts, target_seer, training_crops
+from hwm.pipelines.pretrain_data import find_parts, target_seer, training_crops
 from hwm.tokens.extraction import Extractor, Survey, Wanted, centre_only, require_room
 from hwm.tokens.maintenance import Checked, prune_cache, total_bytes, verify_cache
 from hwm.tokens.source import cache_folder, open_cache

@@ -14,6 +14,7 @@ import torch
 
 from hwm.config import AnticipateConfig, HwmBackboneConfig, VJEPA2BackboneConfig
 from hwm.data.exclusions import Exclusion
+from hwm.data.seen_videos import SeenVideos
 from hwm.data.video import VideoInfo
 from hwm.engine.runlog import RunLog
 from hwm.tokens.features import FeatureRequest, Features
@@ -37,6 +38,11 @@ class Foresight(Protocol):
 
     def compile_encoder(self, warn: Callable[[str], None]) -> None:
         """Run the frozen encoder through `torch.compile`; see `hwm.engine.compiling`."""
+        ...
+
+    @property
+    def seen(self) -> SeenVideos | None:
+        """The videos that the frozen models were trained on; None where nobody recorded them."""
         ...
 
     def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:

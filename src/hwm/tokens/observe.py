@@ -24,6 +24,12 @@ STEPS_PER_CHUNK = 64
 STEPS_PER_CPU_CHUNK = 8
 """The same on a CPU: 8 MB of ViT-L tokens stay in its caches, and fewer rows would slow its matrix products."""
 
+_LEAVE_OUT = (
+    "leave such videos out: hwm data check CONFIG writes a manifest without those that it finds broken "
+    "(data.manifest=..., in stage 2 annotations.manifest=...), and tokens.source=cached leaves out any that cannot be "
+    "decoded whole"
+)
+
 
 class StepPixels(NamedTuple):
     """uint8 pixels of S steps, channels last, as the decoder gives them."""
@@ -74,9 +80,10 @@ def read_pixels(request: ClipRequest, grid: TimeGrid, readers: OpenReaders) -> t
     times = [max(0.0, step / grid.fps + offset) for step in steps if step >= 0 for offset in offsets]
     try:
         views = readers.get(request.video.path).read(times, view_sizes(grid), request.box).views
-    except DataError:
+    except DataError as error:
         readers.forget(request.video.path)
-        raise
+        mended = f"{error.fix}; or {_LEAVE_OUT}" if error.fix else _LEAVE_OUT
+        raise DataError(error.problem, expected=error.expected, found=error.found, fix=mended) from error
     padded = tuple(np.pad(view, ((num_padded * len(offsets), 0), (0, 0), (0, 0), (0, 0))) for view in views)
     return split_views(padded, len(offsets)), torch.tensor([step >= 0 for step in steps])
 

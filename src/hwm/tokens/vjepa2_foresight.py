@@ -75,6 +75,11 @@ class VJEPA2Foresight:
         """See `Foresight`."""
         compile_encoder(self._pair.encoder, warn)
 
+    @property
+    def seen(self) -> None:
+        """Not recorded: V-JEPA 2's training videos are not named."""
+        return None
+
     def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
         """Nothing to do: clips are decoded when they are encoded."""
         on_progress(len(videos))

@@ -8,6 +8,7 @@ import torch
 
 from hwm.config import AnticipateConfig, HwmBackboneConfig, ProbeConfig
 from hwm.data.exclusions import Exclusion
+from hwm.data.seen_videos import SeenVideos
 from hwm.data.video import VideoInfo
 from hwm.engine.assemble import Stage1, load_stage1, predictor_hash, probe_seer
 from hwm.engine.compiling import compile_encoder
@@ -54,6 +55,11 @@ class WorldForesight:
     def compile_encoder(self, warn: Callable[[str], None]) -> None:
         """See `Foresight`."""
         compile_encoder(self._stage1.world.observer.encoder, warn)
+
+    @property
+    def seen(self) -> SeenVideos | None:
+        """Stage 1's training videos."""
+        return self._stage1.seen
 
     def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
         """See `TokenSource`."""

@@ -1,0 +1,143 @@
+"""Which videos a world model was trained on, so that none of their takes is scored as new.
+
+    train_videos.json      schema, and of each training video its path and a fingerprint of its bytes
+
+A take is known again by its name (another view of it, or the same at another size), and a file by its fingerprint
+(under another name). Both are needed: stage 1 reads lists of files, stage 2 annotations of takes.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from hwm.data.content import content_sha256
+from hwm.data.segments import Segment
+from hwm.data.takes import ALIGNED
+from hwm.errors import DataError
+
+FILE = "train_videos.json"
+SCHEMA = 1
+_ENDS_BYTES = 65_536
+_NUM_THREADS = 8
+
+
+class SeenVideos(NamedTuple):
+    """Training videos by what they are known again by; values are their paths."""
+
+    by_name: Mapping[str, str]
+    by_fingerprint: Mapping[str, str]
+
+    def takes_among(self, segments: Iterable[Segment]) -> dict[str, str]:
+        """Take → training video, for each take of the segments that was trained on.
+
+        Raises:
+            DataError: a video of the segments cannot be read.
+        """
+        takes = {segment.video.path: segment.take for segment in segments}
+        found = {}
+        for (path, take), fingerprint in zip(takes.items(), fingerprints(list(takes)), strict=True):
+            named = next((self.by_name[name] for name in (take, take_name(path)) if name in self.by_name), None)
+            video = named or self.by_fingerprint.get(fingerprint)
+            if video is not None:
+                found[take] = video
+        return found
+
+
+def take_name(path: Path) -> str:
+    """The take that a video shows: the folder above `frame_aligned_videos`, or else the file's own name."""
+    aligned = ALIGNED.rstrip("/")
+    if aligned in path.parts[1:]:
+        return path.parts[path.parts.index(aligned, 1) - 1]
+    return path.stem
+
+
+def fingerprints(paths: Sequence[Path]) -> list[str]:
+    """SHA-256 of each file's size and of its first and last 64 KiB: copies have the same, and no file is read whole.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        return list(pool.map(_fingerprint, paths))
+
+
+def write_seen(folder: Path, videos: Sequence[Path], *, go_on: bool) -> dict[str, str | int]:
+    """Write `train_videos.json` into a run folder.
+
+    Args:
+        folder: of the run.
+        videos: what it trains on from now on.
+        go_on: keep the videos of its earlier part.
+
+    Returns:
+        What `run.json` says of it: the number of videos and the file's sha256.
+
+    Raises:
+        DataError: a video cannot be read, or the file of the earlier part is damaged.
+    """
+    earlier = _read(folder / FILE) if go_on and (folder / FILE).exists() else {}
+    known = earlier | dict(zip(map(str, videos), fingerprints(videos), strict=True))
+    rows = [{"path": path, "fingerprint": fingerprint} for path, fingerprint in known.items()]
+    aside = folder / f"{FILE}.tmp"
+    aside.write_text(json.dumps({"schema_version": SCHEMA, "videos": rows}, indent=1) + "\n", encoding="utf-8")
+    aside.replace(folder / FILE)
+    return {"count": len(rows), "sha256": content_sha256(folder / FILE)}
+
+
+def read_seen(folder: Path, recorded: Mapping[str, object] | None) -> SeenVideos | None:
+    """The training videos of a stage-1 run; None where the run is older than this record.
+
+    Args:
+        folder: of the run.
+        recorded: what its `run.json` says of the file.
+
+    Raises:
+        DataError: the file is missing, damaged, or not the one that the run wrote.
+    """
+    if recorded is None:
+        return None
+    path = folder / FILE
+    known = _read(path)
+    if content_sha256(path) != recorded.get("sha256"):
+        raise _damaged(path, "other content than run.json says")
+    return SeenVideos(
+        {take_name(Path(video)): video for video in known}, {mark: video for video, mark in known.items()}
+    )
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Path → fingerprint."""
+    try:
+        tree = json.loads(path.read_bytes())
+        if tree["schema_version"] != SCHEMA:
+            raise ValueError(f"schema {tree['schema_version']}")
+        return {str(row["path"]): str(row["fingerprint"]) for row in tree["videos"]}
+    except OSError as error:
+        raise _damaged(path, error.strerror or str(error)) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def _damaged(path: Path, found: str) -> DataError:
+    return DataError(
+        f"{path} cannot be used, so nobody can say which videos the world model was trained on",
+        expected=f"the file that stage 1 wrote (schema {SCHEMA})",
+        found=found,
+        fix="put it back, or train stage 1 again",
+    )
+
+
+def _fingerprint(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            ends = file.read(_ENDS_BYTES)
+            file.seek(max(0, size - _ENDS_BYTES))
+            ends += file.read(_ENDS_BYTES)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}", fix="hwm data check CONFIG") from error
+    return hashlib.sha256(f"{size}\n".encode() + ends).hexdigest()

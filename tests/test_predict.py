@@ -1,0 +1,71 @@
+"""One video, one time: the answer is the one that the run gave of the same segment, and nothing later is seen."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwm.cli import main
+from hwm.config import AnticipateConfig, PretrainConfig
+from hwm.engine.runlog import read_facts
+from hwm.errors import ConfigError, DataError, RunError
+from hwm.pipelines import anticipate, predict, pretrain
+
+NoisyCopy = Callable[[Path, Path, float, int | None], None]
+
+
+def test_a_video_is_answered_as_the_run_answered_it(
+    stage1_settings: dict[str, Any], stage2_settings: dict[str, Any], noisy_copy: NoisyCopy, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    stage1_settings["optim"]["num_steps"] = 2
+    stage1 = pretrain.run(PretrainConfig(**stage1_settings)).folder
+    result = anticipate.run(AnticipateConfig(**stage2_settings, checkpoint=stage1))
+    tau, classes = 1.0, result.classes
+    for index in (0, len(result.samples) // 2, len(result.samples) - 1):
+        segment = result.samples[index].segment
+        at = segment.start_sec - tau
+        said = predict.run(result.folder, segment.video.path, at)
+        guessed = {guess.id: guess.probability for guess in said.tasks["step"]}
+        expected = result.logits_SC[index].softmax(0).tolist()
+        assert [guessed[class_id] for class_id in classes.ids] == pytest.approx(expected, abs=2e-3)
+        assert said.last_seen_sec == result.samples[index].observation.last_time_sec <= at
+        assert said.padded_steps == result.samples[index].observation.num_padded
+        chances = [guess.probability for guess in said.tasks["step"]]
+        assert chances == sorted(chances, reverse=True)
+        assert sum(chances) == pytest.approx(1)
+
+    # Nothing after the time is seen, and what is before it is.
+    alike, late, early = (tmp_path / f"{name}.mkv" for name in ("alike", "late", "early"))
+    noisy_copy(segment.video.path, alike, at, None)
+    noisy_copy(segment.video.path, late, at, 1)
+    noisy_copy(segment.video.path, early, at - 1.5, 1)
+    answers = [predict.run(result.folder, path, at).tasks for path in (alike, late, early)]
+    assert answers[0] == answers[1] != answers[2]
+
+    before = {path: path.stat().st_mtime_ns for path in result.folder.rglob("*")}
+    capsys.readouterr()
+    asked = ["predict", str(result.folder), str(alike), "--at", str(at)]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([*asked, "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert said["tasks"]["step"][0] == answers[0]["step"][0]._asdict()
+    assert said["starts_at_sec"] == at + tau
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([*asked, "--top", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[1].endswith(answers[0]["step"][0].name)
+    assert {path: path.stat().st_mtime_ns for path in result.folder.rglob("*")} == before
+
+    for wrong in (-0.1, 1e6, float("nan")):
+        with pytest.raises(DataError, match="has nothing to see"):
+            predict.run(result.folder, alike, wrong)
+    with pytest.raises(RunError, match="no finished run of stage 2"):
+        predict.run(stage1, alike, at)
+    facts = read_facts(result.folder)
+    (result.folder / "run.json").write_text(json.dumps(facts | {"gaze_control": "shuffled"}))
+    with pytest.raises(ConfigError, match="is a control"):
+        predict.run(result.folder, alike, at)

@@ -1,0 +1,99 @@
+"""SIGTERM ends a run in order: what can be saved is saved, the exit code is 143, and the run can be run again."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwm.config import AdaptConfig, AdaptGazeConfig, AnticipateConfig, PretrainConfig
+from hwm.engine.checkpoint import CHECKPOINTS, CheckpointStore
+from hwm.engine.progress import Progress
+from hwm.engine.runlog import RunLog, read_facts, read_metrics
+from hwm.engine.runtime import EXIT_STOPPED
+from hwm.pipelines import adapt, adapt_gaze, anticipate, pretrain
+
+OPTIM = {"lr": 1e-3, "num_steps": 5, "warmup_steps": 1, "batch_size": 2}
+STOPPED_IN = 3
+
+
+def _pretrain(settings: dict[str, Any], name: str) -> Path:
+    return pretrain.run(PretrainConfig(**settings | {"name": name, "optim": OPTIM, "save_every": 5})).folder
+
+
+def _adapt(settings: dict[str, Any], name: str) -> Path:
+    videos = settings["data"]["train"]
+    given: dict[str, Any] = {
+        "name": name, "folder": settings["folder"], "resolution": 64, "optim": OPTIM, "save_every": 5, "log_every": 1,
+        "model": {"width": 32, "depth": 1, "num_heads": 2}, "predictor": {"width": 24, "depth": 1, "num_heads": 2},
+        "data": {"train": videos, "val": videos, "num_steps": 2},
+    }  # fmt: skip
+    return adapt.run(AdaptConfig(**given)).folder
+
+
+def _adapt_gaze(settings: dict[str, Any], name: str) -> Path:
+    world = Path(settings["data"]["train"][0]).parents[1]
+    given: dict[str, Any] = {
+        "name": name, "folder": settings["folder"], "world": world, "resolution": 56, "decoder_width": 16,
+        "optim": OPTIM, "backbone": {"width": 24, "depth": 1, "num_heads": 2}, "log_every": 1,
+    }  # fmt: skip
+    return adapt_gaze.run(AdaptGazeConfig(**given)).folder
+
+
+@pytest.mark.parametrize("run", [_pretrain, _adapt, _adapt_gaze])
+def test_a_training_saves_where_it_is_and_goes_on_as_if_nothing_had_been(
+    run: Callable[[dict[str, Any], str], Path], stage1_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = run(stage1_settings, "straight")
+    add = RunLog.add
+
+    def asked_to_stop(self: RunLog, step: int, values: dict[str, float]) -> None:
+        add(self, step, values)
+        if step == STOPPED_IN:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    folder = stage1_settings["folder"] / "stopped"
+    with monkeypatch.context() as patched:
+        patched.setattr(RunLog, "add", asked_to_stop)
+        with pytest.raises(SystemExit) as ended:
+            run(stage1_settings, "stopped")
+    assert ended.value.code == EXIT_STOPPED
+    assert read_facts(folder)["status"] == "stopped"
+    assert CheckpointStore(folder / CHECKPOINTS, 1, is_writer=False).steps() == [STOPPED_IN]
+    run(stage1_settings, "stopped")
+    assert read_facts(folder)["status"] == "finished"
+    assert [entry["step"] for entry in read_facts(folder)["resumed"]] == [STOPPED_IN]
+    assert read_metrics(folder) == read_metrics(straight)
+
+
+@pytest.mark.parametrize("label", ["videos", "features", "stage 2"])
+def test_stage_2_stops_at_once_and_leaves_no_result(
+    label: str, stage1_settings: dict[str, Any], stage2_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage1_settings["optim"]["num_steps"] = 1
+    config = AnticipateConfig(**stage2_settings, checkpoint=pretrain.run(PretrainConfig(**stage1_settings)).folder)
+    folder, told = config.folder / config.name, list[str]()
+    shown = Progress.set
+
+    def asked_to_stop(self: Progress, done: int, **values: float) -> None:
+        shown(self, done, **values)
+        told.append(self.label)
+        if self.label.startswith(label):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "set", asked_to_stop)
+        with pytest.raises(SystemExit) as ended:
+            anticipate.run(config)
+    assert ended.value.code == EXIT_STOPPED
+    assert [name.startswith(label) for name in told].count(True) == 1, "nothing went on after it was asked to stop"
+    assert told[-1].startswith(label)
+    assert read_facts(folder)["status"] == "stopped"
+    left = {path.name for path in folder.iterdir()} - {".lock"}
+    assert left == {"config.yaml", "run.json"}
+    again = anticipate.run(config)
+    assert read_facts(folder)["status"] == "finished"
+    assert again.scores["probe"]["num_segments"] > 0
+    assert not list(folder.glob("features-*"))
