@@ -22,7 +22,7 @@ from hwm.errors import ConfigError
 from hwm.models.layers import Block
 from hwm.models.vjepa2 import VJEPA2Encoder
 from hwm.models.world_model import TimeGrid
-from hwm.pipelines import anticipate, extract, gaze_score, pretrain
+from hwm.pipelines import anticipate, extract, gaze_score, pretrain, pretrain_data
 from hwm.tokens.cache import TokenCache
 from hwm.tokens.extraction import centre_only
 from hwm.tokens.source import CachedSource
@@ -113,7 +113,7 @@ def test_stage_2_and_saved_models_take_the_precision_over(stage1_settings: dict[
 
 def test_another_target_encoder_has_its_own_precision(stage1_settings: dict[str, Any]) -> None:
     stage1_settings["target_encoder"] = stage1_settings["encoder"] | LOW
-    seer = pretrain.target_seer(PretrainConfig(**stage1_settings))
+    seer = pretrain_data.target_seer(PretrainConfig(**stage1_settings))
     assert seer is not None
     assert seer.grid.encoder_precision == "bf16-mixed"
     assert dtypes(seer.observer.encoder) == {torch.bfloat16}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from hwm.config import AnticipateConfig, PretrainConfig
+from hwm.config import AnticipateConfig, PretrainConfig, ProbeConfig
 from hwm.engine.assemble import load_stage1, probe_seer
 from hwm.errors import ConfigError
 from hwm.models.observer import gaze_weights
@@ -55,6 +55,36 @@ def test_a_new_probe_with_gaze_point_starts_as_the_attentive_probe_and_then_read
         torch.testing.assert_close(probe(features, valid)["step"], before)  # a padded step is not read
         features[:, 1, -1] = torch.randn(6, 8)
         assert not torch.allclose(probe(features, valid)["step"], before)
+
+
+def test_without_the_pooler_only_gaze_tells_which_patch_counts() -> None:
+    torch.manual_seed(0)
+    probe = StepProbe(StepProbeSpec(8, 3, 5, {"verb": (2, 4), "noun": (1, 3)}, 16, gaze_point=True, pooler="mean"))
+    features, valid = torch.randn(6, 3, 5, 8), torch.ones(6, 3, dtype=torch.bool)
+    with torch.no_grad():
+        probe.probe.head.weight.normal_()
+        said = probe(features, valid)
+        assert {task: tuple(logits.shape) for task, logits in said.items()} == {"verb": (6, 2, 4), "noun": (6, 1, 3)}
+        patches, point = features[:, :, :4], features[:, :, 4:]
+        reordered = torch.cat([patches[:, :, [2, 0, 3, 1]], point], dim=2)
+        torch.testing.assert_close(probe(reordered, valid)["verb"], said["verb"])
+        torch.testing.assert_close(probe(torch.cat([patches, torch.randn_like(point)], dim=2), valid)["verb"], said["verb"])
+        probe.gaze_head.weight.normal_()
+        looking = probe(features, valid)["verb"]
+        assert not torch.allclose(looking, said["verb"])
+        unknown = torch.zeros(6, 3, dtype=torch.bool)
+        torch.testing.assert_close(probe(features, valid, unknown)["verb"], said["verb"])
+        valid[:, 0] = False
+        before = probe(features, valid)["noun"]
+        features[:, 0] = 100.0
+        torch.testing.assert_close(probe(features, valid)["noun"], before)
+
+
+def test_settings_of_the_attentive_pooler_are_refused_without_it() -> None:
+    assert ProbeConfig(pooler="mean").pooler == "mean"
+    for name, value in {"positions": False, "num_queries": 2, "depth": 4, "num_heads": 4}.items():
+        with pytest.raises(ValueError, match=f"{name} is a setting of pooler=attentive"):
+            ProbeConfig.model_validate({"pooler": "mean", name: value})
 
 
 def test_stage_2_with_gaze_point_runs_and_needs_a_model_with_gaze(
