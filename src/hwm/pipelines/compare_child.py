@@ -1,8 +1,8 @@
 """Units as processes that need not start up: each is forked from one server that has imported everything already.
 
-`hwm VERB RECIPE` spends most of a small training on its imports. Here a server imports once and computes nothing; a unit
-is a fork of it, with its own log, threads and signals, and runs the same command. Where forking after imports is not
-safe (anywhere but Linux) a unit starts up by itself.
+`hwm VERB RECIPE` spends most of a small training on its imports. Here a server imports once and computes nothing; a
+unit is a fork of it, with its own log, threads and signals, and runs the same command. Where forking after imports is
+not safe (anywhere but Linux) a unit starts up by itself.
 """
 
 import multiprocessing

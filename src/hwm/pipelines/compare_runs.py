@@ -17,12 +17,14 @@ from hwm.engine.provenance import provenance
 from hwm.engine.runlog import MAY_CHANGE, flat_settings, read_facts, read_metrics
 from hwm.errors import DataError, RunError
 from hwm.evaluation.compare_report import CompareFindings, Written, write_report
+from hwm.evaluation.compare_world import World
 from hwm.evaluation.experiment import Arm, Experiment, Run
-from hwm.evaluation.outputs import RunOutputs, read_outputs
+from hwm.evaluation.outputs import read_outputs
 from hwm.evaluation.paired_comparison import BOUNDS
 from hwm.pipelines.anticipate import curve_name
 from hwm.pipelines.compare_arms import ARMS, name_of
 from hwm.pipelines.compare_examples import choose_pair, example_pictures
+from hwm.pipelines.scoring import BASELINES, baseline_file
 from hwm.recipes import load_config
 
 _OF_ARMS = (
@@ -42,6 +44,8 @@ class FinishedRun(NamedTuple):
     run: Run
     initial_sha256: str | None
     """Hash of the initial weights that models with and without gaze have in common."""
+    baselines: Mapping[str, Run]
+    """`majority` and `previous step`: what they said of the same segments."""
 
 
 def run(folders: Sequence[Path], out: Path, *, frames: bool) -> Written:
@@ -77,17 +81,12 @@ def report_on(
     """
     runs = [read_run(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
     _require_one_question(runs)
-    arms = [
-        Arm(name, spec.title, spec.kind, spec.matched, [r.run for r in sorted(of, key=lambda r: r.run.seed)])
-        for name, spec in ARMS.items()
-        if (of := [run for run in runs if run.arm == name])
-    ]
     first = runs[0]
-    experiment = Experiment(arms, first.config.protocol.horizon_sec, bound)
+    experiment = Experiment(_arms(runs), first.config.protocol.horizon_sec, bound)
     pictures = []
     if num_examples and (pair := choose_pair(experiment)) is not None:
         chosen = [next(r for r in runs if r.arm == arm and r.run.seed == pair.seed).folder for arm in pair[:2]]
-        pictures = example_pictures(chosen[0], chosen[1], num_examples)
+        pictures = example_pictures(experiment, pair, chosen[0], chosen[1], num_examples)
     findings = CompareFindings(
         experiment,
         worlds=_worlds(runs),
@@ -98,6 +97,20 @@ def report_on(
         is_legacy=first.config.protocol.id != START_MINUS_TAU,
     )
     return write_report(out, findings, pictures)
+
+
+def _arms(runs: Sequence[FinishedRun]) -> list[Arm]:
+    """The arms in the order of the report; last the baselines that see no video, once a seed."""
+    arms = [
+        Arm(name, spec.title, spec.kind, spec.matched, [r.run for r in sorted(of, key=lambda r: r.run.seed)])
+        for name, spec in ARMS.items()
+        if (of := [run for run in runs if run.arm == name])
+    ]
+    of_seed = {run.run.seed: run.baselines for run in reversed(runs)}
+    for title in BASELINES:
+        told = [of_seed[seed][title] for seed in sorted(of_seed)]
+        arms.append(Arm(title.replace(" ", "-"), title, "baseline", "none", told, is_trained=False))
+    return arms
 
 
 def read_run(folder: Path) -> FinishedRun:
@@ -122,30 +135,28 @@ def read_run(folder: Path) -> FinishedRun:
         for tau, suffix in suffixes.items()
     }
     try:
-        baselines = {tau: _baselines(facts["scores_by_horizon"][f"{tau:g}"], outputs[tau]) for tau in suffixes}
         rows = json.loads((folder / "segments.json").read_bytes())["segments"]
         scenarios = {row["row"]: row["scenario"] for row in rows}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise RunError(
             f"{folder} lacks what the report needs", found=f"{type(error).__name__}: {error}", fix="run stage 2 again"
         ) from error
+    baselines = {
+        name: Run(config.seed, {
+            tau: read_outputs(folder, baseline_file(name, suffix), f"segments{suffix}.json")
+            for tau, suffix in suffixes.items()
+        }, scenarios)
+        for name in BASELINES
+    }  # fmt: skip
     about = {} if below is None else read_facts(below)
     trained = () if below is None else read_metrics(below)
     run = Run(
-        config.seed, outputs, baselines, scenarios, read_metrics(folder), trained, about.get("validation", {})
+        config.seed, outputs, scenarios, read_metrics(folder), trained, about.get("validation", {}),
+        about.get("gaze_forecast", {}),
     )  # fmt: skip
-    return FinishedRun(folder, name_of(stage1, config), config, stage1, facts, run, about.get("initial_sha256"))
-
-
-def _baselines(scores: Mapping[str, Mapping[str, float]], outputs: RunOutputs) -> dict[str, dict[str, float]]:
-    """Scores of majority and previous step on the last task."""
-    prefix = "" if len(outputs.tasks) == 1 else f"{list(outputs.tasks)[-1]}/"
-    return {
-        name: {
-            metric.removeprefix(prefix): value for metric, value in scores[name].items() if metric.startswith(prefix)
-        }
-        for name in ("majority", "previous step")
-    }
+    return FinishedRun(
+        folder, name_of(stage1, config), config, stage1, facts, run, about.get("initial_sha256"), baselines
+    )
 
 
 def _stage1(config: AnticipateConfig, folder: Path) -> tuple[PretrainConfig | None, Path | None]:
@@ -201,18 +212,21 @@ def _ceilings(path: Path | None) -> dict[str, dict[float, float]]:
         ) from error
 
 
-def _worlds(runs: Sequence[FinishedRun]) -> dict[str, list[Run]]:
-    """World model in words → one run a seed; arms that share a world model count once."""
-    worlds: dict[str, dict[int, Run]] = {}
+def _worlds(runs: Sequence[FinishedRun]) -> dict[str, World]:
+    """World model in words → what stage 1 recorded, once a seed; arms that share a world model count once."""
+    worlds: dict[str, dict[int, FinishedRun]] = {}
     for run in runs:
         if run.stage1 is not None:
             control = run.stage1.gaze_control
-            label = {"none": "world model without gaze"}.get(
-                run.stage1.gaze, f"world model with {run.stage1.gaze} gaze"
-            )
+            label = {"none": "without gaze"}.get(run.stage1.gaze, f"with {run.stage1.gaze} gaze")
             label = label if control == "none" else f"{label}, {control}"
-            worlds.setdefault(label, {})[run.run.seed] = run.run
-    return {label: [of[seed] for seed in sorted(of)] for label, of in sorted(worlds.items())}
+            worlds.setdefault(label, {})[run.run.seed] = run
+    told = {}
+    for label, of in sorted(worlds.items()):
+        first = next(iter(of.values())).stage1
+        assert first is not None, "only runs on a world model are here"
+        told[label] = World([of[seed].run for seed in sorted(of)], first.data.fps, first.encoder.resolution)
+    return told
 
 
 def _cautions(runs: Sequence[FinishedRun]) -> list[str]:

@@ -45,6 +45,7 @@ from hwm.models.observer import Observer
 from hwm.models.predictor import GazePredictor
 from hwm.models.world_model import TimeGrid, WorldModel
 from hwm.pipelines.validation import forecast_gaze, validate, with_targets
+from hwm.pipelines.validation_gaze import validation_source
 from hwm.tokens.controls import (
     ControlledSource,
     control_facts,
@@ -118,6 +119,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         )
         fixed = ClipPlan(val, config.data.fps, config.data.num_steps, None, config.seed).validation()
 
+        held_out = validation_source(config, world, weights, source, val, log, fabric.device)
         truths = _gaze_truths(source, config, world, (*train, *val))
 
         # Optimiser, resume
@@ -160,7 +162,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
                     log.flush(done)
                     log.write_timings(done, {"train/data_wait": tokens.share()})
                 if done % config.validate_every == 0 or done == num_steps:
-                    validation = validate(world, source, targets, fixed, config)
+                    validation = validate(world, held_out, targets, fixed, config)
                     log.write(done, {f"val/{name}": value for name, value in validation.items()})
                 stopping = stop.agreed(fabric)
                 if done % config.save_every == 0 or done == num_steps or stopping:
@@ -169,7 +171,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
                     raise SystemExit(EXIT_STOPPED)
         digest = predictor_hash(world.predictor)
         if not validation:  # the run was already whole
-            validation = validate(world, source, targets, fixed, config)
+            validation = validate(world, held_out, targets, fixed, config)
         forecasts = forecast_gaze(world, source, truths, fixed_clips(train, config.data.fps), fixed, config)
         log.record(predictor_sha256=digest, validation=validation, gaze_forecast=forecasts)
         return PretrainResult(log.folder, validation, digest)
