@@ -39,6 +39,8 @@ class CompareFindings(NamedTuple):
     notes: Sequence[str]
     """What a reader must know before the numbers."""
     is_legacy: bool
+    settings: Mapping[str, Mapping[str, object]] = {}
+    """Stage in words → the settings that all its runs share."""
 
 
 class Written(NamedTuple):
@@ -83,6 +85,8 @@ def write_report(out: Path, findings: CompareFindings, pictures: Sequence[Pictur
     if unknown:
         report.paragraph(f"{unknown:,} of the scored segments have a class that is not in training; no score has them.")
     report.provenance(findings.provenance)
+    for stage, settings in findings.settings.items():
+        report.folded(f"Settings of {stage} that all arms share", settings)
     metrics = write_metrics(
         out / "metrics.json", experiment, findings.worlds, findings.best, findings.provenance, findings.notes
     )

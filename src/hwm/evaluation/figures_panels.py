@@ -22,12 +22,11 @@ from hwm.evaluation.drawing import (
     style_of,
 )
 
-_COLUMNS = 3
 _LEGEND_LETTERS = 100
 
 
 class Panel(NamedTuple):
-    """One of the plots: its title and its series; `percent` where values are shares."""
+    """One of the plots: its title and its series; `percent` where values are shares, drawn around a line at zero."""
 
     title: str
     lines: Sequence[Line]
@@ -35,7 +34,7 @@ class Panel(NamedTuple):
 
 
 def line_panels(name: str, panels: Sequence[Panel], title: str, x_label: str) -> Figure:
-    """Series against whole numbers, a plot a panel, three in a row; a label has one colour in all of them.
+    """Series against whole numbers, a plot a panel; a label has one colour in all of them, shares have one scale.
 
     Args:
         name: file name without ending.
@@ -44,20 +43,21 @@ def line_panels(name: str, panels: Sequence[Panel], title: str, x_label: str) ->
         x_label: of all panels.
     """
     labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
-    rows = -(-len(panels) // _COLUMNS)
-    columns = min(_COLUMNS, len(panels))
+    columns = 2 if len(panels) in (2, 4) else min(3, len(panels))
+    rows = -(-len(panels) // columns)
     with mpl.rc_context(style_of(name)):
         canvas = Canvas(figsize=(WIDTH_IN, 0.75 + 2.1 * rows), layout="constrained")
         canvas.suptitle(label_text(title, limit=90), x=0.01, ha="left", fontsize=10, fontweight="bold", color=TEXT)
-        grid = canvas.subplots(rows, columns, squeeze=False).ravel()
+        is_one_scale = all(panel.percent for panel in panels)
+        grid = canvas.subplots(rows, columns, squeeze=False, sharey=is_one_scale).ravel()
         for panel, axes in zip(panels, grid, strict=False):
             axes.set_title(panel.title, fontsize=9, fontweight="normal", color=TEXT, pad=6)
-            axes.axhline(0, color=TEXT, linewidth=0.6)
+            if panel.percent:
+                axes.axhline(0, color=TEXT, linewidth=0.6)
+                axes.yaxis.set_major_formatter(PercentFormatter(1))
             draw_lines(axes, panel.lines, [labels.index(line.label) for line in panel.lines])
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
             axes.set_xlabel(x_label)
-            if panel.percent:
-                axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
         handles = [

@@ -40,7 +40,7 @@ def resampled_calibration(
         draws_RP: how often each take is drawn; no row is all zero.
 
     Raises:
-        DataError: no segments, labels out of range, or an unknown score.
+        DataError: no segments, or labels out of range.
         RunError: a logit is not finite.
     """
     if name == "surest_half":
@@ -50,11 +50,9 @@ def resampled_calibration(
     if name == "brier":
         distance_N = squared_distance(logits_NC, labels_N)
         return draws_RP @ np.bincount(take_of_N, weights=distance_N, minlength=draws_RP.shape[1]) / total_R
-    if name == "ece":
-        confidence_N, right_N = confidence_and_hits(logits_NC, labels_N)
-        gap_PB = _by_take_and_bin(right_N - confidence_N, confidence_N, take_of_N, draws_RP.shape[1])
-        return np.abs(draws_RP @ gap_PB).sum(axis=1) / total_R
-    raise DataError("this score cannot be resampled", expected=", ".join(CALIBRATIONS), found=str(name))
+    confidence_N, right_N = confidence_and_hits(logits_NC, labels_N)
+    gap_PB = _by_take_and_bin(right_N - confidence_N, confidence_N, take_of_N, draws_RP.shape[1])
+    return np.abs(draws_RP @ gap_PB).sum(axis=1) / total_R
 
 
 def resampled_selective_accuracy(
