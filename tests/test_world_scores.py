@@ -227,7 +227,8 @@ def test_a_model_without_gaze_is_judged_by_a_gaze_that_it_is_never_shown(stage1_
     config = PretrainConfig(**stage1_settings | {"name": "by-hand"})
     seeing, weights = new_world(config)
     source = open_source(config.tokens, seeing.observer, seeing.grid, weights, torch.device("cpu"), 0)
-    videos = find_parts(config.data, RunLog.open(config, "pretrain", resume=False))["val"].videos
+    with RunLog.open(config, "pretrain", resume=False) as log:
+        videos = find_parts(config.data, log)["val"].videos
     source.prepare(videos, lambda done: None)
     clips = ClipPlan(videos, config.data.fps, config.data.num_steps, None, config.seed).validation()
     world = load_stage1(judged.folder).world
