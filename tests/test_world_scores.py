@@ -216,7 +216,9 @@ def test_a_control_changes_what_is_imagined_and_not_the_truth(stage1_settings: d
 
 def test_a_model_without_gaze_is_judged_by_a_gaze_that_it_is_never_shown(stage1_settings: dict[str, Any]) -> None:
     blind, judged = (
-        pretrain.run(PretrainConfig(**stage1_settings | {"name": name, "gaze": "none", "validation_gaze": gaze}))
+        pretrain.run(
+            PretrainConfig.model_validate(stage1_settings | {"name": name, "gaze": "none", "validation_gaze": gaze})
+        )
         for name, gaze in (("blind", None), ("judged", "estimated"))
     )
     assert judged.predictor_sha256 == blind.predictor_sha256
@@ -224,7 +226,7 @@ def test_a_model_without_gaze_is_judged_by_a_gaze_that_it_is_never_shown(stage1_
     assert set(places) == {f"{place}/skill_{k}" for place in ("near", "elsewhere") for k in (1, 2)}
     assert {name: value for name, value in judged.validation.items() if name not in places} == blind.validation
     # The same numbers by hand: the trained model, its own tokens, and the gaze of a source that has Gazelle.
-    config = PretrainConfig(**stage1_settings | {"name": "by-hand"})
+    config = PretrainConfig.model_validate(stage1_settings | {"name": "by-hand"})
     seeing, weights = new_world(config)
     source = open_source(config.tokens, seeing.observer, seeing.grid, weights, torch.device("cpu"), 0)
     with RunLog.open(config, "pretrain", resume=False) as log:

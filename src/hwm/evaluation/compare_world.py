@@ -118,8 +118,8 @@ def _rollout_table(worlds: Mapping[str, World]) -> Table:
     last = _steps_told(worlds)[-1]
     columns = [
         Column("World model"), Column("Skill, true past", "share"), Column("Error growth", "number", "×", digits=2),
-        Column("Contrast kept", "share"), Column("True step found, 1 ahead", "share"),
-        Column(f"{last:g} ahead", "share"), Column("Features vary", "number", "×", digits=2),
+        Column("Contrast kept", "share"), Column("True step found, 1 step ahead", "share"),
+        Column(f"{last:g} steps ahead", "share"), Column("Features vary", "number", "×", digits=2),
         Column("Rank", "number", "×", digits=2),
     ]  # fmt: skip
     rows = []
