@@ -19,7 +19,8 @@ from hwm.evaluation.calibration import (
     reliability_equal_width,
     risk_coverage,
 )
-from hwm.evaluation.calibration_figures import reliability_diagram, risk_coverage_curves
+from hwm.evaluation.calibration_figures import reliability_diagram, selective_accuracy_curves
+from hwm.evaluation.drawing import Line
 
 
 def two_classes(confidence: list[float], right: list[bool]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -138,17 +139,18 @@ def test_figures_hold_their_numbers():
     logits, labels = two_classes(CONFIDENCE, RIGHT)
     bins = reliability_equal_width(logits, labels, 5)
     figure = reliability_diagram("reliability", {"gaze, probe": bins})
-    assert figure.csv.splitlines()[0] == "model,confidence,accuracy,num_segments"
+    assert figure.csv.splitlines()[0] == "model,confidence,accuracy,num_segments,low,high"
     assert len(figure.csv.splitlines()) == 1 + len(bins.num_segments)
     assert figure.csv.splitlines()[1].startswith('"gaze, probe",0.55')
     assert figure.svg.lstrip().startswith("<?xml")
     assert figure.png.startswith(b"\x89PNG")
     many = risk_coverage(torch.randn(3000, 4, generator=torch.Generator().manual_seed(0)), torch.arange(3000) % 4)
-    curve = risk_coverage_curves("risk-coverage", {"model": many})
-    rows = [line.split(",") for line in curve.csv.splitlines()[1:]]
-    assert len(rows) == 400
-    assert [float(cell) for cell in rows[-1][1:]] == pytest.approx([1, many.risk[-1]])
-    assert curve == risk_coverage_curves("risk-coverage", {"model": many})
+    bounded = reliability_diagram("reliability", {"m": bins}, {"m": (bins.accuracy, bins.accuracy)})
+    assert [row.split(",")[4] for row in bounded.csv.splitlines()[1:]] == [str(share) for share in bins.accuracy]
+    line = Line("model", [0.5, 1.0], [0.75, 0.5], [0.7, 0.4], [0.8, 0.6])
+    curve = selective_accuracy_curves("selective", [line])
+    assert curve.csv.splitlines()[1:] == ["model,0.5,0.75,0.7,0.8", "model,1.0,0.5,0.4,0.6"]
+    assert curve == selective_accuracy_curves("selective", [line])
     with pytest.raises(RunError, match="nothing to draw"):
         reliability_diagram("reliability", {})
     assert np.isfinite(many.area)

@@ -10,12 +10,22 @@ from pathlib import Path
 import pytest
 
 import hwm
-from hwm.config import PretrainConfig
+from hwm import cli
+from hwm.config import (
+    AdaptConfig,
+    AdaptGazeConfig,
+    AnticipateConfig,
+    CompareConfig,
+    GazeScoreConfig,
+    PretrainConfig,
+)
 from hwm.engine import asking
 from hwm.engine.asking import ask
+from hwm.engine.requirements import needed_inputs
 from hwm.pipelines import doctor
 from hwm.pipelines.doctor import Diagnosis, run
 from hwm.pipelines.issue_block import issue_block, without_private
+from hwm.recipes import load_any, shipped_recipes
 
 SOURCE = str(Path(hwm.__file__).parents[1])
 
@@ -140,6 +150,29 @@ def test_the_block_holds_nothing_private_and_the_recipe_is_looked_at(
     assert "…/x.txt" in block
     assert "recipe: data.train" in block
     assert "https://pytorch.org/x" in without_private("see https://pytorch.org/x")
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_is_known_for_what_it_is(name: str) -> None:
+    kinds = {
+        "adapt": AdaptConfig, "adapt-gaze": AdaptGazeConfig, "anticipate": AnticipateConfig, "compare": CompareConfig,
+        "gaze-score": GazeScoreConfig, "pretrain": PretrainConfig,
+    }  # fmt: skip
+    if (verb := name.partition("/")[0]) != "demo":
+        config = load_any(cli.RECIPES, name)
+        assert type(config) is kinds[verb]
+        assert all(isinstance(item.path, Path) for item in needed_inputs(config))
+
+
+def test_a_comparison_is_looked_at_with_both_its_stages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(
+        doctor, "ask",
+        lambda question, argument=None, timeout_sec=1.0: ask(question, argument) if question == "folders" else "no",
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    looked_at = {f.name for f in run(load_any(cli.RECIPES, "compare/quick")).findings if f.name.startswith("recipe")}
+    for setting in ("pretrain.data.train", "anticipate.annotations.val", "ceilings"):
+        assert f"recipe: {setting}" in looked_at
 
 
 def test_the_command_ends_with_the_block_and_does_not_import_torch(tmp_path: Path) -> None:

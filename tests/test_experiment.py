@@ -1,5 +1,6 @@
 """The numbers behind the report of a comparison: matched pairs, equal segments, known gains, marks of what is odd."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from hwm.evaluation.outputs import ClassList, RunOutputs, SegmentRow, TaskOutput
 from hwm.evaluation.verdicts import Outcome
 
 TAKES, OF_TAKE, CLASSES = 12, 5, 4
-BASELINES = {name: {"top1": 0.25} for name in ("majority", "previous step")}
 
 
 def outputs(right: Sequence[bool], first_row: int = 0) -> RunOutputs:
@@ -43,7 +43,7 @@ def arm(name: str, share: float, seeds: Sequence[int] = (0, 1), matched: str = "
     for seed in seeds:
         told = outputs(right)
         scenarios = {segment.row: "tea" if place < 30 else "coffee" for place, segment in enumerate(told.segments)}
-        runs.append(Run(seed, {1.0: told, 2.0: told}, {1.0: BASELINES, 2.0: BASELINES}, scenarios))
+        runs.append(Run(seed, {1.0: told, 2.0: told}, scenarios))
     return Arm(name, f"{name.upper()} · an arm", kind, matched, runs)  # pyright: ignore[reportArgumentType]
 
 
@@ -95,6 +95,51 @@ def test_class_gains_have_their_support() -> None:
     assert sum(gain.support for gain in gains) == TAKES * OF_TAKE
     weighted = sum(gain.support * gain.difference.value for gain in gains) / (TAKES * OF_TAKE)
     assert weighted == pytest.approx(0.2)
+
+
+def test_calibration_is_that_of_the_segments() -> None:
+    experiment = Experiment([arm("none", 0.4), arm("probe", 0.6, matched="none")], 1.0, 0.02)
+    sure = 1 / (1 + (CLASSES - 1) * np.exp(-1))  # softmax of a one-hot
+    for name, share in (("none", 0.4), ("probe", 0.6)):
+        ece, brier = (experiment.score(name, score, 1.0) for score in ("ece", "brier"))
+        assert ece is not None
+        assert brier is not None
+        assert ece.value == pytest.approx(abs(sure - share))
+        rest = (1 - sure) / (CLASSES - 1)
+        right, wrong = (1 - sure) ** 2 + 3 * rest**2, sure**2 + (1 - rest) ** 2 + 2 * rest**2
+        assert brier.value == pytest.approx(share * right + (1 - share) * wrong)
+        assert ece.interval().low is not None
+        bins, low, high = experiment.reliability(name)
+        assert bins.accuracy == pytest.approx((share,))
+        assert bins.num_segments == (2 * TAKES * OF_TAKE,), "the segments of both seeds"
+        assert low == pytest.approx([share]), "all takes are alike"
+        assert high == pytest.approx([share])
+        assert experiment.selective_accuracy(name).accuracy[0].value == pytest.approx(share), "all are equally sure"
+    gain = experiment.gain("probe", "none", "ece", 1.0)
+    assert gain is not None
+    assert gain.value == pytest.approx(abs(sure - 0.6) - abs(sure - 0.4))
+
+
+def test_untrained_baselines_have_intervals_and_pairs_and_no_seeds(tmp_path: Path) -> None:
+    base = arm("majority", 0.2, matched="none", kind="baseline")._replace(title="majority", is_trained=False)
+    experiment = Experiment([arm("none", 0.4), base], 1.0, 0.02)
+    assert ("majority", "none") in experiment.pairs()
+    page = write_report(tmp_path, findings(is_legacy=False)._replace(experiment=experiment), []).report.read_text()
+    row = next(part for part in page.split("<tr") if ">majority</th>" in part)
+    assert "20.0 … 20.0" in row
+    assert '<td class="number">–</td>' in row, "seeds that train nothing are not counted"
+    assert "majority − NONE" in page
+    told = json.loads((tmp_path / "metrics.json").read_text())
+    pair = next(pair for pair in told["pairs"] if pair["arm"] == "majority")
+    assert pair["horizons"]["1"]["value"] == pytest.approx(-0.2)
+    assert pair["horizons"]["1"]["high"] == pytest.approx(-0.2)
+
+
+def test_guesses_are_told_by_horizon() -> None:
+    told = Experiment([arm("none", 0.4)], 1.0, 0.02).guesses("none", 1, "val.json#0", 2)
+    assert list(told) == [1.0, 2.0]
+    assert told[2.0][0][0] == "step <0>"
+    assert told[2.0][0][1] > told[2.0][1][1] > 0
 
 
 def findings(*, is_legacy: bool) -> CompareFindings:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from hwm.config import PretrainConfig
-from hwm.engine.runlog import read_metrics
+from hwm.data.clips import ClipPlan
+from hwm.engine.assemble import load_stage1, new_world
+from hwm.engine.runlog import RunLog, read_metrics
 from hwm.errors import DataError
 from hwm.evaluation.collapse import MIN_DEVIATION_RATIO, MIN_RANK_RATIO, collapse_monitors
 from hwm.evaluation.gaze_forecast import ForecastScores, fit_readout, peak_of
@@ -17,6 +19,9 @@ from hwm.evaluation.world_scores import NEAR_GAZE, ClipId, WorldScores, near_gaz
 from hwm.losses import layer_normed
 from hwm.models.predictor import GazePredictor
 from hwm.pipelines import pretrain
+from hwm.pipelines.pretrain import find_parts
+from hwm.pipelines.validation import grid_of, imagine, num_observed
+from hwm.tokens.source import open_source
 
 GRID = (4, 8)
 NUM_PATCHES = 32
@@ -207,6 +212,39 @@ def test_a_control_changes_what_is_imagined_and_not_the_truth(stage1_settings: d
     for forecast in ("true tokens", "persistence", "centre prior"):
         assert told[0][forecast] == pytest.approx(told[1][forecast], abs=1e-6)
     assert told[0]["imagined"]["kl_1"] != pytest.approx(told[1]["imagined"]["kl_1"], abs=1e-4)
+
+
+def test_a_model_without_gaze_is_judged_by_a_gaze_that_it_is_never_shown(stage1_settings: dict[str, Any]) -> None:
+    blind, judged = (
+        pretrain.run(
+            PretrainConfig.model_validate(stage1_settings | {"name": name, "gaze": "none", "validation_gaze": gaze})
+        )
+        for name, gaze in (("blind", None), ("judged", "estimated"))
+    )
+    assert judged.predictor_sha256 == blind.predictor_sha256
+    places = {name: value for name, value in judged.validation.items() if name.startswith(("near/", "elsewhere/"))}
+    assert set(places) == {f"{place}/skill_{k}" for place in ("near", "elsewhere") for k in (1, 2)}
+    assert {name: value for name, value in judged.validation.items() if name not in places} == blind.validation
+    # The same numbers by hand: the trained model, its own tokens, and the gaze of a source that has Gazelle.
+    config = PretrainConfig.model_validate(stage1_settings | {"name": "by-hand"})
+    seeing, weights = new_world(config)
+    source = open_source(config.tokens, seeing.observer, seeing.grid, weights, torch.device("cpu"), 0)
+    with RunLog.open(config, "pretrain", resume=False) as log:
+        videos = find_parts(config.data, log)["val"].videos
+    source.prepare(videos, lambda done: None)
+    clips = ClipPlan(videos, config.data.fps, config.data.num_steps, None, config.seed).validation()
+    world = load_stage1(judged.folder).world
+    scores = WorldScores(grid_of(world))
+    observed = num_observed(config)
+    for clip in clips:
+        (batch,) = source.batches([[clip]])
+        blinded = batch._replace(scene_BTNG=None)
+        imagined = imagine(world, blinded, observed, config.data.num_steps - observed)[0]
+        ids = [ClipId(str(clip.video.path), clip.first_step)]
+        scores.add(ids, imagined, batch.z_BTND, batch.gaze_BTN, batch.gaze_known_BT)
+    by_hand = scores.result()
+    assert {name: by_hand[name] for name in places} == pytest.approx(places, abs=1e-5)
+    assert places["near/skill_2"] != pytest.approx(places["elsewhere/skill_2"], abs=1e-6)
 
 
 def test_without_gaze_nothing_is_forecast_and_measured_gaze_is_read_as_it_stands(

@@ -60,7 +60,9 @@ def _command_line() -> typer.Typer:
 app = _command_line()
 
 _Run = TypeVar("_Run", bound=RunConfig)
-RECIPES: tuple[type[RunConfig], ...] = (PretrainConfig, AnticipateConfig, AdaptConfig, AdaptGazeConfig)
+RECIPES: tuple[type[RunConfig], ...] = (
+    PretrainConfig, AnticipateConfig, AdaptConfig, AdaptGazeConfig, CompareConfig, GazeScoreConfig,
+)  # fmt: skip
 """Every kind of recipe that makes a run; where a verb takes any, its keys tell which it is."""
 _Resume = Annotated[
     bool, typer.Option("--resume/--fresh", help="Go on from the newest checkpoint, or clear an earlier run first.")

@@ -1,5 +1,7 @@
 """Stage 1: `hwm pretrain CONFIG`."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from hwm.config.base import (
@@ -43,6 +45,9 @@ class PretrainConfig(RunConfig):
     """Puts something else in the place of the scene tokens: `shuffled`, `time-shuffled`, `mean` and `dinov2` are what
     gaze must beat, `future` is an oracle that sees the next step. Stage 2 takes it over with the world model."""
     gaze_files: GazeFilesConfig = GazeFilesConfig()
+    validation_gaze: Literal["estimated", "measured"] | None = None
+    """Whose gaze splits the validation's skill into near gaze and elsewhere; null is the gaze that the model is given.
+    A model without gaze can so be judged by the same map as one with it; it is never shown this gaze."""
     data: ClipDataConfig
     tokens: TokenConfig = TokenConfig()
     predictor: PredictorConfig = PredictorConfig()
@@ -71,8 +76,8 @@ class PretrainConfig(RunConfig):
             raise ValueError(
                 "tokens.views counts augmented crops in the cache: set tokens.source=cached and data.augment"
             )
-        if self.gaze == "measured" and self.gaze_files.folder is None:
-            raise ValueError("gaze=measured needs gaze_files.folder: where the eye tracker's files are")
+        if "measured" in (self.gaze, self.validation_gaze) and self.gaze_files.folder is None:
+            raise ValueError("measured gaze needs gaze_files.folder: where the eye tracker's files are")
         if self.gaze_control != "none" and self.gaze == "none":
             raise ValueError(f"gaze_control={self.gaze_control} replaces scene tokens, and gaze=none has none")
         if self.gaze_control == "dinov2" and self.gaze != "estimated":

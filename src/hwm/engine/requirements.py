@@ -101,8 +101,9 @@ def needed_inputs(config: RunConfig) -> Iterator[Needed]:
         case PretrainConfig():
             yield from _encoder(config.encoder, "encoder")
             yield from _encoder(config.target_encoder, "target_encoder")
-            yield from _gazelle(config.gazelle if config.gaze == "estimated" else None)
-            yield from _gaze_files(None if config.gaze == "none" else config.gaze_files)
+            sources = {config.gaze, config.validation_gaze}
+            yield from _gazelle(config.gazelle if "estimated" in sources else None)
+            yield from _gaze_files(config.gaze_files if sources & {"estimated", "measured"} else None)
             yield from _clips(config.data)
         case AdaptConfig():
             yield from _encoder(config.init, "init")

@@ -107,10 +107,8 @@ def reliability_equal_width(
         DataError: no segments, labels out of range, no bins.
         RunError: a logit is not finite.
     """
-    confidence_N, right_N = _confidence(logits_NC, labels_N)
-    edges = np.linspace(0, 1, _positive(num_bins) + 1)
-    bin_of_N = np.minimum(np.searchsorted(edges, confidence_N, side="right") - 1, num_bins - 1)
-    return _reliability(confidence_N, right_N, bin_of_N)
+    confidence_N, right_N = confidence_and_hits(logits_NC, labels_N)
+    return _reliability(confidence_N, right_N, bin_of_equal_width(confidence_N, num_bins))
 
 
 def reliability_equal_mass(
@@ -120,7 +118,7 @@ def reliability_equal_mass(
 
     Arguments and errors as in `reliability_equal_width`.
     """
-    confidence_N, right_N = _confidence(logits_NC, labels_N)
+    confidence_N, right_N = confidence_and_hits(logits_NC, labels_N)
     ordered_N = np.sort(confidence_N)
     first_N = np.searchsorted(ordered_N, confidence_N, side="left")  # equal confidence, equal place
     return _reliability(confidence_N, right_N, first_N * _positive(num_bins) // len(confidence_N))
@@ -128,10 +126,15 @@ def reliability_equal_mass(
 
 def brier_score(logits_NC: Float[Tensor, "n c"], labels_N: Int[Tensor, " n"]) -> float:
     """Mean squared distance 0..2 of the probabilities to the one-hot truth, summed over classes; errors as above."""
+    return float(squared_distance(logits_NC, labels_N).mean())
+
+
+def squared_distance(logits_NC: Float[Tensor, "n c"], labels_N: Int[Tensor, " n"]) -> NDArray[np.float64]:
+    """Squared distance 0..2 of each segment's probabilities to its one-hot truth; errors as above."""
     check_scored(logits_NC, labels_N)
     probability_NC = logits_NC.double().softmax(dim=1)
     probability_NC[torch.arange(len(labels_N)), labels_N.long()] -= 1
-    return probability_NC.square().sum(dim=1).mean().item()
+    return probability_NC.square().sum(dim=1).cpu().numpy()
 
 
 def negative_log_likelihood(logits_NC: Float[Tensor, "n c"], labels_N: Int[Tensor, " n"]) -> float:
@@ -142,7 +145,7 @@ def negative_log_likelihood(logits_NC: Float[Tensor, "n c"], labels_N: Int[Tenso
 
 def risk_coverage(logits_NC: Float[Tensor, "n c"], labels_N: Int[Tensor, " n"]) -> RiskCoverage:
     """Share wrong among the most confident segments, for every number of them; errors as above."""
-    confidence_N, right_N = _confidence(logits_NC, labels_N)
+    confidence_N, right_N = confidence_and_hits(logits_NC, labels_N)
     _, tie_of_N, size_of_tie = np.unique(-confidence_N, return_inverse=True, return_counts=True)
     wrong_of_tie = np.bincount(tie_of_N, weights=1.0 - right_N)
     wrong_N = np.repeat(wrong_of_tie / size_of_tie, size_of_tie)  # most confident first
@@ -201,9 +204,16 @@ def fit_temperature(
     return math.exp(log_t)
 
 
-def _confidence(logits_NC: Tensor, labels_N: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def confidence_and_hits(logits_NC: Tensor, labels_N: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The highest probability of each segment, and whether its first guess is right; errors as above."""
     right_N = top_k_hits(logits_NC, labels_N, 1)
     return logits_NC.double().softmax(dim=1).amax(dim=1).cpu().numpy(), right_N.cpu().numpy()
+
+
+def bin_of_equal_width(confidence_N: NDArray[np.float64], num_bins: int) -> NDArray[np.int64]:
+    """The bin 0..B-1 of each confidence; see `reliability_equal_width`."""
+    edges = np.linspace(0, 1, _positive(num_bins) + 1)
+    return np.minimum(np.searchsorted(edges, confidence_N, side="right") - 1, num_bins - 1)
 
 
 def _reliability(

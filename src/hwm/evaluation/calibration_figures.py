@@ -1,50 +1,54 @@
-"""Reliability diagrams and risk-coverage curves, as SVG, PNG and CSV in the style of `figures`.
+"""Reliability diagrams and curves of selective accuracy, as SVG, PNG and CSV in the style of `figures`.
 
 In: what `calibration` computes, by model. Out: `Figure`s; shares are drawn in percent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import numpy as np
+from hwm.evaluation.calibration import Reliability
+from hwm.evaluation.drawing import Figure, Line, line_rows
+from hwm.evaluation.figures import share_curves
 
-from hwm.evaluation.calibration import Reliability, RiskCoverage
-from hwm.evaluation.figures import Figure, Line, share_curves
-
-_POINTS = 400
-"""Points of a drawn risk-coverage curve; its CSV has as many."""
+Bounds = tuple[Sequence[float], Sequence[float]]
+"""Lower and upper bounds of the accuracy of each bin."""
 
 
 def reliability_diagram(
-    name: str, models: Mapping[str, Reliability], title: str = "Reliability: is it right as often as it is sure?"
+    name: str,
+    models: Mapping[str, Reliability],
+    bounds: Mapping[str, Bounds] | None = None,
+    title: str = "Reliability: is it right as often as it is sure?",
 ) -> Figure:
     """Share right against mean confidence, one point a bin; a calibrated model lies on the diagonal.
 
     The CSV holds the segments of each bin, which the drawing does not show.
 
+    Args:
+        name: file name without ending.
+        models: label → bins.
+        bounds: label → bounds of the share right; models without are drawn without.
+        title: what it shows.
+
     Raises:
         RunError: no model.
     """
-    lines = [Line(label, bins.confidence, bins.accuracy) for label, bins in models.items()]
-    rows = [(label, *row) for label, bins in models.items() for row in zip(*bins, strict=True)]
-    table = ("model", "confidence", "accuracy", "num_segments"), rows
+    lines, rows = [], []
+    for label, bins in models.items():
+        low, high = (bounds or {}).get(label, (None, None))
+        lines.append(Line(label, bins.confidence, bins.accuracy, low, high))
+        nothing = [None] * len(bins.accuracy)
+        rows += [(label, *row) for row in zip(*bins, low or nothing, high or nothing, strict=True)]
+    table = ("model", "confidence", "accuracy", "num_segments", "low", "high"), rows
     return share_curves(name, lines, ("Mean confidence of the bin", "Share right"), table, title, diagonal=True)
 
 
-def risk_coverage_curves(
-    name: str, models: Mapping[str, RiskCoverage], title: str = "Risk when only the surest segments are answered"
+def selective_accuracy_curves(
+    name: str, lines: Sequence[Line], title: str = "Top-1 when only the surest segments are answered"
 ) -> Figure:
-    """Share wrong against the share answered, most confident first; lower is better.
+    """Share right against the share answered, the most confident first; one minus the risk of a risk-coverage curve.
 
     Raises:
         RunError: no model.
     """
-    lines = [_thinned(label, curve) for label, curve in models.items()]
-    rows = [(line.label, *row) for line in lines for row in zip(line.x, line.y, strict=True)]
-    table = ("model", "coverage", "risk"), rows
-    return share_curves(name, lines, ("Share answered (coverage)", "Share wrong (risk)"), table, title)
-
-
-def _thinned(label: str, curve: RiskCoverage) -> Line:
-    """At most `_POINTS` points of a curve, the last one among them."""
-    kept = np.unique(np.linspace(0, len(curve.risk) - 1, _POINTS).round().astype(int))
-    return Line(label, curve.coverage[kept].tolist(), curve.risk[kept].tolist())
+    table = ("model", "coverage", "accuracy", "low", "high"), line_rows(lines)
+    return share_curves(name, lines, ("Share answered (coverage)", "Share right"), table, title)

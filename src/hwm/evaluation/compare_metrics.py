@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hwm.evaluation.compare_world import World
 from hwm.evaluation.differences import Difference
 from hwm.evaluation.experiment import Arm, Experiment
 from hwm.evaluation.paired_comparison import Comparison
 from hwm.evaluation.resampled import METRICS
+from hwm.evaluation.resampled_calibration import CALIBRATIONS
 
 SCHEMA = 1
 
@@ -22,6 +24,7 @@ SCHEMA = 1
 def write_metrics(
     path: Path,
     experiment: Experiment,
+    worlds: Mapping[str, World],
     best: Mapping[str, Mapping[float, float]],
     provenance: Mapping[str, Mapping[str, object]],
     notes: Sequence[str],
@@ -34,9 +37,9 @@ def write_metrics(
         "num_segments": experiment.num_scored,
         "num_takes": experiment.num_takes,
         "arms": {arm.name: _arm(experiment, arm) for arm in experiment.arms.values()},
-        "baselines": {f"{horizon:g}": experiment.baselines(horizon) for horizon in experiment.horizons},
         "best_possible": {label: {f"{tau:g}": top1 for tau, top1 in of.items()} for label, of in best.items()},
         "pairs": [_pair(experiment, arm, other) for arm, other in experiment.pairs()],
+        "world_models": {label: _world(world) for label, world in worlds.items()},
         "notes": list(notes),
         "provenance": provenance,
     }
@@ -51,12 +54,26 @@ def _arm(experiment: Experiment, arm: Arm) -> dict[str, Any]:
     scores = {
         f"{horizon:g}": {
             metric: _difference(score)
-            for metric in METRICS
+            for metric in (*METRICS, *CALIBRATIONS)
             if (score := experiment.score(arm.name, metric, horizon)) is not None
         }
         for horizon in experiment.horizons
     }
-    return {"title": arm.title, "kind": arm.kind, "seeds": experiment.seeds(arm.name), "scores": scores}
+    selective = experiment.selective_accuracy(arm.name)
+    shares = [_difference(share) for share in selective.accuracy]
+    return {
+        "title": arm.title, "kind": arm.kind, "seeds": experiment.seeds(arm.name), "scores": scores,
+        "selective_accuracy": {"coverage": list(selective.coverage), "top1": shares},
+    }  # fmt: skip
+
+
+def _world(world: World) -> dict[str, Any]:
+    """What stage 1 recorded, by seed."""
+    return {
+        "seconds_a_step": 1 / world.fps,
+        "view_px": world.view_px,
+        "seeds": {str(r.seed): {"validation": dict(r.validation), "gaze_forecast": r.forecast} for r in world.runs},
+    }
 
 
 def _pair(experiment: Experiment, arm: str, other: str) -> dict[str, Any]:
@@ -65,12 +82,20 @@ def _pair(experiment: Experiment, arm: str, other: str) -> dict[str, Any]:
         for horizon in experiment.horizons
         if (gain := experiment.gain(arm, other, "top1", horizon)) is not None
     }
+    calibration = {
+        name: _difference(gain)
+        for name in CALIBRATIONS
+        if (gain := experiment.gain(arm, other, name, experiment.headline_sec)) is not None
+    }
     classes = [
         {"class": experiment.class_names[gain.label], "num_segments": gain.support} | _difference(gain.difference)
         for gain in experiment.class_gains(arm, other)
     ]
     verdicts = [_verdict(found) for found in experiment.verdicts(arm, other)]
-    return {"arm": arm, "other": other, "horizons": gains, "classes": classes, "verdicts": verdicts}
+    return {
+        "arm": arm, "other": other, "horizons": gains, "calibration": calibration, "classes": classes,
+        "verdicts": verdicts,
+    }  # fmt: skip
 
 
 def _verdict(found: Comparison) -> dict[str, Any]:

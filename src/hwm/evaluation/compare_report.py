@@ -9,17 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from hwm.evaluation import compare_sections as sections
+from hwm.evaluation.compare_calibration import calibration_section
 from hwm.evaluation.compare_metrics import write_metrics
+from hwm.evaluation.compare_world import World, over_seeds, world_section
 from hwm.evaluation.differences import Difference
 from hwm.evaluation.experiment import Experiment, Run
 from hwm.evaluation.figures import Bar, Ceiling, Line, accuracy_bars, accuracy_over_horizon, gate_over_training
 from hwm.evaluation.figures import loss_curves as draw_losses
 from hwm.evaluation.figures_compare import Gain, confusion_matrix, gain_bars, gain_over_horizon
 from hwm.evaluation.report import Report
-from hwm.evaluation.report_parts import Column, Picture, Row, Table
+from hwm.evaluation.report_parts import Picture
 
 LEGACY = "LEGACY PROTOCOL: clips show the action"
 _CONFUSED_ARMS = ("world+probe", "world", "probe", "none")
@@ -29,8 +29,8 @@ class CompareFindings(NamedTuple):
     """All that the page tells."""
 
     experiment: Experiment
-    worlds: Mapping[str, Sequence[Run]]
-    """World model in words → one run a seed, for the curves of stage 1."""
+    worlds: Mapping[str, World]
+    """World model in words → what stage 1 recorded of it."""
     best: Mapping[str, Mapping[float, float]]
     """Best possible Top-1: label → horizon in seconds → share; empty where nobody knows."""
     coverage: tuple[int, Sequence[tuple[str, str]]]
@@ -39,6 +39,8 @@ class CompareFindings(NamedTuple):
     notes: Sequence[str]
     """What a reader must know before the numbers."""
     is_legacy: bool
+    settings: Mapping[str, Mapping[str, object]] = {}
+    """Stage in words → the settings that all its runs share."""
 
 
 class Written(NamedTuple):
@@ -65,12 +67,15 @@ def write_report(out: Path, findings: CompareFindings, pictures: Sequence[Pictur
     _arms(report, findings, mark)
     _horizons(report, findings, mark)
     _classes(report, experiment, mark)
+    calibration_section(report, experiment, mark)
+    world_section(report, findings.worlds)
     _training(report, findings)
     if pictures:
         report.section(
             "Won and lost by gaze",
             "The last frame that was seen before a step, with Gaze-LLE's estimate of where people look. In turn: won, "
-            "lost, right in both, wrong in both; none was chosen for its looks.",
+            "lost, right in both, wrong in both; none was chosen for its looks. Below each: the five best guesses at "
+            "every horizon, the true step marked ✓.",
         )
         report.pictures(pictures)
     report.section("Coverage and provenance")
@@ -80,7 +85,11 @@ def write_report(out: Path, findings: CompareFindings, pictures: Sequence[Pictur
     if unknown:
         report.paragraph(f"{unknown:,} of the scored segments have a class that is not in training; no score has them.")
     report.provenance(findings.provenance)
-    metrics = write_metrics(out / "metrics.json", experiment, findings.best, findings.provenance, findings.notes)
+    for stage, settings in findings.settings.items():
+        report.folded(f"Settings of {stage} that all arms share", settings)
+    metrics = write_metrics(
+        out / "metrics.json", experiment, findings.worlds, findings.best, findings.provenance, findings.notes
+    )
     return Written(report.write(out / "report.html"), metrics, verdicts, sections.mean_scores(experiment))
 
 
@@ -96,12 +105,12 @@ def _arms(report: Report, findings: CompareFindings, mark: str) -> None:
         assert score is not None  # every arm has a run at the headline's horizon
         interval = sections.share_interval(score)
         bars.append(Bar(arm.title, interval.value, interval.low, interval.high, arm.kind in ("baseline", "oracle")))
-    bars += [Bar(name, scores["top1"], is_baseline=True) for name, scores in experiment.baselines(at).items()]
     ceilings = [Ceiling(label, value) for label, value in best.items()]
     report.figure(accuracy_bars("top1", bars, ceilings, title=f"Top-1 accuracy{mark}"))
     if pairs := experiment.pairs():
         report.table(sections.pairs_table(experiment, pairs))
-        gains = [_gain(sections.pair_title(experiment, a, b), experiment.gain(a, b, "top1", at)) for a, b in pairs]
+        shown = [pair for pair in pairs if experiment.arms[pair[0]].is_trained] or pairs
+        gains = [_gain(sections.pair_title(experiment, a, b), experiment.gain(a, b, "top1", at)) for a, b in shown]
         report.figure(
             gain_bars("gains", gains, f"Gain in Top-1 over the matched model{mark}"),
             "Filled where the interval excludes zero.",
@@ -129,8 +138,13 @@ def _horizons(report: Report, findings: CompareFindings, mark: str) -> None:
             )
         )
     ]
-    previous = [experiment.baselines(horizon)["previous step"]["top1"] for horizon in experiment.horizons]
-    ceilings = [Line("previous step", experiment.horizons, previous)]
+    previous = experiment.arms.get("previous-step")
+    of_previous = [] if previous is None else [
+        (horizon, score.value)
+        for horizon in experiment.horizons
+        if (score := experiment.score(previous.name, "top1", horizon)) is not None
+    ]  # fmt: skip
+    ceilings = [Line(previous.title, *zip(*of_previous, strict=True))] if previous and of_previous else []
     for label, values in findings.best.items():
         known = [horizon for horizon in experiment.horizons if horizon in values]
         ceilings.append(Line(label, known, [values[horizon] for horizon in known]))
@@ -173,13 +187,12 @@ def _classes(report: Report, experiment: Experiment, mark: str) -> None:
 
 
 def _training(report: Report, findings: CompareFindings) -> None:
-    worlds = {label: runs for label, runs in findings.worlds.items() if any(run.stage1 for run in runs)}
+    worlds = {label: of.runs for label, of in findings.worlds.items() if any(run.stage1 for run in of.runs)}
     probes = {arm.title: arm.runs for arm in findings.experiment.arms.values() if arm.kind == "arm"}
     if not (worlds or any(run.probe for runs in probes.values() for run in runs)):
         return
     report.section("Training", "Means over seeds; the band goes from the lowest seed to the highest.")
     if worlds:
-        report.table(_skill_table(worlds))
         train = [
             line for label, runs in worlds.items() if (line := _band(label, runs, "stage1", "train/teacher_forced"))
         ]
@@ -195,28 +208,6 @@ def _training(report: Report, findings: CompareFindings) -> None:
         report.figure(
             draw_losses("probe-loss", losses, [], title="Stage 2: loss of the probe that was chosen", x_label="Epoch")
         )
-
-
-def _skill_table(worlds: Mapping[str, Sequence[Run]]) -> Table:
-    steps = sorted(
-        {
-            int(k.removeprefix("skill_"))
-            for runs in worlds.values()
-            for run in runs
-            for k in run.validation
-            if k.startswith("skill_")
-        }
-    )
-    columns = [Column("World model"), Column("1 step, true past", "share", best="highest")]
-    columns += [Column(f"rolled out {step}", "share", best="highest") for step in steps]
-    rows = []
-    for label, runs in worlds.items():
-        told = [run.validation for run in runs if run.validation]
-        names = ["skill", *(f"skill_{step}" for step in steps)]
-        rows.append(Row([label, *(float(np.mean([of[name] for of in told])) if told else None for name in names)]))
-    return Table(
-        columns, rows, note="Skill: share of the error of copying the last step that is removed, on held-out videos."
-    )
 
 
 def _gain(label: str, difference: Difference | None, support: int | None = None) -> Gain:
@@ -241,11 +232,4 @@ def _line(label: str, horizons: Sequence[float], values: Iterable[Difference | N
 def _band(label: str, runs: Sequence[Run], part: str, metric: str) -> Line | None:
     """The mean over seeds of a logged value, at the steps that all seeds have, and the range of the seeds."""
     logged = [{line["step"]: line[metric] for line in getattr(run, part) if metric in line} for run in runs]
-    logged = [values for values in logged if values]
-    if not logged:
-        return None
-    steps = sorted(set.intersection(*(set(values) for values in logged)))
-    of_seed = np.array([[values[step] for step in steps] for values in logged])
-    if len(logged) == 1:
-        return Line(label, steps, of_seed[0].tolist())
-    return Line(label, steps, of_seed.mean(0).tolist(), of_seed.min(0).tolist(), of_seed.max(0).tolist())
+    return over_seeds(label, [values for values in logged if values])

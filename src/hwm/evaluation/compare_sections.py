@@ -45,7 +45,7 @@ def headline(
             cards.append(_card(question + mark, found))
     cards.append(_best_arm(experiment, best))
     report.verdicts(cards)
-    seeds = {len(experiment.seeds(arm)) for arm in experiment.arms}
+    seeds = {len(experiment.seeds(arm.name)) for arm in experiment.arms.values() if arm.is_trained}
     report.paragraph(
         f"Each arm was trained with {_range(seeds)}, paired: arms of one seed share their initial weights, the order "
         "of their clips, the number of updates and the segments they are scored on, and differ in their gaze alone. A "
@@ -94,9 +94,8 @@ def arms_table(experiment: Experiment, best: Mapping[str, float]) -> Table:
         scores = [experiment.score(arm.name, metric, experiment.headline_sec) for metric in METRICS]
         cells: list[Cell] = [None if score is None else share_interval(score) for score in scores]
         is_reference = arm.kind in ("oracle", "baseline")
-        rows.append(Row([arm.title, len(experiment.seeds(arm.name)), *cells], is_reference))
-    for name, scores in experiment.baselines(experiment.headline_sec).items():
-        rows.append(Row([name, None, *(scores.get(metric) for metric in METRICS)], is_reference=True))
+        num_seeds = len(experiment.seeds(arm.name)) if arm.is_trained else None
+        rows.append(Row([arm.title, num_seeds, *cells], is_reference))
     nothing: list[Cell] = [None] * (len(METRICS) - 1)
     rows += [Row([label, None, value, *nothing], is_reference=True) for label, value in best.items()]
     note = (
@@ -171,8 +170,6 @@ def mean_scores(experiment: Experiment) -> dict[str, dict[str, float]]:
     for arm in experiment.arms.values():
         found = {metric: experiment.score(arm.name, metric, at) for metric in METRICS}
         scores[arm.title] = {metric: score.value for metric, score in found.items() if score is not None}
-    for name, told in experiment.baselines(at).items():
-        scores[name] = {metric: told[metric] for metric in METRICS if metric in told}
     return scores
 
 
@@ -191,7 +188,8 @@ def _best_arm(experiment: Experiment, best: Mapping[str, Mapping[float, float]])
     shown = next(name for name in ("world+probe", "world", "probe", *experiment.arms) if name in experiment.arms)
     score = experiment.score(shown, "top1", at)
     assert score is not None
-    others = {name: scores["top1"] for name, scores in experiment.baselines(at).items()}
+    untrained = [arm for arm in experiment.arms.values() if not arm.is_trained]
+    others = {arm.title: found.value for arm in untrained if (found := experiment.score(arm.name, "top1", at))}
     others |= {label: values[at] for label, values in best.items() if at in values}
     detail = "; ".join(f"{name} {100 * value:.1f} %" for name, value in others.items())
     interval = share_interval(score)

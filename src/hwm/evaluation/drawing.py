@@ -113,9 +113,15 @@ def new_axes(title: str, x_label: str, y_label: str, height_in: float = 3.5) -> 
     return canvas, axes
 
 
-def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
-    """Each series with its colour and marker, and a band where it has bounds."""
-    for index, line in enumerate(lines):
+def draw_lines(axes: Axes, lines: Sequence[Line], places: Sequence[int] | None = None) -> None:
+    """Each series with its colour and marker, and a band where it has bounds.
+
+    Args:
+        axes: where to draw.
+        lines: the series.
+        places: their places in the palette; by default their order.
+    """
+    for index, line in zip(range(len(lines)) if places is None else places, lines, strict=True):
         colour = colour_of(index)
         if line.low is not None and line.high is not None:
             axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.16, linewidth=0)

@@ -2,28 +2,39 @@
 
 In: the outputs of finished runs, arm by arm, seed by seed and horizon by horizon. Out: for any arm or pair of arms a
 `Difference`, which knows its interval; verdicts by every metric (`paired_comparison`); gains by class; what is taken
-for what. All are computed on the same resamples of whole takes, so that what two arms have in common cancels. Pairs are
-matched by seed. With several tasks (verb, noun, action) the last one is meant unless said otherwise.
+for what; whether an arm is as often right as it is sure. All are computed on the same resamples of whole takes, so that
+what two arms have in common cancels. Pairs are matched by seed. With several tasks (verb, noun, action) the last one is
+meant unless said otherwise.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from hwm.errors import DataError
+from hwm.evaluation.calibration import Reliability, reliability_equal_width
 from hwm.evaluation.class_gains import ClassGain, class_gains
 from hwm.evaluation.differences import Difference, difference_of
 from hwm.evaluation.outputs import RunOutputs, TaskOutputs, align
 from hwm.evaluation.paired_comparison import Comparison, compare_outputs
 from hwm.evaluation.resampled import MetricName, resampled_metric
+from hwm.evaluation.resampled_calibration import (
+    COVERAGES,
+    CalibrationName,
+    resampled_calibration,
+    resampled_reliability,
+    resampled_selective_accuracy,
+)
 from hwm.evaluation.statistics import draw_takes, number_takes
 
 RESAMPLING_SEED = 20_250_612
 NUM_RESAMPLES = 2000
 Kind = Literal["arm", "control", "oracle", "baseline"]
+ScoreName = MetricName | CalibrationName
 
 
 class Run(NamedTuple):
@@ -32,8 +43,6 @@ class Run(NamedTuple):
     seed: int
     outputs: Mapping[float, RunOutputs]
     """By horizon in seconds."""
-    baselines: Mapping[float, Mapping[str, Mapping[str, float]]]
-    """By horizon: `majority` and `previous step` → metric of the last task → value."""
     scenarios: Mapping[str, str]
     """Row of the annotation → scenario (recipe, activity), "" where the data set has none."""
     probe: Sequence[Mapping[str, float]] = ()
@@ -41,7 +50,9 @@ class Run(NamedTuple):
     stage1: Sequence[Mapping[str, float]] = ()
     """Lines of stage 1's."""
     validation: Mapping[str, float] = {}
-    """Stage 1's skill by step."""
+    """Stage 1's scores of the world model; see `world_scores`."""
+    forecast: Mapping[str, Mapping[str, Mapping[str, float]]] = {}
+    """Stage 1's forecast of gaze (`gaze_forecast`): truth, `estimated` or `measured` → forecast → metric_k → value."""
 
 
 class Arm(NamedTuple):
@@ -53,6 +64,24 @@ class Arm(NamedTuple):
     matched: str
     """Name of the arm that it differs from in one thing; "" for the first."""
     runs: Sequence[Run]
+    is_trained: bool = True
+    """False for what needs no training, and says the same in every seed."""
+
+
+class Selective(NamedTuple):
+    """Top-1 of an arm when only its surest segments are answered."""
+
+    coverage: Sequence[float]
+    accuracy: Sequence[Difference]
+
+
+class Reliable(NamedTuple):
+    """The bins of an arm's confidence, over all its seeds."""
+
+    bins: Reliability
+    low: Sequence[float] | None
+    """Bounds of the accuracy of each bin; None where there is no interval."""
+    high: Sequence[float] | None
 
 
 class Confusion(NamedTuple):
@@ -96,7 +125,7 @@ class Experiment:
             named = {(arm.name, run.seed, horizon): run for arm in arms for run in arm.runs if horizon in run.outputs}
             aligned = align([run.outputs[horizon] for run in named.values()])
             self._outputs |= dict(zip(named, aligned, strict=True))
-        self._resampled: dict[tuple[str, int, float, MetricName], NDArray[np.float64]] = {}
+        self._resampled: dict[tuple[str, int, float, ScoreName], NDArray[np.float64]] = {}
         self._known_at: dict[float, _Known] = {}
         self._verdicts: dict[tuple[str, str], tuple[Comparison, ...]] = {}
         _require_one_run_a_seed(arms)
@@ -127,17 +156,12 @@ class Experiment:
         pairs = [(arm.name, arm.matched) for arm in self.arms.values() if arm.matched in self.arms]
         return [pair for pair in pairs if self.seeds(*pair)]
 
-    def baselines(self, horizon: float) -> Mapping[str, Mapping[str, float]]:
-        """Scores of the predictions that see no video; they do not depend on arm or seed."""
-        runs = [run for arm in self.arms.values() for run in arm.runs if horizon in run.baselines]
-        return runs[0].baselines[horizon]
-
-    def score(self, arm: str, metric: MetricName, horizon: float) -> Difference | None:
+    def score(self, arm: str, metric: ScoreName, horizon: float) -> Difference | None:
         """The metric itself (its difference from zero); None where the arm has no run at this horizon."""
         return self._difference([arm], metric, horizon)
 
-    def gain(self, arm: str, other: str, metric: MetricName, horizon: float) -> Difference | None:
-        """How much better the one is than the other; None where they share no seed at this horizon."""
+    def gain(self, arm: str, other: str, metric: ScoreName, horizon: float) -> Difference | None:
+        """The one's score less the other's; None where they share no seed at this horizon."""
         return self._difference([arm, other], metric, horizon)
 
     def verdicts(self, arm: str, other: str) -> tuple[Comparison, ...]:
@@ -164,6 +188,50 @@ class Experiment:
         gains = class_gains(a, b, labels_N, takes, 1, np.random.default_rng(RESAMPLING_SEED), NUM_RESAMPLES)
         return tuple(sorted(gains, key=lambda gain: -gain.difference.value))
 
+    def selective_accuracy(self, arm: str) -> Selective:
+        """Top-1 at the headline's horizon against the share of the segments that is answered, the surest first."""
+        labels_N, take_of_N, draws_RP, num_takes = self._drawn(self.headline_sec)
+        of_seed = [
+            resampled_selective_accuracy(logits_NC, labels_N, take_of_N, draws_RP, COVERAGES)
+            for logits_NC in self._of_seeds(arm)
+        ]
+        shares_RKJ = np.stack(of_seed, axis=2)
+        accuracy = [difference_of(shares_RKJ[0, k], shares_RKJ[1:, k], num_takes) for k in range(len(COVERAGES))]
+        return Selective(COVERAGES, accuracy)
+
+    def reliability(self, arm: str) -> Reliable:
+        """Confidence against accuracy at the headline's horizon: the segments of all seeds in bins of equal width.
+
+        Bounds are those of takes, of which some resamples may leave a bin empty; such resamples say nothing of it.
+        """
+        labels_N, take_of_N, draws_RP, num_takes = self._drawn(self.headline_sec)
+        of_seed = self._of_seeds(arm)
+        logits, labels = torch.cat(of_seed), labels_N.repeat(len(of_seed))
+        bins = reliability_equal_width(logits, labels)
+        if num_takes < 2:
+            return Reliable(bins, None, None)
+        share_RB = resampled_reliability(logits, labels, np.tile(take_of_N, len(of_seed)), draws_RP)
+        seen = share_RB[1:, ~np.isnan(share_RB[0])]
+        told = [
+            difference_of(np.array([value]), column[~np.isnan(column)][:, None], num_takes).interval()
+            for value, column in zip(bins.accuracy, seen.T, strict=True)
+        ]
+        low = [max(0.0, interval.low) for interval in told if interval.low is not None]
+        high = [min(1.0, interval.high) for interval in told if interval.high is not None]
+        return Reliable(bins, low, high)
+
+    def guesses(self, arm: str, seed: int, row: str, count: int) -> dict[float, list[tuple[str, float]]]:
+        """The best guesses about a segment with their probabilities, by horizon; horizons that lack it are left out."""
+        told = {}
+        for horizon in self.horizons:
+            outputs = self._outputs.get((arm, seed, horizon))
+            place = [] if outputs is None else [i for i, s in enumerate(outputs.segments) if s.row == row]
+            if outputs is not None and place:
+                best = _last_task(outputs).logits_SC[place[0]].softmax(0).topk(min(count, len(self.class_names)))
+                named = [self.class_names[label] for label in best.indices.tolist()]
+                told[horizon] = list(zip(named, best.values.tolist(), strict=True))
+        return told
+
     def confusions(self, arm: str) -> list[Confusion]:
         """First guesses against the truth, one matrix a scenario, the largest scenario first."""
         rows = self._known(self.headline_sec).rows
@@ -184,7 +252,7 @@ class Experiment:
             matrices.append(Confusion(scenario, [self.class_names[label] for label in present], counts))
         return matrices
 
-    def _difference(self, arms: Sequence[str], metric: MetricName, horizon: float) -> Difference | None:
+    def _difference(self, arms: Sequence[str], metric: ScoreName, horizon: float) -> Difference | None:
         """Score of the first arm, less that of the second if there is one, over the seeds they share."""
         seeds = self.seeds(*arms, horizon=horizon)
         if not seeds:
@@ -193,15 +261,28 @@ class Experiment:
         both_RJ = of_arm[0] if len(of_arm) == 1 else of_arm[0] - of_arm[1]
         return difference_of(both_RJ[0], both_RJ[1:], self._known(horizon).draws_RP.shape[1])
 
-    def _on_draws(self, arm: str, seed: int, horizon: float, metric: MetricName) -> NDArray[np.float64]:
+    def _on_draws(self, arm: str, seed: int, horizon: float, metric: ScoreName) -> NDArray[np.float64]:
         """The metric on all segments, then on each resample; the resamples are the same for all arms."""
         key = (arm, seed, horizon, metric)
         if key not in self._resampled:
-            known = self._known(horizon)
-            labels_N = _last_task(self._any(horizon)).labels_S[known.rows]
+            labels_N, take_of_N, draws_RP, _ = self._drawn(horizon)
             logits_NC = self._logits(arm, seed, horizon)
-            self._resampled[key] = resampled_metric(metric, logits_NC, labels_N, known.take_of_N, known.draws_RP)
+            if metric == "ece" or metric == "brier" or metric == "surest_half":
+                values_R = resampled_calibration(metric, logits_NC, labels_N, take_of_N, draws_RP)
+            else:
+                values_R = resampled_metric(metric, logits_NC, labels_N, take_of_N, draws_RP)
+            self._resampled[key] = values_R
         return self._resampled[key]
+
+    def _drawn(self, horizon: float) -> tuple[Tensor, NDArray[np.int64], NDArray[np.int64], int]:
+        """Labels [N] and takes [N] of the scored segments, all takes once and then each resample, number of takes."""
+        known = self._known(horizon)
+        labels_N = _last_task(self._any(horizon)).labels_S[known.rows]
+        return labels_N, known.take_of_N, known.draws_RP, known.draws_RP.shape[1]
+
+    def _of_seeds(self, arm: str) -> list[Tensor]:
+        """Logits [N, C] of each seed at the headline's horizon."""
+        return [self._logits(arm, seed, self.headline_sec) for seed in self.seeds(arm)]
 
     def _logits(self, arm: str, seed: int, horizon: float) -> Tensor:
         """Logits [N, C] of the last task, on the segments whose class is known."""

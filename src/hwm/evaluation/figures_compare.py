@@ -86,16 +86,17 @@ def confusion_matrix(name: str, names: Sequence[str], counts: NDArray[np.float64
     """
     num_classes = len(names)
     with mpl.rc_context(style_of(name)):
-        canvas, axes = new_axes(title, "Named", "", height_in=1.9 + 0.3 * num_classes)
+        canvas, axes = new_axes(title, "What the model named", "", height_in=2.9 + 0.3 * num_classes)
         shares = counts / counts.sum(axis=1, keepdims=True)
         for row in range(num_classes):
             for column in range(num_classes + 1):
                 _square(axes, row, column, float(shares[row, column]), is_right=row == column)
-        numbers = [str(number) for number in range(1, num_classes + 1)]
-        axes.set_xticks(range(num_classes + 1), [*numbers, "other"])
+        below = [label_text(text, 24) for text in (*names, "any other")]
+        axes.set_xticks(range(num_classes + 1), below, rotation=38, ha="right", rotation_mode="anchor", fontsize=8)
         totals = np.rint(counts.sum(axis=1)).astype(int)
-        labels = [f"{label_text(text, 34)}  ({n})  {i}" for text, n, i in zip(names, totals, numbers, strict=True)]
-        axes.set_yticks(range(num_classes), labels)
+        axes.set_yticks(
+            range(num_classes), [f"{label_text(text, 34)}  ({n})" for text, n in zip(names, totals, strict=True)]
+        )
         axes.set_xlim(-0.5, num_classes + 0.5)
         axes.set_ylim(num_classes - 0.5, -0.5)
         axes.xaxis.set_minor_locator(MultipleLocator(1))

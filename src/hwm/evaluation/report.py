@@ -104,6 +104,10 @@ class Report:
         for title, facts in groups.items():
             self._blocks.append(f"<h3>{html.escape(title)}</h3>{fact_list(facts)}")
 
+    def folded(self, title: str, facts: Mapping[str, object]) -> None:
+        """Names and values that few readers want, folded away; on paper they are shown."""
+        self._blocks.append(f"<details><summary>{html.escape(title)}</summary>{fact_list(facts)}</details>")
+
     def coverage(self, expected: int, scored: int, exclusions: Sequence[tuple[str, str]]) -> None:
         """How many segments were scored, and each that was not, with its reason.
 

@@ -67,12 +67,14 @@ class Verdict(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """One image: uint8 [Y, X, 3], a file name without ending, and its text."""
+    """One image: uint8 [Y, X, 3], a file name without ending, its text, and what more there is to say of it."""
 
     name: str
     pixels: np.ndarray
     caption: str
     alt: str = ""
+    table: Table | None = None
+    """Stands below the caption."""
 
 
 class Clip(NamedTuple):
@@ -176,7 +178,8 @@ def picture_strip(pictures: Sequence[Picture], caption: str) -> str:
         cells.append(
             f'<figure><img src="{data_uri(png_bytes(picture.pixels), "image/png")}" width="{width}" height="{height}" '
             f'alt="{html.escape(picture.alt or picture.caption, quote=True)}" loading="lazy">'
-            f"<figcaption>{html.escape(picture.caption)}</figcaption></figure>"
+            f"<figcaption>{html.escape(picture.caption)}</figcaption>"
+            f"{'' if picture.table is None else table_block(picture.table)}</figure>"
         )
     text = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     return f'<figure><div class="strip">{"".join(cells)}</div>{text}</figure>'

@@ -36,7 +36,7 @@ from hwm.pipelines.samples import (
     training_views,
     validation_samples,
 )
-from hwm.pipelines.scoring import TaskOutput, labels_of, score_all, write_outputs
+from hwm.pipelines.scoring import TaskOutput, baseline_logits, labels_of, score_all, write_baselines, write_outputs
 from hwm.tokens.features import Features
 from hwm.tokens.foresight import Foresight, open_foresight
 
@@ -145,7 +145,9 @@ def run(config: AnticipateConfig) -> AnticipateResult:
             asked = [sample.segment for sample in of]
             scores = score_all(said[name], known, asked, val_table.subsets, config.seed)
             scored.append(HorizonResult(horizons[name], scores, said[name], tuple(of), tuple(left_out)))
-            write_outputs(log.folder, said[name], asked, name.removeprefix("val"))
+            suffix = name.removeprefix("val")
+            write_outputs(log.folder, said[name], asked, suffix)
+            write_baselines(log.folder, said[name], baseline_logits(said[name], known, asked), suffix)
         main, *curve = scored
         excluded = (*val_table.excluded, *main.excluded)
         result = AnticipateResult(log.folder, main.scores, main.outputs, main.samples, excluded, tuple(curve))

@@ -8,11 +8,10 @@ made from the finished stage-2 runs alone (`pipelines.compare_runs`), as `hwm co
 """
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import EXIT_STOPPED, StopFlag
 from hwm.errors import RunError
 from hwm.evaluation.compare_report import Written
+from hwm.pipelines.compare_child import start_unit
 from hwm.pipelines.compare_cost import Clock
 from hwm.pipelines.compare_runs import report_on
 from hwm.pipelines.compare_units import Plan, Unit, state_of
@@ -99,8 +99,7 @@ class Children(AbstractContextManager["Children"]):
 
     def __init__(self, config: CompareConfig) -> None:
         self._threads = max(1, (os.cpu_count() or 1) // config.processes)
-        self._running: list[tuple[Unit, subprocess.Popen[bytes], float]] = []
-        self._logs = ExitStack()
+        self._running: list[tuple[Unit, BaseProcess, float]] = []
 
     @property
     def running(self) -> list[Unit]:
@@ -112,17 +111,15 @@ class Children(AbstractContextManager["Children"]):
         unit.config.folder.mkdir(parents=True, exist_ok=True)
         recipe = unit.config.folder / f"{unit.name}.yaml"
         dump_config(unit.config, recipe)
-        log = self._logs.enter_context(log_of(unit).open("wb"))
-        command = [sys.executable, "-m", "hwm", unit.verb, str(recipe)]
-        environment = os.environ | {"OMP_NUM_THREADS": str(self._threads), "MKL_NUM_THREADS": str(self._threads)}
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        child = start_unit(unit.verb, recipe, log_of(unit), self._threads)
         self._running.append((unit, child, time.monotonic()))
 
     def collect(self) -> list[tuple[Unit, int, float]]:
         """Units that have ended since the last call, with their exit codes and seconds."""
         ended = [(unit, code, time.monotonic() - at) for unit, child, at in self._running
-                 if (code := child.poll()) is not None]  # fmt: skip
-        self._running = [entry for entry in self._running if entry[1].returncode is None]
+                 if (code := child.exitcode) is not None]  # fmt: skip
+        gone = {unit.name for unit, _, _ in ended}
+        self._running = [entry for entry in self._running if entry[0].name not in gone]
         return ended
 
     def __exit__(
@@ -131,12 +128,10 @@ class Children(AbstractContextManager["Children"]):
         for _, child, _ in self._running:
             child.terminate()
         for _, child, _ in self._running:
-            try:
-                child.wait(STOP_SEC)
-            except subprocess.TimeoutExpired:
+            child.join(STOP_SEC)
+            if child.exitcode is None:
                 child.kill()
-                child.wait()
-        self._logs.close()
+                child.join()
 
 
 def log_of(unit: Unit) -> Path:

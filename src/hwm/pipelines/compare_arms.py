@@ -76,7 +76,10 @@ def stage1_of(config: CompareConfig, name: str, seed: int) -> PretrainConfig:
     """
     spec, template = ARMS[name], config.pretrain
     source = "measured" if name == "measured" else template.gaze
-    changes = {"gaze": source if spec.in_world else "none", "gaze_control": spec.world_control}
+    changes = {
+        "gaze": source if spec.in_world else "none", "gaze_control": spec.world_control,
+        "validation_gaze": template.gaze,
+    }  # fmt: skip
     return _with(template, config, seed, changes)
 
 

@@ -5,7 +5,7 @@ frame shown is the last one that the model saw.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,10 +18,10 @@ from hwm.engine.assemble import load_stage1, probe_seer
 from hwm.engine.runlog import read_facts
 from hwm.errors import RunError
 from hwm.evaluation.experiment import Experiment
-from hwm.evaluation.report_parts import Picture
+from hwm.evaluation.report_parts import Column, Picture, Row, Table
 from hwm.models.world_model import WorldModel
 from hwm.pipelines.anticipate import AnticipateResult
-from hwm.pipelines.examples import choose_examples, guesses, last_frame
+from hwm.pipelines.examples import GUESSES, choose_examples, guesses, last_frame
 from hwm.pipelines.samples import validation_samples
 from hwm.pipelines.scoring import TaskOutput, qualified
 from hwm.recipes import load_config
@@ -46,11 +46,15 @@ def choose_pair(experiment: Experiment) -> ExamplePair | None:
     return None
 
 
-def example_pictures(with_gaze: Path, without: Path, count: int) -> list[Picture]:
-    """Annotated frames, in turn won by gaze, lost by it, right in both and wrong in both.
+def example_pictures(
+    experiment: Experiment, pair: ExamplePair, with_gaze: Path, without: Path, count: int
+) -> list[Picture]:
+    """Annotated frames, in turn won by gaze, lost by it, right in both and wrong in both, each with a table of guesses.
 
     Args:
-        with_gaze: run folder of stage 2 on a world model, with gaze.
+        experiment: what both arms said at all horizons.
+        pair: the arms and the seed.
+        with_gaze: run folder of the arm with gaze.
         without: run folder of the arm without.
         count: frames in all.
 
@@ -61,7 +65,11 @@ def example_pictures(with_gaze: Path, without: Path, count: int) -> list[Picture
     pictures = []
     for number, index in enumerate(choose_examples(reopened.result, other.result, count), start=1):
         pixels = last_frame(reopened.world, reopened.result, index)
-        pictures.append(Picture(f"example-{number}", pixels, _caption(reopened.result, other.result, index)))
+        sample = reopened.result.samples[index]
+        truth = reopened.result.classes.names[int(reopened.result.labels_S[index])]
+        table = _over_time(experiment, pair, sample.segment.row, truth)
+        caption = _caption(reopened.result, other.result, index)
+        pictures.append(Picture(f"example-{number}", pixels, caption, table=table))
     return pictures
 
 
@@ -113,14 +121,19 @@ def _caption(with_gaze: AnticipateResult, without: AnticipateResult, index: int)
     outcome = {(True, False): "Won by gaze", (False, True): "Lost by gaze", (True, True): "Right in both"}.get(
         (right[0], right[1]), "Wrong in both"
     )
-    lists = (f"{label}: {_listed(guesses(result, index))}" for label, result in _labelled(with_gaze, without))
-    return f"{outcome}. {sample.segment.take}, {sample.observation.last_time_sec:.2f} s. {'. '.join(lists)}."
+    return f"{outcome}: {truth}. {sample.segment.take}, {sample.observation.last_time_sec:.2f} s."
 
 
-def _labelled(with_gaze: AnticipateResult, without: AnticipateResult) -> Iterator[tuple[str, AnticipateResult]]:
-    yield "With gaze", with_gaze
-    yield "Without", without
+def _over_time(experiment: Experiment, pair: ExamplePair, row: str, truth: str) -> Table:
+    """The five best guesses of both arms at every horizon, farthest first; the true step is marked."""
+    told = [experiment.guesses(arm, pair.seed, row, GUESSES) for arm in (pair.with_gaze, pair.without)]
+    columns = [Column("Before"), Column("With gaze", "text"), Column("Without", "text")]
+    rows = [
+        Row([f"{horizon:g} s", *(_listed(of.get(horizon, []), truth) for of in told)])
+        for horizon in sorted(set(told[0]) | set(told[1]), reverse=True)
+    ]
+    return Table(columns, rows)
 
 
-def _listed(best: Sequence[tuple[str, float]]) -> str:
-    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in best)
+def _listed(best: Sequence[tuple[str, float]], truth: str) -> str:
+    return ", ".join(f"{'✓ ' if name == truth else ''}{name} {100 * share:.0f} %" for name, share in best)

@@ -29,6 +29,8 @@ State = Literal["finished", "interrupted", "new"]
 
 HASHED_BYTES = 16_000_000
 """Files up to this size count by their bytes, larger ones by size and time of change: a plan reads no terabytes."""
+RECORD = 2
+"""Raised whenever stage 2 writes more for the report: units that lack it are run again."""
 _NOT_LEARNED = ("name", "checkpoint", "runtime.devices", *MAY_CHANGE)
 
 
@@ -113,6 +115,8 @@ def _named(config: _Run, label: str, inputs: "_Inputs", below: RunConfig | None)
         "inputs": inputs.of(config),
         "stage1": None if below is None else below.name,
     }
+    if isinstance(config, AnticipateConfig):
+        identity["record"] = RECORD
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     return config.model_copy(update={"name": f"{label.replace('+', '-')}-seed{config.seed}-{digest}"})
 

@@ -110,7 +110,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
                     log.flush(done)
                     log.write_timings(done, {"train/data_wait": tokens.share()})
                 if done % config.validate_every == 0 or done == num_steps:
-                    validation = validate(world, data.source, data.targets, data.fixed, config)
+                    validation = validate(world, data.held_out, data.targets, data.fixed, config)
                     log.write(done, {f"val/{name}": value for name, value in validation.items()})
                 stopping = stop.agreed(fabric)
                 if done % config.save_every == 0 or done == num_steps or stopping:
@@ -121,7 +121,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         # Scores
         digest = predictor_hash(world.predictor)
         if not validation:  # the run was already whole
-            validation = validate(world, data.source, data.targets, data.fixed, config)
+            validation = validate(world, data.held_out, data.targets, data.fixed, config)
         for_readout = fixed_clips(data.train, config.data.fps)
         forecasts = forecast_gaze(world, data.source, data.gaze_truths, for_readout, data.fixed, config)
         log.record(predictor_sha256=digest, validation=validation, gaze_forecast=forecasts)

@@ -27,6 +27,7 @@ from hwm.errors import DataError
 from hwm.models.observer import Observer
 from hwm.models.world_model import TimeGrid, WorldModel
 from hwm.pipelines.validation import with_targets
+from hwm.pipelines.validation_gaze import validation_source
 from hwm.tokens.controls import ControlledSource, fixed_clips, mean_scene, with_gaze_control
 from hwm.tokens.extraction import Crops, centre_only
 from hwm.tokens.measured import MeasuredSource
@@ -37,6 +38,8 @@ class Stage1Data(NamedTuple):
     """Videos, tokens and clips of a stage-1 run."""
 
     source: TokenSource
+    held_out: TokenSource
+    """Of validation clips; see `hwm.pipelines.validation_gaze`."""
     targets: TokenSource | None
     """Latents to be predicted; None where they are the source's own."""
     train: tuple[VideoInfo, ...]
@@ -84,7 +87,8 @@ def open_data(
     plan = ClipPlan(train, data.fps, data.num_steps, data.augment, config.seed, config.tokens.views)
     fixed = ClipPlan(val, data.fps, data.num_steps, None, config.seed).validation()
     truths = _gaze_truths(source, config, world, (*train, *val))
-    return Stage1Data(source, targets, train, plan, fixed, truths)
+    held_out = validation_source(config, world, weights, source, val, log, fabric.device)
+    return Stage1Data(source, held_out, targets, train, plan, fixed, truths)
 
 
 def load_videos(

@@ -6,7 +6,7 @@ not in training is not scored, and counted (`num_unknown_labels`).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,8 @@ from hwm.evaluation.sequence_metrics import edit_distance, sample_sequences
 
 Scores = dict[str, float]
 
+BASELINES = ("majority", "previous step")
+"""Predictions that see no video."""
 VERB, NOUN, ACTION = "verb", "noun", "action"
 PAIR = 1 << 32
 """Verb · PAIR + noun is one number for each pair."""
@@ -67,13 +69,7 @@ def score_all(
         seed: of the sampled sequences.
     """
     tasks = [output.task for output in outputs]
-    said = {"probe": [output.logits_SZC for output in outputs], "majority": [], "previous step": []}
-    for index, (task, logits_SZC, _) in enumerate(outputs):
-        pairs = [(_or_none(s.previous_labels[index]), s.labels[index]) for s in train if s.labels[index] != UNKNOWN]
-        frequency_SC = majority_logits([label for _, label in pairs], len(task.classes), len(val))
-        previous = [_or_none(segment.previous_labels[index]) for segment in val]
-        said["majority"].append(frequency_SC[:, None].expand(-1, logits_SZC.shape[1], -1))
-        said["previous step"].append(previous_step_logits(pairs, previous, len(task.classes))[:, None])
+    said = {"probe": [output.logits_SZC for output in outputs]} | baseline_logits(outputs, train, val)
     scores: dict[str, Scores] = {}
     for name, logits in said.items():
         scores[name] = {}
@@ -85,6 +81,49 @@ def score_all(
     return scores
 
 
+def baseline_logits(
+    outputs: Sequence[TaskOutput], train: Sequence[Segment], val: Sequence[Segment]
+) -> dict[str, list[Tensor]]:
+    """What the baselines that see no video say of the validation segments: name → logits [S, Z, C], one a task.
+
+    The majority says the same of every position that a task asks for; the previous step speaks of the next one alone.
+    """
+    said: dict[str, list[Tensor]] = {name: [] for name in BASELINES}
+    for index, (task, logits_SZC, _) in enumerate(outputs):
+        pairs = [(_or_none(s.previous_labels[index]), s.labels[index]) for s in train if s.labels[index] != UNKNOWN]
+        frequency_SC = majority_logits([label for _, label in pairs], len(task.classes), len(val))
+        previous = [_or_none(segment.previous_labels[index]) for segment in val]
+        said["majority"].append(frequency_SC[:, None].expand(-1, logits_SZC.shape[1], -1))
+        said["previous step"].append(previous_step_logits(pairs, previous, len(task.classes))[:, None])
+    return said
+
+
+def write_baselines(
+    folder: Path, outputs: Sequence[TaskOutput], said: Mapping[str, Sequence[Tensor]], suffix: str = ""
+) -> None:
+    """`outputs{suffix}-<baseline>.safetensors` of each baseline, in the form of the probe's own.
+
+    Where a task asks for several positions, what a baseline says of the next segment stands at all of them.
+
+    Args:
+        folder: the run folder.
+        outputs: the probe's, one a task; they have the labels.
+        said: as `baseline_logits` gives it.
+        suffix: as in `write_outputs`; the rows are those of the same `segments{suffix}.json`.
+    """
+    for name, logits in said.items():
+        own = [
+            output._replace(logits_SZC=logits_SZC[:, :1].expand_as(output.logits_SZC))
+            for output, logits_SZC in zip(outputs, logits, strict=True)
+        ]
+        save_file(_tensors(own), folder / baseline_file(name, suffix))
+
+
+def baseline_file(name: str, suffix: str = "") -> str:
+    """Name of the file with what a baseline said, e.g. `outputs-2s-previous-step.safetensors`."""
+    return f"outputs{suffix}-{name.replace(' ', '-')}.safetensors"
+
+
 def write_outputs(folder: Path, outputs: Sequence[TaskOutput], segments: Sequence[Segment], suffix: str = "") -> None:
     """`outputs.safetensors` (logits and labels of each task) and `segments.json` (rows and class tables) of a run.
 
@@ -94,22 +133,27 @@ def write_outputs(folder: Path, outputs: Sequence[TaskOutput], segments: Sequenc
         segments: in the order of the logits.
         suffix: put before both endings, e.g. `-2s` for another horizon.
     """
-    tasks = [output.task for output in outputs]
-    tensors = {}
-    for task, logits_SZC, labels_SZ in outputs:
-        one = task.num_positions == 1
-        tensors[qualified("logits", task, tasks)] = (logits_SZC[:, 0] if one else logits_SZC).contiguous()
-        tensors[qualified("labels", task, tasks)] = (labels_SZ[:, 0] if one else labels_SZ).contiguous()
-    save_file(tensors, folder / f"outputs{suffix}.safetensors")
+    save_file(_tensors(outputs), folder / f"outputs{suffix}.safetensors")
     classes = {
         task.name: {"ids": task.classes.ids, "names": task.classes.names, "sha256": task.classes.sha256}
-        for task in tasks
+        for task in (output.task for output in outputs)
     }
     rows = [
         {"row": s.row, "take": s.take, "scenario": s.scenario, "start_sec": s.start_sec, "labels": s.labels}
         for s in segments
     ]
     (folder / f"segments{suffix}.json").write_text(json.dumps({"classes": classes, "segments": rows}, indent=1) + "\n")
+
+
+def _tensors(outputs: Sequence[TaskOutput]) -> dict[str, Tensor]:
+    """Logits and labels of each task under the names of their file."""
+    tasks = [output.task for output in outputs]
+    tensors = {}
+    for task, logits_SZC, labels_SZ in outputs:
+        one = task.num_positions == 1
+        tensors[qualified("logits", task, tasks)] = (logits_SZC[:, 0] if one else logits_SZC).contiguous()
+        tensors[qualified("labels", task, tasks)] = (labels_SZ[:, 0] if one else labels_SZ).contiguous()
+    return tensors
 
 
 def _or_none(label: int) -> int | None:

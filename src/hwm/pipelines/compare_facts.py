@@ -1,0 +1,133 @@
+"""What the comparison's page says beside the numbers: cautions, what is not matched, provenance, shared settings."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hwm.config import AnticipateConfig, PretrainConfig
+from hwm.engine.provenance import provenance
+from hwm.engine.runlog import MAY_CHANGE, flat_settings
+from hwm.pipelines.compare_read import FinishedRun
+
+_OF_ARMS = (
+    "name", "seed", "checkpoint", "tokens", "gaze", "runtime.devices", "backbone", "probe.gaze_point", "probe.inputs",
+)  # fmt: skip
+"""Settings that tell arms apart, or decide nothing; `gaze` begins `gaze_control`, `gazelle` and `gaze_files` too."""
+
+
+def cautions(runs: Sequence[FinishedRun]) -> list[str]:
+    """What the numbers do not say."""
+    said = []
+    sources = {run.stage1.gaze for run in runs if run.stage1} | {run.config.probe.gaze_point for run in runs}
+    if "measured" in sources:
+        said.append("Measured gaze is an input that the data set's official track does not allow: no entry for it.")
+    annotations = runs[0].config.annotations
+    if annotations.dataset == "keystep" and annotations.view != "ego":
+        said.append(
+            f"The camera {annotations.view} sees the person, so that the arm without gaze can learn where heads point."
+        )
+    elif "estimated" in sources:
+        said.append(
+            "Gaze-LLE was made for a visible person; in an ego view its map is a guess of what draws attention."
+        )
+    return said
+
+
+def provenance_of(runs: Sequence[FinishedRun]) -> dict[str, dict[str, object]]:
+    """Code, protocol, data, weights and matching, each as names and values."""
+    facts, first = provenance(), runs[0]
+    annotations = first.config.annotations
+    weights = {name: digest for run in runs for name, digest in run.facts.get("weights", {}).items()}
+    predictors = {
+        f"{run.arm}, seed {run.run.seed}": run.facts["stage1"]["predictor_sha256"]
+        for run in runs
+        if run.stage1 is not None
+    }
+    return {
+        "Protocol": {
+            "id": first.config.protocol.id,
+            "last frame seen": f"at or before start − {first.config.protocol.horizon_sec:g} s",
+            "horizons of training": " to ".join(f"{sec:g} s" for sec in first.config.protocol.train_horizon_sec),
+            **{f"class table of {name}, sha256": of["sha256"] for name, of in first.facts["classes"].items()},
+        },
+        "Data": {
+            "data set": annotations.dataset,
+            "view": annotations.view,
+            "train": annotations.train,
+            "val": annotations.val,
+        },
+        "Weights, sha256 of the files": dict(sorted(weights.items())),
+        "World models, sha256 of the tensors": dict(sorted(predictors.items())),
+        "Matched": _matched(runs),
+        "Software": facts["versions"],
+        "This report": {
+            "command": " ".join(map(str, facts["command"])),
+            "commit": _commit(facts.get("git")),
+            "runs": ", ".join(run.folder.name for run in runs),
+        },
+    }
+
+
+def _matched(runs: Sequence[FinishedRun]) -> dict[str, object]:
+    """What paired runs share, by seed."""
+    by_seed: dict[int, set[str]] = {}
+    for run in runs:
+        if run.initial_sha256 is not None:
+            by_seed.setdefault(run.run.seed, set()).add(run.initial_sha256)
+    initial = {f"initial weights, seed {seed}": " / ".join(sorted(found)) for seed, found in sorted(by_seed.items())}
+    commits = sorted({_commit(run.facts.get("git")) for run in runs})
+    return {**initial, "commits of the runs": ", ".join(commits)}
+
+
+def _commit(git: Mapping[str, Any] | None) -> str:
+    if not git:
+        return "no checkout"
+    changed = git["changed_files"]
+    return git["commit"][:12] + (f" with {changed} changed files" if changed else "")
+
+
+def warnings_of(runs: Sequence[FinishedRun]) -> list[str]:
+    """What a reader must know before the numbers: anything that is not matched."""
+    said = []
+    for seed in sorted({run.run.seed for run in runs}):
+        found = {run.initial_sha256 for run in runs if run.run.seed == seed and run.initial_sha256}
+        if len(found) > 1:
+            said.append(f"Not matched: the initial weights of seed {seed} differ between arms.")
+    for stage, configs in (
+        ("stage 1", [run.stage1 for run in runs if run.stage1 is not None]),
+        ("stage 2", [run.config for run in runs if run.arm != "vjepa2"]),
+    ):
+        if differing := settings_that_differ(configs):
+            said.append(f"Not matched: {stage} of the arms differs in {', '.join(differing)}.")
+    seeds = {arm: {run.run.seed for run in runs if run.arm == arm} for arm in dict.fromkeys(run.arm for run in runs)}
+    everything = set.union(*seeds.values())
+    lacking = [f"{arm} (seeds {sorted(everything - has)})" for arm, has in seeds.items() if has != everything]
+    if lacking:
+        said.append(f"Missing runs: {', '.join(lacking)}. Differences are over the seeds that both arms have.")
+    if len(commits := {_commit(run.facts.get("git")) for run in runs}) > 1:
+        said.append(f"The runs were made by different code: {', '.join(sorted(commits))}.")
+    return said
+
+
+def shared_settings(runs: Sequence[FinishedRun]) -> dict[str, dict[str, object]]:
+    """Stage in words → setting → value, where all its runs have one value."""
+    stages = {
+        "stage 1": [run.stage1 for run in runs if run.stage1 is not None],
+        "stage 2": [run.config for run in runs if run.arm != "vjepa2"],
+    }
+    shared: dict[str, dict[str, object]] = {}
+    for stage, configs in stages.items():
+        flat = [flat_settings(config.model_dump(mode="json")) for config in configs]
+        if flat:
+            shared[stage] = {
+                key: json.dumps(value) for key, value in flat[0].items()
+                if all(key in other and other[key] == value for other in flat)
+            }  # fmt: skip
+    return shared
+
+
+def settings_that_differ(configs: Sequence[PretrainConfig | AnticipateConfig]) -> list[str]:
+    """Settings in which runs differ that no arm asks for: anything but gaze, seed and names."""
+    flat = [flat_settings(config.model_dump(mode="json")) for config in configs]
+    keys = {key for settings in flat for key in settings if not key.startswith((*MAY_CHANGE, *_OF_ARMS))}
+    return sorted(key for key in keys if len({json.dumps(settings.get(key)) for settings in flat}) > 1)
