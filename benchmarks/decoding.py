@@ -20,8 +20,8 @@ from hwm.data.video import VideoReader
 FRAMES, GRID_FPS = 32, 8.0
 ACCESS = {"448-gop12": (448, 12, 1.5), "448-gop250": (448, 250, 1.0), "1408-gop30": (1408, 30, 1.2)}
 LIMITS = {
-    "448-gop12": "at 8 of 30 frames a second every group of 12 is needed, by both; left out here are the pictures that "
-    "no other refers to, about a quarter"
+    "448-gop12": "at 8 of 30 frames a second every group of 12 is needed, by both; left out here are only the "
+    "pictures that no other refers to"
 }
 """Why a figure is what it is."""
 SMALLEST_STEP = 3.0

@@ -25,9 +25,15 @@ from hwm.errors import RunError
 
 
 def adamw(
-    module: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)
+    module: nn.Module,
+    lr: float,
+    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    fused: bool = False,
 ) -> torch.optim.AdamW:
     """AdamW over the parameters of `module` that ask for gradients.
+
+    `fused` updates each parameter in one pass over memory: the same up to rounding, and several times as fast on a CPU.
 
     Raises:
         RunError: no parameter asks for gradients.
@@ -40,7 +46,7 @@ def adamw(
     groups = [group for group in groups if group["params"]]
     if not groups:
         raise RunError(f"nothing to train in {type(module).__name__}", expected="parameters that ask for gradients")
-    return torch.optim.AdamW(groups, lr=lr, betas=betas)
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused or None)
 
 
 def warmup_cosine(step: int, warmup_steps: int, num_steps: int, final_ratio: float = 0.0) -> float:

@@ -129,7 +129,7 @@ def train_sweep(
     for _ in settings:
         with seeded_weights(seed, "probe"):
             probes.append(StepProbe(spec).to(device))
-    optimizers = [adamw(probe, lr, decay) for probe, (lr, decay) in zip(probes, settings, strict=True)]
+    optimizers = [adamw(probe, lr, decay, fused=True) for probe, (lr, decay) in zip(probes, settings, strict=True)]
 
     steps_per_epoch = -(-len(train) // config.batch_size)
     num_steps, warmup = steps_per_epoch * config.num_epochs, round(steps_per_epoch * config.warmup_epochs)
@@ -144,10 +144,10 @@ def train_sweep(
                 set_lr(optimizer, settings[index][0] * warmup_cosine(step, warmup, num_steps))
                 with autocast():
                     loss = loss_of_known(config.loss, probe(*features), labels)
-                optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 raise_if_not_finite(probe, loss, f"probe {index}, step {step}")
                 optimizer.step()
+                optimizer.zero_grad(set_to_none=True)  # here, so that one probe's gradients exist at a time
                 curves[epoch, index] += loss.item() * len(samples) / len(train)
             step += 1
             on_step()
