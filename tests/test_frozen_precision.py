@@ -185,7 +185,7 @@ def test_runs_compile_where_they_are_told_to_and_record_why_not(
         asked.append(encoder)
         warn("no compiler on this machine")
 
-    for module in ("hwm.pipelines.pretrain", "hwm.pipelines.extract", "hwm.tokens.world_foresight"):
+    for module in ("hwm.pipelines.pretrain_data", "hwm.pipelines.extract", "hwm.tokens.world_foresight"):
         monkeypatch.setattr(f"{module}.compile_encoder", no_compiler)
     stage1_settings["optim"] |= {"num_steps": 1}
     plain = pretrain.run(PretrainConfig(**stage1_settings))

@@ -19,7 +19,7 @@ from hwm.evaluation.world_scores import NEAR_GAZE, ClipId, WorldScores, near_gaz
 from hwm.losses import layer_normed
 from hwm.models.predictor import GazePredictor
 from hwm.pipelines import pretrain
-from hwm.pipelines.pretrain import find_parts
+from hwm.pipelines.pretrain_data import find_parts
 from hwm.pipelines.validation import grid_of, imagine, num_observed
 from hwm.tokens.source import open_source
 
