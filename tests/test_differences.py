@@ -192,6 +192,15 @@ def test_seeds_that_disagree_widen_the_interval_and_equal_seeds_do_not():
     assert not apart.interval().excludes_zero
 
 
+def test_seeds_with_the_same_score_by_chance_do_not_make_takes_certain():
+    rng = np.random.default_rng(0)
+    own = rng.normal(0, 0.05, (2000, 3))
+    resampled = 0.02 + rng.normal(0, 0.01, (2000, 1)) + own - own.mean(axis=1, keepdims=True)
+    found = difference_of(np.full(3, 0.02), resampled, 12)
+    assert (found.standard_error, found.degrees_of_freedom) == (pytest.approx(0.01 * (12 / 11) ** 0.5, rel=0.05), 11)
+    assert found.p_value > 0.05
+
+
 def test_p_value_and_interval_say_the_same_and_the_smallest_difference_has_its_power():
     rng = np.random.default_rng(0)
     difference = difference_of(np.array([0.04]), rng.normal(0.04, 0.02, (2000, 1)), 25)

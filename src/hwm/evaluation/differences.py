@@ -199,5 +199,7 @@ def _standard_error(
     own_RJ = resampled_RJ - resampled_RJ.mean(axis=1, keepdims=True)
     of_both = fewer * float(own_RJ.var(axis=0).sum()) / (num_seeds - 1) / num_seeds
     variance = max(0.0, of_takes - of_both) + of_seeds
+    if variance == 0:  # seeds that score the same by chance are no proof that takes do not matter
+        variance = of_takes
     share = of_seeds / variance if variance else 0.0
     return math.sqrt(variance), 1 / ((1 - share) / (num_takes - 1) + share / (num_seeds - 1))
