@@ -44,6 +44,26 @@ def test_same_seed_gives_the_same_bytes_with_any_number_of_processes(world: ToyW
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
+@pytest.mark.parametrize("view", ["exo", "ego"])
+def test_one_view_alone_is_the_same_world_without_the_other(world: ToyWorldSummary, tmp_path: Path, view: str) -> None:
+    one = generate(tmp_path / view, CONFIG.model_copy(update={"views": view}), num_processes=1)
+    whole, found = _digests(world.folder), _digests(one.folder)
+    assert one.ceilings == world.ceilings
+    assert {name: digest for name, digest in found.items() if name != "toyworld.json"}.items() <= whole.items()
+    missing = {Path(name).name for name in whole.keys() - found.keys()}
+    if view == "ego":
+        assert missing == {"cam01.mp4", "train_cam01.txt", "val_cam01.txt"}
+    else:
+        aria = {path.name for path in world.folder.rglob("aria*.mp4")}
+        assert aria
+        assert missing == aria | {"train_ego.txt", "val_ego.txt"}
+
+
+def test_formats_and_traps_need_both_views() -> None:
+    with pytest.raises(ValueError, match="need views=both, found views=ego"):
+        ToyWorldConfig(views="ego", formats=("lta",))
+
+
 def test_another_seed_gives_other_takes() -> None:
     scripts = [[plan.script for plan in plan_takes(CONFIG.model_copy(update={"seed": seed}))] for seed in (5, 6)]
     assert scripts[0] != scripts[1]
@@ -195,7 +215,7 @@ def test_head_box_holds_the_head(world: ToyWorldSummary) -> None:
 
 def test_description_names_ceilings_classes_and_files(world: ToyWorldSummary) -> None:
     description = _json(world.folder / "toyworld.json")
-    assert description["config"] == CONFIG.model_dump(mode="json", exclude={"formats", "traps"})
+    assert description["config"] == CONFIG.model_dump(mode="json", exclude={"views", "formats", "traps"})
     assert len(description["classes"]) == 14
     for split in ("train", "val"):
         rows = description["ceilings"][split]

@@ -23,6 +23,7 @@ from hwm.cli_show import show, tell
 from hwm.config import (
     MIN_TAKES_FOR_TRAPS,
     TOYWORLD_FORMATS,
+    TOYWORLD_VIEWS,
     AdaptConfig,
     AdaptGazeConfig,
     AnticipateConfig,
@@ -105,12 +106,17 @@ def toyworld(
     takes: Annotated[int, typer.Option("--takes", min=2, help="Takes in all.")] = ToyWorldConfig().num_takes,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Everything follows from it.")] = ToyWorldConfig().seed,
     gaze: Annotated[str, typer.Option("--gaze", help="informative or uninformative")] = ToyWorldConfig().gaze,
+    views: Annotated[str, typer.Option("--views", help="both, exo or ego")] = ToyWorldConfig().views,
     formats: Annotated[str, typer.Option("--formats", help="keystep, lta, goalstep, epic, parted by commas")] = "",
     traps: Annotated[bool, typer.Option("--traps", help="Break files on purpose, to test readers.")] = False,
 ) -> None:
     """Make a toy world: videos, key steps and gaze in the formats of Ego-Exo4D, with a known best score."""
     if gaze not in ("informative", "uninformative"):
         raise ConfigError("--gaze is neither of its two values", expected="informative or uninformative", found=gaze)
+    if views not in TOYWORLD_VIEWS:
+        raise ConfigError("--views is none of its values", expected=", ".join(TOYWORLD_VIEWS), found=views)
+    if views != "both" and (formats or traps):
+        raise ConfigError("--formats and --traps need both views", found=f"--views {views}", fix="leave --views out")
     names = [name for name in formats.split(",") if name]
     if not set(names) <= set(TOYWORLD_FORMATS):
         raise ConfigError(
@@ -121,7 +127,7 @@ def toyworld(
             "there are too few takes for all traps", found=f"{takes}", fix=f"give --takes {MIN_TAKES_FOR_TRAPS} or more"
         )
     config = ToyWorldConfig.model_validate(
-        {"num_takes": takes, "seed": seed, "gaze": gaze, "formats": tuple(names), "traps": traps}
+        {"num_takes": takes, "seed": seed, "gaze": gaze, "views": views, "formats": tuple(names), "traps": traps}
     )
     from hwm.data.toyworld import generate
     from hwm.engine.progress import Progress

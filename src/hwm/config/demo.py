@@ -10,7 +10,9 @@ from hwm.config.base import Part
 from hwm.config.pretrain import PretrainConfig
 
 ToyWorldFormat = Literal["keystep", "lta", "goalstep", "epic"]
+ToyWorldViews = Literal["both", "exo", "ego"]
 TOYWORLD_FORMATS: tuple[str, ...] = get_args(ToyWorldFormat)
+TOYWORLD_VIEWS: tuple[str, ...] = get_args(ToyWorldViews)
 MIN_TAKES_FOR_TRAPS = 16
 
 
@@ -29,10 +31,18 @@ class ToyWorldConfig(Part):
     """Rows of the exo view (16:9) and side of the square ego view, in pixels."""
     gaze: Literal["informative", "uninformative"] = "informative"
     """`uninformative` turns the head to an object drawn at random instead of the one that will be used."""
+    views: ToyWorldViews = "both"
+    """Videos to draw; with one view, as if only this one had been downloaded. Annotations and gaze are the same."""
     formats: tuple[ToyWorldFormat, ...] = ()
     """Formats to write besides the plain Ego-Exo4D files: its key-step benchmark, Ego4D's two, EPIC-KITCHENS-100."""
     traps: bool = False
     """Break the files on purpose in every known way, listed in `traps.json`: for tests of readers."""
+
+    @model_validator(mode="after")
+    def _views_for_the_rest(self) -> "ToyWorldConfig":
+        if self.views != "both" and (self.formats or self.traps):
+            raise ValueError(f"formats and traps need views=both, found views={self.views}")
+        return self
 
     @model_validator(mode="after")
     def _room_for_traps(self) -> "ToyWorldConfig":

@@ -170,7 +170,7 @@ def _write_tables(aside: Path, plans: tuple[TakePlan, ...], config: ToyWorldConf
     for split in ("train", "val"):
         chosen = [plan for plan in plans if plan.split == split]
         write_json(aside / "annotations" / f"keystep_{split}.json", keystep_json(chosen, config.seed))
-        for view in ("cam01", "ego"):
+        for view in {"both": ("cam01", "ego"), "exo": ("cam01",), "ego": ("ego",)}[config.views]:
             _write_list(aside / "lists" / f"{split}_{view}.txt", chosen, view)
     write_json(aside / "annotations" / "splits.json", splits_json(plans, config.seed))
     write_json(aside / "takes.json", takes_json(plans, config.seed))
@@ -202,8 +202,8 @@ def _write_list(path: Path, plans: Iterable[TakePlan], view: str) -> None:
 def _identity(config: ToyWorldConfig) -> dict[str, Any]:
     values = config.model_dump(mode="json")
     # Worlds made before these settings were there are the same worlds.
-    for name in ("formats", "traps"):
-        if not values[name]:
+    for name, default in (("views", "both"), ("formats", []), ("traps", False)):
+        if values[name] == default:
             del values[name]
     return {"generator": "hwm toyworld", "version": VERSION, "config": values}
 

@@ -97,16 +97,16 @@ def write_take(plan: TakePlan, config: ToyWorldConfig, out: Path) -> int:
     times = truth.times_sec
     gaze, hands = gaze_at(script, look, times), hands_at(script, look, times)
     cameras = cameras_at(look, gaze, views, times)
-    exo = exo_frames(
-        script, look, gaze, hands, cameras, views, times, stream_rng(config.seed, plan.number, "exo-noise")
-    )
-    write_video(videos / "cam01.mp4", exo, config.fps, crf=21, g=24, bf=0, preset="veryfast")
-    grey: list[np.ndarray] = []
-    ego = ego_frames(script, look, hands, cameras, views, times, stream_rng(config.seed, plan.number, "ego-noise"))
-    write_video(
-        videos / f"{plan.aria}_214-1.mp4", _keeping_grey(ego, grey), config.fps, crf=21, g=24, bf=0, preset="veryfast"
-    )
-    write_video(videos / f"{plan.aria}_1201-1.mp4", grey, config.fps, crf=21, g=24, preset="ultrafast")
+    if config.views != "ego":
+        noise = stream_rng(config.seed, plan.number, "exo-noise")
+        exo = exo_frames(script, look, gaze, hands, cameras, views, times, noise)
+        write_video(videos / "cam01.mp4", exo, config.fps, crf=21, g=24, bf=0, preset="veryfast")
+    if config.views != "exo":
+        noise = stream_rng(config.seed, plan.number, "ego-noise")
+        grey: list[np.ndarray] = []
+        ego = _keeping_grey(ego_frames(script, look, hands, cameras, views, times, noise), grey)
+        write_video(videos / f"{plan.aria}_214-1.mp4", ego, config.fps, crf=21, g=24, bf=0, preset="veryfast")
+        write_video(videos / f"{plan.aria}_1201-1.mp4", grey, config.fps, crf=21, g=24, preset="ultrafast")
     _write_gaze(plan, look, views, config.seed, folder)
     save_truth(out / "truth" / f"{plan.name}.npz", truth)
     return len(times)
