@@ -1,10 +1,12 @@
 """Pooling block by block is the plain formula: the same numbers and the same gradients."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hwm.models import pooling
 from hwm.models import probe as probe_module
@@ -90,6 +92,34 @@ def test_scores_that_rise_from_block_to_block_do_not_overflow(monkeypatch: pytes
     asked[0, 0], tokens[0, :, 0] = 400.0, torch.arange(TOKENS) / 2.0  # exp of the highest score is infinite in float32
     for order in (tokens, tokens.flip(1)):
         torch.testing.assert_close(pooled_by_block(order, None, asked, None, EPS), plain(order, None, asked, None, EPS))
+
+
+class _Made(TorchDispatchMode):
+    """Notes the largest tensor that any operation returns, views of `known` left out."""
+
+    def __init__(self, known: Tensor) -> None:
+        super().__init__()
+        self.known, self.most_bytes = known.untyped_storage().data_ptr(), 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for made in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(made, Tensor) and made.untyped_storage().data_ptr() != self.known:
+                self.most_bytes = max(self.most_bytes, made.untyped_storage().nbytes())
+        return result
+
+
+def test_nothing_of_the_size_of_the_batch_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pooling, "BLOCK_NUMBERS", 2**11)
+    tokens, unread = torch.randn(16, 64, 32), torch.zeros(16, 64, dtype=torch.bool)
+    added, asked = torch.randn(64, 32, requires_grad=True), torch.randn(4, 32, requires_grad=True)
+    most = {}
+    for function in (plain, pooled_by_block):
+        with _Made(tokens) as made:
+            function(tokens, added, asked, unread, EPS).sum().backward()
+        most[function] = made.most_bytes
+    assert most[plain] >= tokens.nbytes
+    assert 0 < most[pooled_by_block] <= tokens.nbytes // 8
 
 
 def test_a_probe_trains_the_same_either_way(monkeypatch: pytest.MonkeyPatch) -> None:

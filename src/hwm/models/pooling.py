@@ -110,9 +110,10 @@ class _Pool(torch.autograd.Function):
             grad_asked_JD.addmm_(rated.transpose(0, 1).flatten(1), centred_BLD.flatten(0, 1))
             if grad_added_LD is not None:
                 given_SL = torch.cat((rated.sum(dim=0), (share * rate_B1L).flatten(0, 1)))
-                weight_BL1 = along_BL.mul_(rate_BL[:, block].square()).div_(-centred_BLD.shape[2])[:, :, None]
-                torch.sum(centred_BLD.mul_(weight_BL1), dim=0, out=grad_added_LD[block])
-                grad_added_LD[block].addmm_(given_SL.T, sources_SD)
+                torch.mm(given_SL.T, sources_SD, out=grad_added_LD[block])
+                weight_BL1 = along_BL.mul_(rate_BL[:, block].square())[:, :, None]
+                for centred_LD, weight_L1 in zip(centred_BLD, weight_BL1, strict=True):
+                    grad_added_LD[block].addcmul_(centred_LD, weight_L1, value=-1 / centred_LD.shape[1])
         return None, grad_added_LD, grad_asked_JD, None, None
 
 
