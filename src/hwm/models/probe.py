@@ -24,7 +24,7 @@ from hwm.models.layers import (
     init_linear_and_norm,
     rescale_residuals,
 )
-from hwm.models.pooling import may_pool_by_sample, pooled_by_sample
+from hwm.models.pooling import may_pool_by_block, pooled_by_block
 
 EPS = 1e-5
 MLP_RATIO = 4.0
@@ -47,7 +47,7 @@ class ProbeSpec:
 
 
 class CrossAttention(nn.Module):
-    """Queries read keys and values of other tokens; heads are joined and not projected again."""
+    """Queries, the same for all samples, read keys and values of tokens; heads are joined and not projected again."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class CrossAttention(nn.Module):
 
     def forward(
         self,
-        queries_BQD: Float[Tensor, "b q d"],
+        queries_QD: Float[Tensor, "q d"],
         x_BLD: Float[Tensor, "b l d"],
         norm: nn.LayerNorm,
         added_LD: Float[Tensor, "l d"] | None = None,
@@ -69,26 +69,26 @@ class CrossAttention(nn.Module):
         values is W_v times the mean of the tokens. The bias of the keys adds the same to all scores of a query, which
         a softmax does not see. With few queries this costs M·Q/D of what projecting every token would.
         """
-        query_BQMA = rearrange(self.q(queries_BQD), "b q (m a) -> b q m a", m=self.num_heads)
+        query_QMA = rearrange(self.q(queries_QD), "q (m a) -> q m a", m=self.num_heads)
         key_MAD, value_MAD = rearrange(self.kv.weight, "(two m a) d -> two m a d", two=2, m=self.num_heads)
-        asked_BQMD = torch.einsum("bqma,mad->bqmd", query_BQMA, key_MAD) * query_BQMA.shape[-1] ** -0.5
-        read_BJD = _read(asked_BQMD.flatten(1, 2), x_BLD, norm, added_LD, attn_mask)
-        values_BQD = torch.einsum("bqmd,mad->bqma", read_BJD.unflatten(1, query_BQMA.shape[1:3]), value_MAD).flatten(2)
+        asked_QMD = torch.einsum("qma,mad->qmd", query_QMA, key_MAD) * query_QMA.shape[-1] ** -0.5
+        read_BJD = _read(asked_QMD.flatten(0, 1), x_BLD, norm, added_LD, attn_mask)
+        values_BQD = torch.einsum("bqmd,mad->bqma", read_BJD.unflatten(1, asked_QMD.shape[:2]), value_MAD).flatten(2)
         return values_BQD + self.kv.bias[self.kv.bias.shape[0] // 2 :]
 
 
 def _read(
-    asked_BJD: Tensor, x_BLD: Tensor, norm: nn.LayerNorm, added_LD: Tensor | None, attn_mask: Tensor | None
+    asked_JD: Tensor, x_BLD: Tensor, norm: nn.LayerNorm, added_LD: Tensor | None, attn_mask: Tensor | None
 ) -> Tensor:
     """The mean of the normed tokens under each query's attention, [B, J, D].
 
     The norm's weight and bias may be applied to queries and means, since a bias adds the same to all scores of a query.
     """
-    if may_pool_by_sample(x_BLD):
+    if may_pool_by_block(x_BLD):
         unread_BL = None if attn_mask is None else ~attn_mask[:, 0, 0]
-        return pooled_by_sample(x_BLD, added_LD, asked_BJD * norm.weight, unread_BL, norm.eps) * norm.weight + norm.bias
+        return pooled_by_block(x_BLD, added_LD, asked_JD * norm.weight, unread_BL, norm.eps) * norm.weight + norm.bias
     x_BLD = norm(x_BLD if added_LD is None else x_BLD + added_LD)
-    scores = asked_BJD @ x_BLD.transpose(1, 2)
+    scores = asked_JD @ x_BLD.transpose(1, 2)
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask[:, 0], -torch.inf)
     return scores.softmax(dim=-1) @ x_BLD
@@ -106,13 +106,13 @@ class CrossAttentionBlock(nn.Module):
 
     def forward(
         self,
-        queries_BQD: Float[Tensor, "b q d"],
+        queries_QD: Float[Tensor, "q d"],
         x_BLD: Float[Tensor, "b l d"],
         added_LD: Float[Tensor, "l d"] | None = None,
         attn_mask: Bool[Tensor, "b 1 1 l"] | None = None,
     ) -> Float[Tensor, "b q d"]:
         """The queries after reading; they themselves are not normed before the cross-attention."""
-        queries_BQD = queries_BQD + self.xattn(queries_BQD, x_BLD, self.norm1, added_LD, attn_mask)
+        queries_BQD = queries_QD + self.xattn(queries_QD, x_BLD, self.norm1, added_LD, attn_mask)
         return queries_BQD + self.mlp(self.norm2(queries_BQD))
 
 
@@ -155,8 +155,7 @@ class AttentivePooler(nn.Module):
             tokens_BLD, added_LD = tokens_BLD + added_LD, None
         for block in self.blocks:
             tokens_BLD = block(tokens_BLD, attn_mask=mask)
-        queries_BQD = self.query_tokens.expand(tokens_BLD.shape[0], -1, -1)
-        return self.cross_attention_block(queries_BQD, tokens_BLD, added_LD, mask)
+        return self.cross_attention_block(self.query_tokens[0], tokens_BLD, added_LD, mask)
 
 
 class AttentiveProbe(nn.Module):
