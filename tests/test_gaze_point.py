@@ -81,6 +81,47 @@ def test_without_the_pooler_only_gaze_tells_which_patch_counts() -> None:
         torch.testing.assert_close(probe(features, valid)["noun"], before)
 
 
+def test_mlp_probe_reads_what_it_is_told_to_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    probe = StepProbe(StepProbeSpec(8, 3, 5, {"verb": (2, 4), "noun": (1, 3)}, 16, gaze_point=True, pooler="mlp"))
+    features, valid = torch.randn(6, 3, 5, 8), torch.ones(6, 3, dtype=torch.bool)
+    known = valid.clone()
+    known[:, 1] = False
+    with torch.no_grad():
+        said = probe(features, valid, known)
+        assert {task: tuple(logits.shape) for task, logits in said.items()} == {"verb": (6, 2, 4), "noun": (6, 1, 3)}
+        for step, token, is_read in [(0, 4, True), (1, 4, False), (1, 2, True), (2, 4, True)]:
+            other = features.clone()
+            other[:, step, token] = torch.randn(6, 8)
+            assert torch.allclose(probe(other, valid, known)["verb"], said["verb"]) != is_read, (step, token)
+        valid[:, 0] = False
+        before = probe(features, valid)["noun"]
+        features[:, 0] = 100.0
+        torch.testing.assert_close(probe(features, valid)["noun"], before)  # a padded step is not read
+
+
+def test_mlp_probe_learns_what_no_sum_over_steps_can_say() -> None:
+    # The answer is whether two steps show the same thing.
+    rng = torch.Generator().manual_seed(0)
+    things = torch.randn(2, 8, generator=rng)
+    seen = torch.randint(0, 2, (256, 2), generator=rng)
+    features, valid = things[seen][:, :, None].expand(-1, -1, 3, -1), torch.ones(256, 2, dtype=torch.bool)
+    same = (seen[:, 0] == seen[:, 1]).long()
+    right = {}
+    for pooler in ("mean", "mlp"):
+        torch.manual_seed(0)
+        probe = StepProbe(StepProbeSpec(8, 2, 3, {"step": (1, 2)}, 16, pooler=pooler))
+        optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-2)
+        for _ in range(60):
+            loss = torch.nn.functional.cross_entropy(probe(features, valid)["step"][:, 0], same)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        right[pooler] = (probe(features, valid)["step"][:, 0].argmax(1) == same).float().mean().item()
+    assert right["mlp"] == 1.0
+    assert right["mean"] < 0.8
+
+
 def test_settings_of_the_attentive_pooler_are_refused_without_it() -> None:
     assert ProbeConfig(pooler="mean").pooler == "mean"
     for name, value in {"positions": False, "num_queries": 2, "depth": 4, "num_heads": 4}.items():
@@ -119,16 +160,30 @@ def test_gaze_for_the_probe_alone_leaves_the_world_model_blind(
     assert not stage1.world.has_gaze
     requests = [anticipate.feature_request(sample, config.protocol.id) for sample in result.samples[:3]]
     read = []
-    for gaze_point in (True, False):
+    for gaze_point, patches in ((True, "all"), (False, "all"), (True, "mean"), (False, "mean")):
         seer = probe_seer(stage1, "estimated" if gaze_point else "none", config.gazelle)
         source = LiveSource(seer.observer, seer.grid, torch.device("cpu"), num_workers=0)
-        path = tmp_path / f"{gaze_point}.npy"
+        path = tmp_path / f"{gaze_point}-{patches}.npy"
         features = compute_features(
-            stage1.world, source, requests, "context+future", gaze_point, 8, path, 4, lambda done: None
+            stage1.world, source, requests, "context+future", gaze_point, 8, path, 4, lambda _: None, patches=patches
         )
         read.append(torch.from_numpy(features.tokens_STND.copy()))
     assert torch.equal(read[0][:, :, :-1], read[1])
     assert not torch.allclose(read[0][:, 0, -1], read[1][:, 0].mean(1), atol=1e-2)
+    # Probes that read the mean of the patches get it as one token, and say the same as from all patches.
+    assert [tuple(tokens.shape[2:]) for tokens in read[2:]] == [(2, read[0].shape[3]), (1, read[0].shape[3])]
+    for pooler in ("mean", "mlp"):
+        for every, mean, gaze_point in ((read[0], read[2], True), (read[1], read[3], False)):
+            torch.manual_seed(0)
+            probe = StepProbe(
+                StepProbeSpec(
+                    every.shape[3], every.shape[1], 1, {"step": (1, 5)}, 1, gaze_point=gaze_point, pooler=pooler
+                )
+            )
+            torch.nn.init.normal_(probe.probe.head.weight if pooler == "mean" else probe.probe.direct.weight)
+            valid = torch.ones(every.shape[:2], dtype=torch.bool)
+            said = [probe(tokens.float(), valid)["step"] for tokens in (every, mean)]
+            torch.testing.assert_close(said[0], said[1], rtol=0.02, atol=0.05 * said[0].std().item())
 
 
 def test_a_gazelle_that_nothing_reads_is_refused(stage2_settings: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ def upstreams(inputs: Inputs = "context+future", **changed: Any) -> VJEPA2Foresi
         | changed
     )
     pair = load_vjepa2_pair(config, with_predictor=inputs != "context")
-    return VJEPA2Foresight(pair, config, inputs, batch_size=2, device=CPU, num_workers=0)
+    return VJEPA2Foresight(pair, config, inputs, "all", batch_size=2, device=CPU, num_workers=0)
 
 
 def assert_close(found: Tensor, expected: Tensor) -> None:
@@ -182,6 +182,10 @@ def test_the_file_holds_each_clip_of_frames_by_time_and_early_frames_are_frame_0
         assert (elsewhere[-1] - expected[-1]).abs().max() > 0.05  # the next step would be seen to be another
     assert features["a"].valid_ST.all()
     np.testing.assert_allclose(features["b"].tokens_STND[0], features["a"].tokens_STND[0], atol=5e-3)
+    # A probe that reads the mean of the patches gets that alone.
+    pooled = opened(config.model_copy(update={"probe": config.probe.model_copy(update={"pooler": "mean"})}))
+    mean = pooled.features({"mean": requests[:2]}, tmp_path, done.append)["mean"].tokens_STND
+    np.testing.assert_allclose(mean, features["a"].tokens_STND[:2].astype(np.float32).mean(2, keepdims=True), atol=5e-3)
 
 
 def test_clamping_repeats_the_first_valid_frame_alone() -> None:

@@ -109,8 +109,9 @@ class ProbeConfig(Part):
 
     inputs: Literal["context", "future", "context+future"] = "context+future"
     """What the probe reads: observed latents, imagined latents, or both."""
-    pooler: Literal["attentive", "mean"] = "attentive"
-    """`mean` leaves the attentive pooler out: a linear probe reads the mean latent of each step and the gaze points."""
+    pooler: Literal["attentive", "mean", "mlp"] = "attentive"
+    """`mean` leaves the attentive pooler out: a linear probe reads the mean latent of each step and the gaze points;
+    `mlp`: a small network does, which learns from fewer examples than the pooler."""
     positions: bool = True
     """Adds a learned vector a step and one a patch to what the probe reads; upstream's pooler (false) has none."""
     loss: Literal["cross-entropy", "focal"] = "cross-entropy"

@@ -9,8 +9,8 @@ looking at hundreds of tokens alike finds these few too slowly, so they also rea
 their own, which starts at zero: the probe without gaze is the same probe. The token of a step whose gaze is unknown is
 not read.
 
-The pooler may also be left out (`mean`): then the mean of each step's patches takes its place, and the whole probe is
-linear. It has far fewer parameters, learns from fewer examples, and cannot choose where to look: only gaze can.
+The pooler may also be left out: a linear map (`mean`) or a small network (`mlp`) then reads the mean of each step's
+patches in its place (`step_readers.py`).
 """
 
 from collections.abc import Mapping
@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from hwm.losses import layer_normed
 from hwm.models.probe import AttentiveProbe
+from hwm.models.step_readers import MeanProbe, MLPProbe
 
-Pooler = Literal["attentive", "mean"]
+Pooler = Literal["attentive", "mean", "mlp"]
 
 EMBED_STD = 0.5
 """Of the same order as the layer-normed latents that the vectors are added to, or attention would not notice them."""
@@ -52,25 +53,6 @@ class StepProbeSpec:
     pooler: Pooler = "attentive"
 
 
-class MeanProbe(nn.Module):
-    """One linear map a task from the mean latent of every step; a step that is not read gives zeros."""
-
-    def __init__(self, width: int, num_steps: int, outputs: Mapping[str, int]) -> None:
-        super().__init__()
-        self.outputs = dict(outputs)
-        self.head = nn.Linear(num_steps * width, sum(outputs.values()))
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(
-        self, patches_BTND: Float[Tensor, "b t n d"], valid_BT: Bool[Tensor, "b t"]
-    ) -> dict[str, Float[Tensor, "b _"]]:
-        """Logits of each task, its positions side by side."""
-        means_BTD = layer_normed(patches_BTND.mean(dim=2)) * valid_BT[:, :, None]
-        parts = self.head(means_BTD.flatten(1)).split(list(self.outputs.values()), dim=1)
-        return dict(zip(self.outputs, parts, strict=True))
-
-
 class StepProbe(nn.Module):
     """Features of observed and imagined steps → logits of each task."""
 
@@ -80,9 +62,12 @@ class StepProbe(nn.Module):
         outputs = {task: positions * classes for task, (positions, classes) in spec.heads.items()}
         if spec.pooler == "mean":
             self.probe = MeanProbe(spec.width, spec.num_steps, outputs)
+        elif spec.pooler == "mlp":
+            self.probe = MLPProbe(spec.width, spec.num_steps, spec.gaze_point, outputs)
         else:
             self.probe = self._attentive(spec, outputs)
-        if spec.gaze_point:
+        self.gaze_head = None
+        if spec.gaze_point and spec.pooler != "mlp":
             self.gaze_head = nn.Linear(spec.num_steps * spec.width, sum(outputs.values()), bias=False)
             nn.init.zeros_(self.gaze_head.weight)
 
@@ -108,14 +93,18 @@ class StepProbe(nn.Module):
             gaze_known_BT: steps whose gaze point is read; None means all valid ones.
         """
         looked_BT = valid_BT if gaze_known_BT is None else valid_BT & gaze_known_BT
+        patches_BTND, points_BTD = features_BTND, None
+        if self.spec.gaze_point:
+            patches_BTND, points_BTD = features_BTND[:, :, :-1], features_BTND[:, :, -1]
         if isinstance(self.probe, MeanProbe):
-            patches_BTND = features_BTND[:, :, :-1] if self.spec.gaze_point else features_BTND
             logits = self.probe(patches_BTND, valid_BT)
+        elif isinstance(self.probe, MLPProbe):
+            logits = self.probe(patches_BTND, valid_BT, points_BTD, looked_BT)
         else:
             logits = self._attend(features_BTND, valid_BT, looked_BT)
-        if self.spec.gaze_point:
-            points_BTD = layer_normed(features_BTND[:, :, -1]) * looked_BT[:, :, None]
-            shifts = self.gaze_head(points_BTD.flatten(1)).split([part.shape[1] for part in logits.values()], dim=1)
+        if self.gaze_head is not None and points_BTD is not None:
+            seen_BTD = layer_normed(points_BTD) * looked_BT[:, :, None]
+            shifts = self.gaze_head(seen_BTD.flatten(1)).split([part.shape[1] for part in logits.values()], dim=1)
             logits = {task: part + shift for (task, part), shift in zip(logits.items(), shifts, strict=True)}
         return {task: part.unflatten(1, self.spec.heads[task]) for task, part in logits.items()}
 

@@ -4,6 +4,7 @@
 
 T = context steps (if asked for) and then future steps (if asked for), each right-aligned: the last context slot is the
 last observed step, the last future slot is the step at which the key step starts. Unused slots are zero and invalid.
+N counts the patches of a step, or one token with their mean where the probe reads no more, and then the gaze point.
 The array is memory-mapped, so that its size is bounded by the disk; its size is known before it is computed.
 """
 
@@ -18,11 +19,13 @@ from torch import Tensor
 
 from hwm.data.clips import ClipRequest
 from hwm.errors import ConfigError, RunError
+from hwm.models.step_probe import Pooler
 from hwm.models.world_model import WorldModel
 from hwm.tokens.source import TokenBatch, TokenSource
 
 Inputs = Literal["context", "future", "context+future"]
 RolloutKind = Literal["imagined", "copy-last"]
+Patches = Literal["all", "mean"]
 
 
 class FeatureRequest(NamedTuple):
@@ -83,6 +86,7 @@ def compute_features(
     batch_size: int,
     on_progress: Callable[[int], None],
     rollout: RolloutKind = "imagined",
+    patches: Patches = "all",
 ) -> Features:
     """Observe every sample, imagine its future, and write what the probe reads to `path` (.npy, memory-mapped).
 
@@ -101,6 +105,7 @@ def compute_features(
         batch_size: samples a batch.
         on_progress: called with the number of samples done.
         rollout: `copy-last` puts the last observed latents at the steps to come, and imagines nothing.
+        patches: `mean` keeps one token in the place of a step's patches.
     """
     by_length = sorted(range(len(requests)), key=lambda index: requests[index].num_future)
     batches = [group for group in _equal_runs(by_length, requests, batch_size)]
@@ -109,7 +114,10 @@ def compute_features(
         plan = [[requests[i].clip for i in group] for group in batches]
         for group, batch in zip(batches, source.batches(plan), strict=True):
             num_future = requests[group[0]].num_future
-            yield FeaturePart(group, *_read_out(world, batch, inputs, gaze_point, num_future, max_future, rollout))
+            tokens_BTND, *masks = _read_out(world, batch, inputs, gaze_point, num_future, max_future, rollout)
+            if patches == "mean":
+                tokens_BTND = with_mean_patch(tokens_BTND, gaze_point)
+            yield FeaturePart(group, tokens_BTND, *masks)
 
     return store_features(path, len(requests), parts(), on_progress)
 
@@ -208,3 +216,15 @@ def with_gaze_point(
         return z_BTND
     point_BT1D = (z_BTND * gaze_BTN[..., None]).sum(dim=2, keepdim=True)
     return torch.cat([z_BTND, point_BT1D], dim=2)
+
+
+def with_mean_patch(tokens_BTND: Float[Tensor, "b t n d"], gaze_point: bool) -> Float[Tensor, "b t n_out d"]:
+    """One token in the place of a step's patches, their mean; with `gaze_point` the last token is none of them."""
+    num_patches = tokens_BTND.shape[2] - gaze_point
+    mean_BT1D = tokens_BTND[:, :, :num_patches].mean(dim=2, keepdim=True)
+    return torch.cat([mean_BT1D, tokens_BTND[:, :, num_patches:]], dim=2)
+
+
+def patches_read(pooler: Pooler) -> Patches:
+    """What a probe with this pooler reads of a step's patches."""
+    return "all" if pooler == "attentive" else "mean"

@@ -28,7 +28,16 @@ from hwm.engine.runtime import check_precision
 from hwm.errors import ConfigError
 from hwm.models.masked_predictor import anticipate, predicted_steps, skipped_steps
 from hwm.models.world_model import TimeGrid
-from hwm.tokens.features import FeaturePart, FeatureRequest, Features, Inputs, store_features
+from hwm.tokens.features import (
+    FeaturePart,
+    FeatureRequest,
+    Features,
+    Inputs,
+    Patches,
+    patches_read,
+    store_features,
+    with_mean_patch,
+)
 from hwm.tokens.source import decode_batches
 from hwm.weights.files import hash_tensors
 
@@ -39,7 +48,8 @@ class VJEPA2Foresight:
     Args:
         pair: the frozen models, on `device`.
         config: clip, mask token and positions.
-        inputs: what the probe reads.
+        inputs: which steps the probe reads.
+        patches: what it reads of their patches.
         batch_size: clips encoded at once.
         device: where the models are.
         num_workers: processes that decode ahead.
@@ -50,6 +60,7 @@ class VJEPA2Foresight:
         pair: VJEPA2Pair,
         config: VJEPA2BackboneConfig,
         inputs: Inputs,
+        patches: Patches,
         batch_size: int,
         device: torch.device,
         num_workers: int,
@@ -57,6 +68,7 @@ class VJEPA2Foresight:
         if (pair.predictor is None) != (inputs == "context"):
             raise ValueError("there must be a masked predictor exactly where its predictions are read")
         self._pair, self._config, self._inputs = pair, config, inputs
+        self._patches: Patches = patches
         self._batch_size, self._device, self._num_workers = batch_size, device, num_workers
 
     @property
@@ -185,6 +197,8 @@ class VJEPA2Foresight:
             frames_BFYXR = clamp_to_first(pixels.frames_SFYXR[:, :, 0], valid_BF)
             video_BRFYX = normalise(frames_BFYXR.to(self._device)).transpose(1, 2)
             tokens = self.read_out(video_BRFYX, [requests[row].horizon_sec for row in group])
+            if self._patches == "mean":
+                tokens = with_mean_patch(tokens, gaze_point=False)
             valid_BT = torch.ones(tokens.shape[:2], dtype=torch.bool)
             yield FeaturePart(group, tokens, valid_BT, gaze_known_BT=torch.zeros_like(valid_BT))
 
@@ -221,7 +235,10 @@ def open_vjepa2_foresight(
     for model in (pair.encoder, pair.predictor):
         if model is not None:
             model.to(device)
-    foresight = VJEPA2Foresight(pair, backbone, inputs, config.probe.batch_size, device, config.runtime.num_workers)
+    probe = config.probe
+    foresight = VJEPA2Foresight(
+        pair, backbone, inputs, patches_read(probe.pooler), probe.batch_size, device, config.runtime.num_workers
+    )
     if pair.predictor is not None:
         protocol = config.protocol
         longest = max(protocol.horizon_sec, protocol.train_horizon_sec[1], *protocol.curve_sec)

@@ -15,7 +15,7 @@ from hwm.engine.compiling import compile_encoder
 from hwm.engine.runlog import RunLog
 from hwm.errors import ConfigError
 from hwm.tokens.controls import ControlledSource, control_facts, with_gaze_control
-from hwm.tokens.features import FeatureRequest, Features, RolloutKind, compute_features, future_room
+from hwm.tokens.features import FeatureRequest, Features, RolloutKind, compute_features, future_room, patches_read
 from hwm.tokens.measured import MeasuredSource, with_measured_gaze
 from hwm.tokens.source import TokenSource, open_source
 
@@ -95,6 +95,7 @@ class WorldForesight:
                 probe.batch_size,
                 lambda count, before=done: on_progress(before + count),
                 self._rollout,
+                patches_read(probe.pooler),
             )
             done += len(requests)
         return features
