@@ -2,6 +2,7 @@
 # make test    the same set-up, then the tests
 # make check   lint, types and tests: what CI runs, without the demo
 # make bench   all benchmarks, their table written into docs/speed.md; e.g. ARGS="--upstream CHECKOUT"
+# make known-answers    comparisons whose right verdict is known (about an hour; see docs/results.md)
 # make mini-weights   make the small weights of the package again (about 35 minutes)
 #
 # The set-up needs python3 >= 3.11 and a package index; it is done once and again only when the pins change.
@@ -15,7 +16,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 READY  := $(VENV)/.ready
 TOOLS  := $(VENV)/.ready-dev
 
-.PHONY: bench mini-weights demo test lint types check format setup setup-dev clean
+.PHONY: bench known-answers mini-weights demo test lint types check format setup setup-dev clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -40,6 +41,9 @@ format: $(TOOLS)
 
 bench: $(TOOLS)
 	$(BIN)/python -m benchmarks --into docs/speed.md $(ARGS)
+
+known-answers: $(TOOLS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m known_answers tests/test_known_answers.py $(ARGS)
 
 mini-weights: $(TOOLS)
 	$(BIN)/python scripts/make_mini_weights.py

@@ -15,6 +15,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "network" in item.keywords and "network" not in chosen:
             item.add_marker(pytest.mark.skip(reason="needs the internet; choose with -m network"))
+        if "known_answers" in item.keywords and "known_answers" not in chosen:
+            item.add_marker(pytest.mark.skip(reason="takes an hour; choose with -m known_answers"))
         if "gpu" in item.keywords and not _has_gpu():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 

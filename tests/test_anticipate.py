@@ -232,7 +232,8 @@ def test_holding_out_takes_the_sweep_never_mixes_them() -> None:
         sweeping.split_by_take(["a", "a"], 0.2, np.random.default_rng(0))
 
 
-def test_a_sweep_equals_its_probes_trained_one_by_one() -> None:
+@pytest.mark.parametrize("pooler", ["attentive", "mean", "mlp"])
+def test_a_sweep_equals_its_probes_trained_one_by_one(pooler: str) -> None:
     from hwm.config import ProbeConfig
 
     rng = np.random.default_rng(0)
@@ -243,7 +244,9 @@ def test_a_sweep_equals_its_probes_trained_one_by_one() -> None:
         {"step": rng.integers(0, 3, (24, 1))},
         tuple(f"t{i % 6}" for i in range(24)),
     )
-    settings: dict[str, Any] = {"num_heads": 2, "num_epochs": 3, "batch_size": 8}
+    settings: dict[str, Any] = {"pooler": pooler, "num_epochs": 3, "batch_size": 8}
+    if pooler == "attentive":
+        settings["num_heads"] = 2
     both = sweeping.train_sweep(
         data, {"step": 3}, ProbeConfig(**settings, lrs=(1e-3, 1e-2)), 0, CPU, lambda e, loss: None
     )

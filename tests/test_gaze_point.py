@@ -83,7 +83,9 @@ def test_without_the_pooler_only_gaze_tells_which_patch_counts() -> None:
 
 def test_mlp_probe_reads_what_it_is_told_to_and_nothing_else() -> None:
     torch.manual_seed(0)
-    probe = StepProbe(StepProbeSpec(8, 3, 5, {"verb": (2, 4), "noun": (1, 3)}, 16, gaze_point=True, pooler="mlp"))
+    probe = StepProbe(
+        StepProbeSpec(8, 3, 5, {"verb": (2, 4), "noun": (1, 3)}, 16, gaze_point=True, pooler="mlp")
+    ).eval()
     features, valid = torch.randn(6, 3, 5, 8), torch.ones(6, 3, dtype=torch.bool)
     known = valid.clone()
     known[:, 1] = False
@@ -112,11 +114,12 @@ def test_mlp_probe_learns_what_no_sum_over_steps_can_say() -> None:
         torch.manual_seed(0)
         probe = StepProbe(StepProbeSpec(8, 2, 3, {"step": (1, 2)}, 16, pooler=pooler))
         optimizer = torch.optim.AdamW(probe.parameters(), lr=1e-2)
-        for _ in range(60):
+        for _ in range(100):
             loss = torch.nn.functional.cross_entropy(probe(features, valid)["step"][:, 0], same)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        probe.eval()
         right[pooler] = (probe(features, valid)["step"][:, 0].argmax(1) == same).float().mean().item()
     assert right["mlp"] == 1.0
     assert right["mean"] < 0.8
@@ -180,6 +183,7 @@ def test_gaze_for_the_probe_alone_leaves_the_world_model_blind(
                     every.shape[3], every.shape[1], 1, {"step": (1, 5)}, 1, gaze_point=gaze_point, pooler=pooler
                 )
             )
+            probe.eval()
             torch.nn.init.normal_(probe.probe.head.weight if pooler == "mean" else probe.probe.direct.weight)
             valid = torch.ones(every.shape[:2], dtype=torch.bool)
             said = [probe(tokens.float(), valid)["step"] for tokens in (every, mean)]

@@ -11,7 +11,7 @@ from hwm.data.toyworld.ceiling import HORIZONS_SEC, ceiling, ceilings
 from hwm.data.toyworld.generate import plan_takes
 from hwm.data.toyworld.head import HeadStyle, direction_to, head_sprite
 from hwm.data.toyworld.look import EGO_SPOT, EXO_SPOT, HEAD_CENTRE, sample_look
-from hwm.data.toyworld.rules import RECIPES, Script, sample_script
+from hwm.data.toyworld.rules import RECIPES, TURN_SEC, Script, sample_script
 from hwm.data.toyworld.scene import Views, cameras_at, ego_frames, ego_normalised, exo_frames, exo_normalised
 from hwm.data.toyworld.timeline import CARRY_SEC, REACH_SEC, gaze_at, hands_at, looks_at, objects_at
 
@@ -148,7 +148,7 @@ def test_uninformative_gaze_says_nothing() -> None:
     assert abs(share - 1 / 6) < 0.02
     assert all(a != b for script in scripts for a, b in pairwise(script.gaze_objects))
     for row in ceilings(scripts[:300], informative=False, fps=FPS, video_fps=VIDEO_FPS):
-        assert row.with_gaze == row.without_gaze
+        assert row.with_gaze == row.with_gaze_at_rest == row.without_gaze
         assert row.realised_with_gaze == row.realised_without_gaze
 
 
@@ -157,7 +157,8 @@ def test_ceilings_fall_with_the_horizon_and_gaze_lifts_them() -> None:
     assert [row.horizon_sec for row in rows] == list(HORIZONS_SEC)
     assert rows[0].with_gaze == pytest.approx(1.0)
     for row in rows:
-        assert 1 / 6 < row.without_gaze < row.with_gaze <= 1
+        assert 1 / 6 < row.without_gaze <= row.with_gaze_at_rest <= row.with_gaze <= 1
+        assert row.without_gaze < row.with_gaze
     for early, late in pairwise(rows):
         assert late.with_gaze < early.with_gaze
         assert late.without_gaze <= early.without_gaze + 1e-9
@@ -165,8 +166,8 @@ def test_ceilings_fall_with_the_horizon_and_gaze_lifts_them() -> None:
     assert 0.45 < short[1.0].without_gaze < 0.5
 
 
-def _clues(script: Script, horizon_sec: float) -> list[tuple[tuple, tuple, int]]:
-    """What an observer of each segment may know, without and with gaze, and the answer: from the rules alone."""
+def _clues(script: Script, horizon_sec: float) -> list[tuple[tuple, tuple, tuple, int]]:
+    """What an observer of each segment may know, without gaze, with it, with it at rest, and the answer."""
     found = []
     turns = [start - lead for start, lead in zip(script.starts_sec, script.leads_sec, strict=True)]
     for index, start in enumerate(script.starts_sec):
@@ -175,8 +176,10 @@ def _clues(script: Script, horizon_sec: float) -> list[tuple[tuple, tuple, int]]
         last = np.floor((start - horizon_sec) * FPS) / FPS
         started = sum(begin <= last for begin in script.starts_sec)
         known = (script.recipe, script.steps[started - 1] if started else None, index - started)
-        looked = script.gaze_objects[started] if turns[started] < last else None
-        found.append((known, (*known, looked), script.steps[index]))
+        looked, rests = (
+            script.gaze_objects[started] if turns[started] + turning < last else None for turning in (0, TURN_SEC)
+        )
+        found.append((known, (*known, looked), (*known, rests), script.steps[index]))
     return found
 
 
@@ -192,23 +195,23 @@ def test_ceiling_equals_brute_force(many: tuple[bool, list[Script]], horizon_sec
     informative, scripts = many
     learn, score = scripts[::2], scripts[1::2]
     counts: dict[tuple, Counter[int]] = defaultdict(Counter)
+    kinds = ("none", "gaze", "at rest")
     for script in learn:
-        for known, looked, answer in _clues(script, horizon_sec):
-            counts["none", known][answer] += 1
-            counts["gaze", looked][answer] += 1
+        for *clues, answer in _clues(script, horizon_sec):
+            for kind, clue in zip(kinds, clues, strict=True):
+                counts[kind, clue][answer] += 1
     guess = {clue: counter.most_common(1)[0][0] for clue, counter in counts.items()}
     asked = [clue for script in score for clue in _clues(script, horizon_sec)]
-    right = [
-        (guess.get(("none", known)) == answer, guess.get(("gaze", looked)) == answer) for known, looked, answer in asked
-    ]
+    right = [[guess.get(clue) == answer for clue in zip(kinds, clues, strict=True)] for *clues, answer in asked]
     simulated = np.mean(right, axis=0)
     exact = ceiling(score, informative, horizon_sec, FPS, VIDEO_FPS)
     assert exact.num_segments == len(right)
     realised = exact.realised_without_gaze, exact.realised_with_gaze
-    for index, expected in enumerate((exact.without_gaze, exact.with_gaze)):
+    for index, expected in enumerate((exact.without_gaze, exact.with_gaze, exact.with_gaze_at_rest)):
         sigma = np.sqrt(expected * (1 - expected) / len(right))
         assert abs(simulated[index] - expected) < 3 * sigma
-        assert abs(realised[index] - expected) < 3 * sigma
+        if index < len(realised):
+            assert abs(realised[index] - expected) < 3 * sigma
 
 
 def test_plans_of_a_seed_do_not_change_with_the_size_of_the_picture() -> None:

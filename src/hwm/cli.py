@@ -105,6 +105,10 @@ def toyworld(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
     takes: Annotated[int, typer.Option("--takes", min=2, help="Takes in all.")] = ToyWorldConfig().num_takes,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Everything follows from it.")] = ToyWorldConfig().seed,
+    val_fraction: Annotated[
+        float, typer.Option("--val-fraction", min=0.01, max=0.99, help="Share of takes to validate on.")
+    ] = ToyWorldConfig().val_fraction,
+    fps: Annotated[int, typer.Option("--fps", min=4, help="Frames a second of the videos.")] = ToyWorldConfig().fps,
     gaze: Annotated[str, typer.Option("--gaze", help="informative or uninformative")] = ToyWorldConfig().gaze,
     views: Annotated[str, typer.Option("--views", help="both, exo or ego")] = ToyWorldConfig().views,
     formats: Annotated[str, typer.Option("--formats", help="keystep, lta, goalstep, epic, parted by commas")] = "",
@@ -127,7 +131,16 @@ def toyworld(
             "there are too few takes for all traps", found=f"{takes}", fix=f"give --takes {MIN_TAKES_FOR_TRAPS} or more"
         )
     config = ToyWorldConfig.model_validate(
-        {"num_takes": takes, "seed": seed, "gaze": gaze, "views": views, "formats": tuple(names), "traps": traps}
+        {
+            "num_takes": takes,
+            "val_fraction": val_fraction,
+            "seed": seed,
+            "fps": fps,
+            "gaze": gaze,
+            "views": views,
+            "formats": tuple(names),
+            "traps": traps,
+        }
     )
     from hwm.data.toyworld import generate
     from hwm.engine.progress import Progress

@@ -131,6 +131,14 @@ def seeded_weights(seed: int, *ids: int | str) -> Iterator[None]:
         torch.random.set_rng_state(before)
 
 
+@contextmanager
+def seeded_draws(device: torch.device, seed: int, *ids: int | str) -> Iterator[None]:
+    """Inside, what torch draws on the CPU and on `device` (dropout) is a function of the seed and ids."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(_entropy(seed, ids) % 2**63)
+        yield
+
+
 def _entropy(seed: int, ids: tuple[int | str, ...]) -> int:
     named = json.dumps([int(seed), *ids]).encode()
     return int.from_bytes(hashlib.sha256(named).digest()[:16], "little")

@@ -2,8 +2,8 @@
 
 Features of the training segments are split by take: most train the probes, a held-out part chooses the winner (lowest
 loss at the end). A probe has one head a task; its loss is the sum over tasks of the mean loss of the labels that are
-known. Each probe has its own AdamW and schedule; all start from the same weights and see the same batches, so a sweep
-equals its probes trained one by one.
+known. Each probe has its own AdamW and schedule; all start from the same weights and see the same batches and the same
+dropout, so a sweep equals its probes trained one by one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from hwm.config import ProbeConfig
 from hwm.data.segments import UNKNOWN
 from hwm.engine.optim import adamw, raise_if_not_finite, set_lr, warmup_cosine
-from hwm.engine.runtime import rng_for, seeded_weights
+from hwm.engine.runtime import rng_for, seeded_draws, seeded_weights
 from hwm.errors import DataError, RunError
 from hwm.evaluation.metrics import sigmoid_focal_loss_sum
 from hwm.models.step_probe import StepProbe, StepProbeSpec
@@ -142,7 +142,7 @@ def train_sweep(
             labels = data.labels_of(samples, device)
             for index, (probe, optimizer) in enumerate(zip(probes, optimizers, strict=True)):
                 set_lr(optimizer, settings[index][0] * warmup_cosine(step, warmup, num_steps))
-                with autocast():
+                with autocast(), seeded_draws(device, seed, "dropout", step):
                     loss = loss_of_known(config.loss, probe(*features), labels)
                 loss.backward()
                 raise_if_not_finite(probe, loss, f"probe {index}, step {step}")

@@ -18,6 +18,8 @@ SQUEEZED = 16
 """Numbers that are kept of a step's mean latent, and as many of its gaze point."""
 JOINT = 64
 """Hidden width of the layer that reads all steps."""
+DROPOUT = (0.1, 0.3, 0.5)
+"""Share left out in training: of a latent, of the hidden layer of one step, and of that of all steps."""
 
 
 class MeanProbe(nn.Module):
@@ -42,8 +44,9 @@ class MLPProbe(nn.Module):
     """Squeezes each step into few numbers, by one network for all steps, and reads those of all steps in order.
 
     What is looked at (a cup, a pan) takes a hidden layer to tell from a latent; that layer is shared by the steps, so
-    every step of every example teaches it. The narrow waist keeps the rest from learning examples by heart. What has
-    been done in which scene is no sum of the two, so the steps are read by a hidden layer too, beside a linear map.
+    every step of every example teaches it. The narrow waist and dropout keep the rest from learning examples by heart.
+    What has been done in which scene is no sum of the two, so the steps are read by a hidden layer too, beside a linear
+    map.
     """
 
     def __init__(self, width: int, num_steps: int, gaze_point: bool, outputs: Mapping[str, int]) -> None:
@@ -53,7 +56,7 @@ class MLPProbe(nn.Module):
         self.squeeze_point = _squeeze(width) if gaze_point else None
         read, said = num_steps * SQUEEZED * (1 + gaze_point), sum(outputs.values())
         self.direct = nn.Linear(read, said)
-        self.joint = nn.Sequential(nn.Linear(read, JOINT), nn.GELU(), nn.Linear(JOINT, said))
+        self.joint = nn.Sequential(nn.Linear(read, JOINT), nn.GELU(), nn.Dropout(DROPOUT[2]), nn.Linear(JOINT, said))
 
     def forward(
         self,
@@ -80,7 +83,13 @@ class MLPProbe(nn.Module):
 
 def _squeeze(width: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(width, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, SQUEEZED), nn.LayerNorm(SQUEEZED), nn.GELU()
+        nn.Dropout(DROPOUT[0]),
+        nn.Linear(width, HIDDEN),
+        nn.GELU(),
+        nn.Dropout(DROPOUT[1]),
+        nn.Linear(HIDDEN, SQUEEZED),
+        nn.LayerNorm(SQUEEZED),
+        nn.GELU(),
     )
 
 

@@ -22,6 +22,10 @@ guess is right with probability `v · Σ_b P[a, b] · max_s P^(j-1)[b, s] + (1 -
 uninformative both are the same. The ceiling is the mean of these over the segments of the split, given the times and
 the steps that came before each.
 
+A frame within the turn shows a gaze between two objects, from which few readers will tell the second one. *With gaze at
+rest* the observer learns the target only from the first frame drawn after the turn has ended: what is left where each
+frame is read for what is looked at in it.
+
 "Without gaze" means from the history of steps alone. The pixels of both views show where the head points, so a model
 that is given no gaze may still read it there and pass this number; it cannot pass the number with gaze.
 """
@@ -33,7 +37,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hwm.data.toyworld.rules import LEAD_SEC, RECIPES, Script
+from hwm.data.toyworld.rules import LEAD_SEC, RECIPES, TURN_SEC, Script
 
 HORIZONS_SEC = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 
@@ -46,6 +50,8 @@ class Ceiling(NamedTuple):
     """Segments that start no earlier than the horizon."""
     without_gaze: float
     with_gaze: float
+    with_gaze_at_rest: float
+    """The same where the target counts as seen only once the turn has ended."""
     realised_without_gaze: float
     """What the best observer scores on these very segments, as they happened to be drawn."""
     realised_with_gaze: float
@@ -73,10 +79,13 @@ def observed_moment(script: Script, index: int, horizon_sec: float, fps: float, 
     return Moment(started, index - started + 1, seen)
 
 
-def turn_probability(script: Script, moment: Moment) -> float:
-    """Probability, over the law of the lead, that the turn before the next step has begun before the last frame."""
+def turn_probability(script: Script, moment: Moment, since_sec: float = 0.0) -> float:
+    """Probability, over the law of the lead, that the turn before the next step has begun before the last frame.
+
+    With `since_sec`, that it began more than so long before.
+    """
     low, high = LEAD_SEC
-    distance = script.starts_sec[moment.started] - moment.seen_sec
+    distance = script.starts_sec[moment.started] - moment.seen_sec + since_sec
     return min(max((high - distance) / (high - low), 0.0), 1.0)
 
 
@@ -118,32 +127,34 @@ def ceiling(scripts: Sequence[Script], informative: bool, horizon_sec: float, fp
     """
     longest = max(len(script.steps) for script in scripts)
     ahead = [_look_ahead(index, longest) for index in range(len(RECIPES))]
-    rows: list[tuple[float, float, bool, bool]] = []
+    rows: list[tuple[float, float, float, bool, bool]] = []
     for script in scripts:
         for index, truth in enumerate(script.steps):
             moment = observed_moment(script, index, horizon_sec, fps, video_fps)
             if moment is not None:
                 rows.append(_segment(script, moment, truth, informative, ahead[script.recipe]))
     if not rows:
-        return Ceiling(horizon_sec, 0, 0.0, 0.0, 0.0, 0.0)
+        return Ceiling(horizon_sec, 0, 0.0, 0.0, 0.0, 0.0, 0.0)
     means = np.array(rows, dtype=np.float64).mean(axis=0)
     return Ceiling(horizon_sec, len(rows), *(float(value) for value in means))
 
 
 def _segment(
     script: Script, moment: Moment, truth: int, informative: bool, ahead: list[_Ahead]
-) -> tuple[float, float, bool, bool]:
-    """Chance to be right without and with gaze, and whether the best observer is right, without and with."""
+) -> tuple[float, float, float, bool, bool]:
+    """Chance to be right without gaze, with it, with it at rest; and whether the best is right, without and with."""
     before = script.steps[moment.started - 1] if moment.started else -1
     table = ahead[moment.ahead]
     without, guess = table.best[before], table.guess[before]
     if not informative:
-        return without, without, guess == truth, guess == truth
-    seen, told = turn_probability(script, moment), table.told[before]
+        return without, without, without, guess == truth, guess == truth
+    seen, rested = (turn_probability(script, moment, since_sec) for since_sec in (0.0, TURN_SEC))
+    told = table.told[before]
     target = script.steps[moment.started]
     has_turned = script.starts_sec[moment.started] - script.leads_sec[moment.started] < moment.seen_sec
     gaze_guess = ahead[moment.ahead - 1].guess[target] if has_turned else guess
-    return without, seen * told + (1 - seen) * without, guess == truth, gaze_guess == truth
+    with_gaze, at_rest = (chance * told + (1 - chance) * without for chance in (seen, rested))
+    return without, with_gaze, at_rest, guess == truth, gaze_guess == truth
 
 
 def ceilings(scripts: Sequence[Script], informative: bool, fps: float, video_fps: float) -> tuple[Ceiling, ...]:
