@@ -258,6 +258,21 @@ def test_from_finished_runs_alone_comes_the_same_report(finished: Path, tmp_path
     assert not list((tmp_path / "out" / "figures").glob("example-*"))
 
 
+def test_where_nobody_reads_the_future_gaze_is_matched_with_no_gaze(copied: Path, tmp_path: Path) -> None:
+    runs = {folder.name.split("-seed")[0]: folder for folder in copied.glob("units/stage2-*/")}
+    pair = [runs["stage2-none"], runs["stage2-probe"]]
+    for config in (folder / "config.yaml" for folder in pair):
+        assert "inputs: context+future" in config.read_text()
+        config.write_text(config.read_text().replace("inputs: context+future", "inputs: context"))
+    found = json.loads(compare_runs.report_on(pair, tmp_path / "both", 0).metrics.read_text())
+    assert (found["pairs"][0]["arm"], found["pairs"][0]["other"]) == ("probe", "none")
+    # Beside an arm that does read it, the run that does not is a baseline.
+    three = [*pair, runs["stage2-world-probe"]]
+    found = json.loads(compare_runs.report_on(three, tmp_path / "all", 0).metrics.read_text())
+    assert "none" not in found["arms"]
+    assert found["arms"]["encoder"]["kind"] == "baseline"
+
+
 def test_what_cannot_be_compared_is_refused(finished: Path, copied: Path, tmp_path: Path) -> None:
     first, second, *_ = sorted(copied.glob("units/stage2-*/"))
     with pytest.raises(RunError, match="cannot be compared"):
@@ -353,13 +368,17 @@ def test_a_stopped_comparison_stops_its_units_and_can_go_on(settings: Settings, 
         ({"horizons_sec": [0.5, 2.0]}, "horizon_sec"),
         ({"baselines": ["vjepa2"]}, "go together"),
         ({"controls": ["measured"]}, "gaze_files"),
+        ({"anticipate.probe.inputs": "context"}, r"world\+probe differ in what the world model imagines"),
     ],
 )
 def test_a_comparison_that_says_nothing_is_refused(
     changes: dict[str, Any], words: str, settings: Settings, tmp_path: Path
 ) -> None:
+    made = settings(tmp_path, **{name: value for name, value in changes.items() if "." not in name})
+    if inputs := changes.get("anticipate.probe.inputs"):
+        made["anticipate"]["probe"]["inputs"] = inputs
     with pytest.raises(ValidationError, match=words):
-        CompareConfig.model_validate(settings(tmp_path, **changes))
+        CompareConfig.model_validate(made)
 
 
 def test_wrong_recipes_are_code_2(tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:

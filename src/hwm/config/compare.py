@@ -16,6 +16,11 @@ ControlName = Literal[
 ]  # fmt: skip
 BaselineName = Literal["majority", "previous-step", "encoder", "copy-last", "vjepa2"]
 
+_OF_THE_WORLD = (
+    "world", "world+probe", "shuffled", "time-shuffled", "mean", "dinov2", "measured", "future", "copy-last",
+)  # fmt: skip
+"""Arms, controls and baselines that change the world model or its roll-out."""
+
 
 class CompareConfig(RunConfig):
     """Arms, controls and baselines, matched in all but their gaze: `hwm compare CONFIG`.
@@ -70,6 +75,18 @@ class CompareConfig(RunConfig):
             raise ValueError("the control measured needs pretrain.gaze_files.folder")
         if self.anticipate.backbone.kind != "hwm":
             raise ValueError("anticipate.backbone.kind must be hwm; V-JEPA 2's own pair is the setting vjepa2")
+        return self
+
+    @model_validator(mode="after")
+    def _world_is_read(self) -> "CompareConfig":
+        if self.anticipate.probe.inputs == "context":
+            wanted = (*self.arms, *self.controls, *self.baselines)
+            idle = [name for name in wanted if name in _OF_THE_WORLD]
+            if idle:
+                raise ValueError(
+                    f"{', '.join(idle)} differ in what the world model imagines, and anticipate.probe.inputs=context "
+                    "reads none of it: leave them out, or let the probe read the future"
+                )
         return self
 
     @model_validator(mode="after")

@@ -54,7 +54,7 @@ def report_on(
         DataError: runs that cannot be compared.
         RunError: a folder is no finished stage-2 run.
     """
-    runs = [read_run(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
+    runs = _matched([read_run(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)])
     _require_one_question(runs)
     first = runs[0]
     experiment = Experiment(_arms(runs), first.config.protocol.horizon_sec, bound)
@@ -87,6 +87,13 @@ def _arms(runs: Sequence[FinishedRun]) -> list[Arm]:
         told = [of_seed[seed][title] for seed in sorted(of_seed)]
         arms.append(Arm(title.replace(" ", "-"), title, "baseline", "none", told, is_trained=False))
     return arms
+
+
+def _matched(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """Where no probe reads imagined steps, the one without gaze is no baseline: the others are matched with it."""
+    if any(run.config.probe.inputs != "context" for run in runs if run.arm != "vjepa2"):
+        return list(runs)
+    return [run._replace(arm="none") if run.arm == "encoder" else run for run in runs]
 
 
 def _require_one_question(runs: Sequence[FinishedRun]) -> None:
