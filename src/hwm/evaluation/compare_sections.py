@@ -50,7 +50,8 @@ def headline(
         f"Each arm was trained with {_range(seeds)}, paired: arms of one seed share their initial weights, the order "
         "of their clips, the number of updates and the segments they are scored on, and differ in their gaze alone. A "
         "gain is against such a matched model, never against the same model with its input taken away. Intervals cover "
-        "both other takes and other seeds; p values are after Holm's correction over the metrics."
+        f"{'other takes alone' if seeds == {1} else 'both other takes and other seeds'}; p values are after Holm's "
+        "correction over the metrics."
     )
     for note in notes:
         report.note(note)
