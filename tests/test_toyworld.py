@@ -215,7 +215,7 @@ def test_head_box_holds_the_head(world: ToyWorldSummary) -> None:
 
 def test_description_names_ceilings_classes_and_files(world: ToyWorldSummary) -> None:
     description = _json(world.folder / "toyworld.json")
-    assert description["config"] == CONFIG.model_dump(mode="json", exclude={"views", "formats", "traps"})
+    assert description["config"] == CONFIG.model_dump(mode="json", exclude={"grid_fps", "views", "formats", "traps"})
     assert len(description["classes"]) == 14
     for split in ("train", "val"):
         rows = description["ceilings"][split]

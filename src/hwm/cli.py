@@ -109,6 +109,9 @@ def toyworld(
         float, typer.Option("--val-fraction", min=0.01, max=0.99, help="Share of takes to validate on.")
     ] = ToyWorldConfig().val_fraction,
     fps: Annotated[int, typer.Option("--fps", min=4, help="Frames a second of the videos.")] = ToyWorldConfig().fps,
+    grid_fps: Annotated[
+        float, typer.Option("--grid-fps", min=0.1, help="Steps a second of the observer of the best scores.")
+    ] = ToyWorldConfig().grid_fps,
     gaze: Annotated[str, typer.Option("--gaze", help="informative or uninformative")] = ToyWorldConfig().gaze,
     views: Annotated[str, typer.Option("--views", help="both, exo or ego")] = ToyWorldConfig().views,
     formats: Annotated[str, typer.Option("--formats", help="keystep, lta, goalstep, epic, parted by commas")] = "",
@@ -136,6 +139,7 @@ def toyworld(
             "val_fraction": val_fraction,
             "seed": seed,
             "fps": fps,
+            "grid_fps": grid_fps,
             "gaze": gaze,
             "views": views,
             "formats": tuple(names),

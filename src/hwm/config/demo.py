@@ -31,6 +31,8 @@ class ToyWorldConfig(Part):
     """Rows of the exo view (16:9) and side of the square ego view, in pixels."""
     gaze: Literal["informative", "uninformative"] = "informative"
     """`uninformative` turns the head to an object drawn at random instead of the one that will be used."""
+    grid_fps: float = Field(default=4.0, gt=0)
+    """Steps a second of the observer for whom the ceilings are computed: that of the model to be held against them."""
     views: ToyWorldViews = "both"
     """Videos to draw; with one view, as if only this one had been downloaded. Annotations and gaze are the same."""
     formats: tuple[ToyWorldFormat, ...] = ()

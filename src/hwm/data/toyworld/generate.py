@@ -42,8 +42,6 @@ from hwm.errors import DataError
 
 VERSION = 2
 """Changes whenever the same config would give other bytes."""
-GRID_FPS = 4.0
-"""Steps a second of the observer for whom the ceilings are computed."""
 TAKES_PER_PERSON = 4
 _ARIAS = ("aria01", "aria01", "aria02", "aria03", "aria05", "aria")
 _WRITERS: dict[str, Callable[[Path, tuple[TakePlan, ...], ToyWorldConfig], None]] = {
@@ -182,7 +180,7 @@ def _write_tables(aside: Path, plans: tuple[TakePlan, ...], config: ToyWorldConf
         set_traps(aside, plans, config)
     files = sorted(path for path in aside.rglob("*") if path.is_file())
     description = _identity(config) | {
-        "grid_fps": GRID_FPS,
+        "grid_fps": config.grid_fps,
         "classes": {str(unique_id): name for unique_id, name in summary.classes.items()},
         "num_takes": summary.num_takes,
         "num_segments": summary.num_segments,
@@ -202,7 +200,7 @@ def _write_list(path: Path, plans: Iterable[TakePlan], view: str) -> None:
 def _identity(config: ToyWorldConfig) -> dict[str, Any]:
     values = config.model_dump(mode="json")
     # Worlds made before these settings were there are the same worlds.
-    for name, default in (("views", "both"), ("formats", []), ("traps", False)):
+    for name, default in (("grid_fps", 4.0), ("views", "both"), ("formats", []), ("traps", False)):
         if values[name] == default:
             del values[name]
     return {"generator": "hwm toyworld", "version": VERSION, "config": values}
@@ -250,6 +248,8 @@ def _summary(out: Path, plans: tuple[TakePlan, ...], config: ToyWorldConfig, mad
         num_segments={split: sum(len(script.steps) for script in scripts) for split, scripts in by_split.items()},
         num_seconds=math.fsum(plan.script.duration_sec for plan in plans),
         classes={unique_id: leaves[unique_id] for unique_id in sorted(leaves)},
-        ceilings={split: ceilings(scripts, informative, GRID_FPS, config.fps) for split, scripts in by_split.items()},
+        ceilings={
+            split: ceilings(scripts, informative, config.grid_fps, config.fps) for split, scripts in by_split.items()
+        },
         made_now=made_now,
     )
