@@ -10,6 +10,7 @@ import pytest
 
 from hwm.config import ToyWorldConfig
 from hwm.data.toyworld import ToyWorldSummary, generate, load_truth
+from hwm.data.toyworld.ceiling import ceilings
 from hwm.data.toyworld.formats import TakePlan
 from hwm.data.toyworld.generate import plan_takes
 from hwm.data.toyworld.rules import RECIPES
@@ -57,6 +58,15 @@ def test_one_view_alone_is_the_same_world_without_the_other(world: ToyWorldSumma
         aria = {path.name for path in world.folder.rglob("aria*.mp4")}
         assert aria
         assert missing == aria | {"train_ego.txt", "val_ego.txt"}
+
+
+def test_ceilings_are_those_of_the_grid_that_is_asked_for(tmp_path: Path) -> None:
+    fine = generate(tmp_path / "fine", CONFIG.model_copy(update={"grid_fps": 6.0, "views": "ego"}), num_processes=1)
+    told = _json(fine.folder / "toyworld.json")
+    assert told["grid_fps"] == told["config"]["grid_fps"] == 6.0
+    scripts = [plan.script for plan in plan_takes(CONFIG) if plan.split == "val"]
+    assert fine.ceilings["val"] == ceilings(scripts, True, 6.0, CONFIG.fps)
+    assert fine.ceilings["val"] != ceilings(scripts, True, 4.0, CONFIG.fps)
 
 
 def test_formats_and_traps_need_both_views() -> None:
