@@ -141,7 +141,7 @@ def _training(predictor: GazePredictor) -> Callable[[TokenBatch], None]:
             rollout_steps=2, rollout_weight=1.0, scene_weight=0.1,
         )  # fmt: skip
         losses.total.backward()
-        clip_gradients(predictor, 1.0, "step")
+        clip_gradients(predictor, losses._asdict(), 1.0, "step")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

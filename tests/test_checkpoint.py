@@ -44,9 +44,10 @@ class Run:
             batch = torch.from_numpy(rng_for(0, "data", step).normal(size=(6, 3)).astype(np.float32))
             noise = float(np.random.normal())
             self.optimizer.zero_grad()
-            (self.module(batch) + 1e-3 * noise).pow(2).mean().backward()
+            loss = (self.module(batch) + 1e-3 * noise).pow(2).mean()
+            loss.backward()
             set_lr(self.optimizer, scheduled_lr(CONFIG, step))
-            clip_gradients(self.module, CONFIG.clip_norm, f"step {step}")
+            clip_gradients(self.module, {"total": loss}, CONFIG.clip_norm, f"step {step}")
             self.optimizer.step()
         self.step = until
         return self

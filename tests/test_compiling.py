@@ -13,7 +13,7 @@ import pytest
 SCRIPT = """
 import json, warnings
 import torch
-from hwm.engine.compiling import compile_encoder
+from hwm.engine.compiling import compile_blocks
 from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
 
 graphs = []
@@ -39,7 +39,7 @@ def encode(backend):
     with torch.inference_mode(), warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         plain = [encoder(video), encoder.encode_frames(video[:, :, 0])]
-        compile_encoder(encoder, said.append, backend)
+        compile_blocks(encoder, said.append, backend)
         try:
             results = [encoder(video), encoder.encode_frames(video[:, :, 0])]
         except MemoryError as error:
@@ -47,7 +47,7 @@ def encode(backend):
     return {
         "difference": max(float((a - b).abs().max()) for a, b in zip(plain, results)),
         "said": said,
-        "warned": [str(w.message) for w in warned if "compile_encoder" in str(w.message)],
+        "warned": [str(w.message) for w in warned if "runtime.compile" in str(w.message)],
         "names_kept": list(encoder.state_dict()) == names,
     }
 
@@ -68,7 +68,7 @@ def test_a_compiled_encoder_says_the_same_and_keeps_its_names(found: dict[str, A
     assert counting["difference"] < 1e-5
     assert counting["names_kept"]
     assert not counting["said"]
-    assert found["graphs"] == 2, "blocks share what is compiled, one for each shape"
+    assert found["graphs"] == 4, "blocks share what is compiled: two parts, one for each shape"
 
 
 def test_an_encoder_that_does_not_compile_runs_as_it_is_and_says_why_once(found: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ def test_an_encoder_that_does_not_compile_runs_as_it_is_and_says_why_once(found:
     assert failing["difference"] == 0
     assert len(failing["said"]) == 1
     assert failing["warned"] == failing["said"]
-    assert "runtime.compile_encoder" in failing["said"][0]
+    assert "runtime.compile" in failing["said"][0]
     assert "no compiler on this machine" in failing["said"][0]
 
 

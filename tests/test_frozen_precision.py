@@ -148,8 +148,8 @@ def test_settings_that_nothing_would_read_are_refused() -> None:
     data: dict[str, Any] = {"train": ["a"], "val": ["b"]}
     with pytest.raises(ValidationError, match=r"init\.precision is of frozen encoders"):
         AdaptConfig(name="a", data=data, init=LOW)  # type: ignore[arg-type]
-    with pytest.raises(ValidationError, match=r"runtime\.compile_encoder is for a frozen encoder"):
-        AdaptConfig(name="a", data=data, runtime={"compile_encoder": True})  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match=r"runtime\.compile is for pretrain"):
+        AdaptConfig(name="a", data=data, runtime={"compile": True})  # type: ignore[arg-type]
 
 
 def test_stage_2_trains_its_probe_in_the_runs_precision(
@@ -186,11 +186,11 @@ def test_runs_compile_where_they_are_told_to_and_record_why_not(
         warn("no compiler on this machine")
 
     for module in ("hwm.pipelines.pretrain_data", "hwm.pipelines.extract", "hwm.tokens.world_foresight"):
-        monkeypatch.setattr(f"{module}.compile_encoder", no_compiler)
+        monkeypatch.setattr(f"{module}.compile_blocks", no_compiler)
     stage1_settings["optim"] |= {"num_steps": 1}
     plain = pretrain.run(PretrainConfig(**stage1_settings))
     assert not asked
-    compiled: dict[str, Any] = {"runtime": {"device": "cpu", "compile_encoder": True}}
+    compiled: dict[str, Any] = {"runtime": {"device": "cpu", "compile": True}}
     two = {"target_encoder": stage1_settings["encoder"] | LOW, "name": "compiled"}
     pretrain.run(PretrainConfig(**(stage1_settings | compiled | two)))
     anticipate.run(AnticipateConfig(**(stage2_settings | compiled | {"checkpoint": plain.folder, "name": "second"})))

@@ -7,7 +7,7 @@ import torch
 
 from hwm.errors import ConfigError
 from hwm.losses import layer_normed
-from hwm.models.layers import Attention
+from hwm.models.layers import Block
 from hwm.models.masked_predictor import MaskedPredictor, MaskedPredictorSpec, anticipate
 from hwm.models.observer import Observer
 from hwm.models.probe import AttentiveProbe
@@ -170,9 +170,9 @@ def test_one_task_reads_the_mean_of_several_queries() -> None:
 
 def test_attention_mask_hides_keys() -> None:
     torch.manual_seed(0)
-    attention, x = Attention(8, 2), torch.randn(1, 4, 8)
+    block, x = Block(8, 2, 16), torch.randn(1, 4, 8)
     mask = torch.tensor([True, True, False, True])[None, None, None]
     changed = x.clone()
     changed[:, 2] = 5.0
     rows = [0, 1, 3]
-    assert torch.equal(attention(changed, attn_mask=mask)[:, rows], attention(x, attn_mask=mask)[:, rows])
+    assert torch.equal(block(changed, attn_mask=mask)[:, rows], block(x, attn_mask=mask)[:, rows])

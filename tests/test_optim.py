@@ -57,12 +57,17 @@ def test_scheduled_lr_is_what_the_groups_get(module: nn.Module) -> None:
 
 
 def test_clipping_scales_to_the_norm_and_returns_the_one_before(module: nn.Module) -> None:
-    (module(torch.ones(3, 4)).sum() * 100).backward()
-    before = clip_gradients(module, 1.0, "step 0")
-    assert before > 1.0
+    loss = module(torch.ones(3, 4)).sum() * 100
+    loss.backward()
+    losses = {"total": loss, "part": loss / 4}
+    before = clip_gradients(module, losses, 1.0, "step 0")
+    assert before["gradient_norm"] > 1.0
+    assert before["total"] == pytest.approx(loss.item())
+    assert before["part"] == pytest.approx(loss.item() / 4)
     after = math.sqrt(sum(float((p.grad**2).sum()) for p in module.parameters() if p.grad is not None))
     assert after == pytest.approx(1.0, rel=1e-4)
-    assert clip_gradients(module, 10.0, "step 1") == pytest.approx(after), "a short gradient is left alone"
+    again = clip_gradients(module, losses, 10.0, "step 1")["gradient_norm"]
+    assert again == pytest.approx(after), "a short gradient is left alone"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -75,7 +80,7 @@ def test_a_bad_gradient_stops_the_run_and_names_the_parameter(module: nn.Module,
     with pytest.raises(RunError, match=r"step 7: the gradient is not finite.*\n.*2\.weight \(3 of 16"):
         raise_if_not_finite(module, 1.0, "step 7")
     with pytest.raises(RunError, match=r"step 7.*\n.*2\.weight"):
-        clip_gradients(module, 1.0, "step 7")
+        clip_gradients(module, {"total": torch.ones(())}, 1.0, "step 7")
     assert int((~torch.isfinite(module.get_parameter("0.weight").grad)).sum()) == 0, "the culprit is still told apart"  # pyright: ignore[reportArgumentType]
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
 
@@ -85,10 +90,12 @@ def test_a_bad_loss_stops_the_run_and_names_the_step(module: nn.Module, bad: flo
     (module(torch.ones(3, 4)).sum() * bad).backward()
     with pytest.raises(RunError, match="step 12: the loss is not finite"):
         raise_if_not_finite(module, torch.tensor(bad), "step 12")
+    with pytest.raises(RunError, match="step 12: the loss is not finite"):
+        clip_gradients(module, {"total": torch.tensor(bad)}, 1.0, "step 12")
 
 
 def test_a_loss_that_trains_nothing_is_an_error(module: nn.Module) -> None:
     with pytest.raises(RunError, match="no parameter has a gradient"):
         raise_if_not_finite(module, 1.0, "step 0")
     with pytest.raises(RunError, match="no parameter has a gradient"):
-        clip_gradients(module, 1.0, "step 0")
+        clip_gradients(module, {"total": torch.ones(())}, 1.0, "step 0")

@@ -11,7 +11,7 @@ from hwm.config.base import (
     Part,
     PredictorConfig,
     RunConfig,
-    refuse_compile_encoder,
+    refuse_compile,
 )
 
 
@@ -57,7 +57,7 @@ class AdaptConfig(RunConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> "AdaptConfig":
-        refuse_compile_encoder(self)
+        refuse_compile(self)
         if self.init is not None and self.init.precision != "32-true":
             raise ValueError("init.precision is of frozen encoders: this one is trained, in runtime.precision")
         if self.in_memory and self.data.augment is not None:
@@ -94,5 +94,5 @@ class AdaptGazeConfig(RunConfig):
 
     @model_validator(mode="after")
     def _has_no_encoder(self) -> "AdaptGazeConfig":
-        refuse_compile_encoder(self)
+        refuse_compile(self)
         return self

@@ -156,9 +156,10 @@ class RuntimeConfig(Part):
     """Processes that decode video ahead of training; 0 decodes in the main process."""
     recompute_activations: bool = False
     """Stage 1: activation checkpointing in the predictor; less memory, about a third more time, the same gradients."""
-    compile_encoder: bool = False
-    """Both stages and extraction: `torch.compile` for the frozen encoder's blocks; one that does not compile runs as it
-    is, and `run.json` says why. Pays on a GPU; on a CPU it is slower than the kernels it replaces."""
+    compile: bool = False
+    """Both stages and extraction: `torch.compile` for the transformer blocks of frozen models, and in stage 1 of the
+    predictor. Where they do not compile they run as they are, and `run.json` says why. For a GPU; on a CPU it is slower
+    than the kernels it replaces."""
 
 
 class TokenConfig(Part):
@@ -188,7 +189,7 @@ class RunConfig(Part):
     """Where `metrics.jsonl` is shown as well; each needs the extra of its name (`pip install 'hwm[wandb]'`)."""
 
 
-def refuse_compile_encoder(config: RunConfig) -> None:
-    """For a verb without a frozen encoder: `runtime.compile_encoder` must not be given in vain."""
-    if config.runtime.compile_encoder:
-        raise ValueError("runtime.compile_encoder is for a frozen encoder: of pretrain, anticipate and extract")
+def refuse_compile(config: RunConfig) -> None:
+    """For a verb that compiles nothing: `runtime.compile` must not be given in vain."""
+    if config.runtime.compile:
+        raise ValueError("runtime.compile is for pretrain, anticipate and extract")

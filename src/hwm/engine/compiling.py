@@ -1,8 +1,9 @@
-"""`torch.compile` for the frozen encoder, which falls back to the encoder as it is where it does not compile.
+"""`torch.compile` for the blocks of transformers, which falls back to the blocks as they are where it does not compile.
 
 What can be compiled depends on the machine (a C++ compiler, Triton, the GPU's age) and is known only at the first call.
-Blocks are compiled, not the whole: they share one compiled form, both ways of encoding run through them, and parameter
-names stay what they are. Numbers agree to rounding.
+Compiled are the two parts of a block that go token by token, before and after attention: blocks share one compiled
+form of each, whatever attends and however many steps came before, and parameter names stay what they are. On CUDA the
+predictor's attention is compiled too (`models.block_causal`). Numbers agree to rounding.
 """
 
 import warnings
@@ -10,41 +11,45 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
+from hwm.models.block_causal import attend_by_block, attend_by_step
+from hwm.models.causal_stack import CausalStack
 from hwm.models.layers import Block
-from hwm.models.vjepa2 import VJEPA2Encoder
 
 
-def compile_encoder(
-    encoder: VJEPA2Encoder, warn: Callable[[str], None], backend: str | Callable[..., Any] = "inductor"
+def compile_blocks(
+    model: nn.Module, warn: Callable[[str], None], backend: str | Callable[..., Any] = "inductor"
 ) -> None:
-    """Compile the blocks of a frozen encoder at their first call, in place.
+    """Compile the blocks of a model at their first call, in place.
 
     Args:
-        encoder: on its device, in its precision.
+        model: on its device, in its precision; whatever blocks it has.
         warn: called once, with the reason, if a block does not compile; all blocks then run uncompiled. The same text
             is a Python warning.
         backend: of `torch.compile`.
     """
     calls = _CompiledCalls(warn, backend)
-    for block in encoder.blocks:
-        assert isinstance(block, Block)
-        block.forward = calls.of(block.forward)
+    for part in model.modules():
+        if isinstance(part, Block):
+            part.enter = calls.of(part.enter)
+            part.leave = calls.of(part.leave)
+        elif isinstance(part, CausalStack) and part.predictor_embed.weight.is_cuda:
+            part.attend_by_block = calls.of(attend_by_block, instead=attend_by_step)
 
 
 class _CompiledCalls:
-    """The compiled calls of all blocks, until one of them does not compile."""
+    """Compiled functions, until one of them does not compile."""
 
     def __init__(self, warn: Callable[[str], None], backend: str | Callable[..., Any]) -> None:
         self._warn, self._backend = warn, backend
         self._failed = False
 
-    def of(self, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """What stands for the `forward` of one block."""
-        compiled: Callable[..., Tensor] | None = None
+    def of(self, plain: Callable[..., Any], instead: Callable[..., Any] | None = None) -> Callable[..., Any]:
+        """What stands for `plain`; `instead` (or else `plain`) is called where nothing compiles."""
+        compiled: Callable[..., Any] | None = None
 
-        def call(*arguments: Any, **named: Any) -> Tensor:
+        def call(*arguments: Any, **named: Any) -> Any:
             nonlocal compiled
             if not self._failed:
                 try:
@@ -52,7 +57,7 @@ class _CompiledCalls:
                     return compiled(*arguments, **named)
                 except _compiler_errors() as error:
                     self._give_up(error)
-            return plain(*arguments, **named)
+            return (instead or plain)(*arguments, **named)
 
         return call
 
@@ -60,10 +65,7 @@ class _CompiledCalls:
         self._failed = True
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         cause = " ".join(lines[:2]) or "no reason given"  # the first names the backend, the second its error
-        text = (
-            "runtime.compile_encoder: the encoder does not compile here and runs as it is "
-            f"({type(error).__name__}: {cause})"
-        )
+        text = f"runtime.compile: blocks do not compile here and run as they are ({type(error).__name__}: {cause})"
         self._warn(text)
         warnings.warn(text, RuntimeWarning, stacklevel=3)
 

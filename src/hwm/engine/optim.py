@@ -7,15 +7,16 @@ One step of a loop, in this order:
 
     set_lr(optimizer, scheduled_lr(config.optim, step))
     losses = ...; losses.total.backward()
-    raise_if_not_finite(module, losses.total, f"step {step}")
-    norm = clip_gradients(module, config.optim.clip_norm, f"step {step}")
+    named = clip_gradients(module, losses, config.optim.clip_norm, f"step {step}")
     optimizer.step()
 
-A loss or gradient that is not finite raises before the weights are touched: it reaches neither them nor the disk.
+A loss or gradient that is not finite raises before the weights are touched: it reaches neither them nor the disk. What
+is to be known of a step is read back from the device at once: between two updates a GPU is waited for once.
 Several modules are trained as one by `nn.ModuleDict({"predictor": ..., "probe": ...})`.
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ def adamw(
     """AdamW over the parameters of `module` that ask for gradients.
 
     `fused` updates each parameter in one pass over memory: the same up to rounding, and several times as fast on a CPU.
+    On CUDA it is always done.
 
     Raises:
         RunError: no parameter asks for gradients.
@@ -46,6 +48,7 @@ def adamw(
     groups = [group for group in groups if group["params"]]
     if not groups:
         raise RunError(f"nothing to train in {type(module).__name__}", expected="parameters that ask for gradients")
+    fused = fused or all(parameter.is_cuda for parameter in trained)
     return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=fused or None)
 
 
@@ -85,7 +88,10 @@ def raise_if_not_finite(module: nn.Module, loss: Tensor | float, where: str) -> 
         RunError: names the step, the loss and the worst parameter.
     """
     value = float(loss.detach() if isinstance(loss, Tensor) else loss)
-    norm = _gradient_norm(module, where)
+    _require_finite(module, value, float(_gradient_norm(module, where)), where)
+
+
+def _require_finite(module: nn.Module, value: float, norm: float, where: str) -> None:
     if math.isfinite(value) and math.isfinite(norm):
         return
     raise RunError(
@@ -95,20 +101,28 @@ def raise_if_not_finite(module: nn.Module, loss: Tensor | float, where: str) -> 
     )
 
 
-def clip_gradients(module: nn.Module, max_norm: float, where: str) -> float:
-    """Scales all gradients down to a joint norm of at most `max_norm`.
+def clip_gradients(module: nn.Module, losses: Mapping[str, Tensor], max_norm: float, where: str) -> dict[str, float]:
+    """Scales all gradients down to a joint norm of at most `max_norm`, if they and the loss are finite.
+
+    Args:
+        module: what is trained.
+        losses: scalars by name; `total` is the loss, the others are its parts or whatever else is to be known.
+        max_norm: largest norm.
+        where: names the step in the message, e.g. `step 1200`.
 
     Returns:
-        The norm before clipping.
+        The scalars, and as `gradient_norm` the norm before clipping.
 
     Raises:
-        RunError: a gradient is not finite; names the step (`where`) and the worst parameter.
+        RunError: as `raise_if_not_finite`.
     """
     norm = _gradient_norm(module, where)
-    if not math.isfinite(norm):  # looked at before it is applied: scaling by NaN would hide the culprit
-        raise RunError(f"{where}: the gradient is not finite; the weights were not changed", found=_worst(module))
+    *values, norm_value = torch.stack([*(value.detach().to(norm) for value in losses.values()), norm]).tolist()
+    named = dict(zip(losses, values, strict=True))
+    # Looked at before it is applied: scaling by NaN would hide the culprit.
+    _require_finite(module, named["total"], norm_value, where)
     nn.utils.clip_grads_with_norm_(module.parameters(), max_norm, norm)
-    return float(norm)
+    return named | {"gradient_norm": norm_value}
 
 
 def _gradient_norm(module: nn.Module, where: str) -> Tensor:

@@ -4,10 +4,11 @@ Tokens [B, T, N, D] (+ condition [B, T, N, E]) → predictions [B, T, N, D]; row
 Source: `VisionTransformerPredictorAC` of facebookresearch/vjepa2 without its action tokens: embed, add the condition,
 RoPE blocks, norm, project back. `forward` and `step` are one computation; `step` keeps keys and values.
 
-Attention runs step by step over growing keys and never touches later steps: no mask of L × L, half the arithmetic,
-and causality by construction, bit for bit (a masked softmax would still multiply later values by zero).
+Attention never touches later steps (`block_causal`): no mask of L × L, half the arithmetic, and causality by
+construction, bit for bit.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import isqrt
 from typing import NamedTuple
@@ -18,10 +19,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hwm.errors import ConfigError
-from hwm.models.kernels import attention
+from hwm.models.block_causal import Seen, attend_by_step, blocks_of
 from hwm.models.kv_cache import Kept
 from hwm.models.layers import Block, check_sizes, hidden_width, init_linear_and_norm, rescale_residuals
 from hwm.models.rope import RopeTable, RopeTables
+
+Attend = Callable[[Tensor, Tensor, Tensor, Seen], Tensor]
+"""Queries, keys, values and what may be seen → what each query sees."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +86,15 @@ class CausalStack(nn.Module):
     Attributes:
         recompute: activation checkpointing: in training, keep only what goes into a block (and its keys and values)
             and compute the rest again on the way back. Less memory for about a third more time; the same gradients.
+        attend_by_block: the compiled `block_causal.attend_by_block`, put here by `engine.compiling` on CUDA; several
+            steps in half precision go through it. None: every step goes by itself.
     """
 
     def __init__(self, spec: CausalStackSpec) -> None:
         super().__init__()
         self.spec = spec
         self.recompute = False
+        self.attend_by_block: Attend | None = None
         hidden = hidden_width(spec.width, spec.mlp_ratio)
         self.predictor_embed = nn.Linear(spec.in_width, spec.width)
         self.predictor_blocks = nn.ModuleList(Block(spec.width, spec.num_heads, hidden) for _ in range(spec.depth))
@@ -169,10 +176,15 @@ class CausalStack(nn.Module):
         if condition_BTNE is not None:
             x_BTNE = x_BTNE + condition_BTNE
         x_BLE = x_BTNE.flatten(1, 2)
+        attend, seen = attend_by_step, Seen(num_patches, valid)
+        if self.attend_by_block is not None and num_steps > 1 and not past.keys and _in_half(x_BLE):
+            blocks = blocks_of(num_steps, num_patches, valid, x_BLE.device)
+            attend = attend_by_step if blocks is None else self.attend_by_block
+            seen = seen._replace(blocks=blocks)
         keys, values = [], []
         for index, block in enumerate(self.predictor_blocks):
             past_pair = (past.keys[index], past.values[index]) if past.keys else None
-            x_BLE, key, value = self._advance(block, x_BLE, rope, past_pair, num_patches, valid)
+            x_BLE, key, value = self._advance(block, x_BLE, rope, past_pair, attend, seen)
             keys.append(key)
             values.append(value)
         hidden_BTNE = self.predictor_norm(x_BLE).unflatten(1, (num_steps, num_patches))
@@ -184,43 +196,15 @@ class CausalStack(nn.Module):
         x_BLE: Tensor,
         rope: RopeTable,
         past: tuple[Kept, Kept] | None,
-        num_patches: int,
-        valid_BT: Tensor | None,
+        attend: Attend,
+        seen: Seen,
     ) -> tuple[Tensor, Kept, Kept]:
         assert isinstance(block, Block)
         if self.recompute and torch.is_grad_enabled():
-            advanced = checkpoint(
-                _advance_block, block, x_BLE, rope, past, num_patches, valid_BT, use_reentrant=False
-            )  # fmt: skip
+            advanced = checkpoint(_advance_block, block, x_BLE, rope, past, attend, seen, use_reentrant=False)
             assert isinstance(advanced, tuple)
             return advanced
-        return _advance_block(block, x_BLE, rope, past, num_patches, valid_BT)
-
-
-def attend_by_step(
-    query_BMLA: Float[Tensor, "b m l a"],
-    key_BMSA: Float[Tensor, "b m s a"],
-    value_BMSA: Float[Tensor, "b m s a"],
-    num_patches: int,
-    valid_BT: Bool[Tensor, "b t"] | None,
-) -> Float[Tensor, "b m l a"]:
-    """Attention of the last L/N steps over the S/N steps so far, each step over those up to itself.
-
-    Where `valid_BT` is given, a step attends to valid steps and to itself.
-    """
-    num_new = query_BMLA.shape[2] // num_patches
-    num_past = key_BMSA.shape[2] // num_patches - num_new
-    mixed = []
-    for new, query in enumerate(query_BMLA.split(num_patches, dim=2)):
-        num_seen = num_past + new + 1
-        key, value = (x[:, :, : num_seen * num_patches] for x in (key_BMSA, value_BMSA))
-        mask = None
-        if valid_BT is not None:
-            itself = torch.arange(num_seen, device=valid_BT.device) == num_seen - 1
-            seen_BT = valid_BT[:, :num_seen] | itself
-            mask = seen_BT.repeat_interleave(num_patches, dim=1)[:, None, None]
-        mixed.append(attention(query, key, value, mask))
-    return torch.cat(mixed, dim=2)
+        return _advance_block(block, x_BLE, rope, past, attend, seen)
 
 
 def _advance_block(
@@ -228,14 +212,13 @@ def _advance_block(
     x_BLE: Tensor,
     rope: RopeTable,
     past: tuple[Kept, Kept] | None,
-    num_patches: int,
-    valid_BT: Tensor | None,
+    attend: Attend,
+    seen: Seen,
 ) -> tuple[Tensor, Kept, Kept]:
     """One block over the new tokens; returns them with all keys and values so far."""
-    query, key, value = block.attn.project(block.norm1(x_BLE), rope)
+    query, key, value = block.enter(x_BLE, rope)
     keys, values = (Kept(key), Kept(value)) if past is None else (past[0].append(key), past[1].append(value))
-    x_BLE = x_BLE + block.attn.merge(attend_by_step(query, keys.tokens, values.tokens, num_patches, valid_BT))
-    return x_BLE + block.mlp(block.norm2(x_BLE)), keys, values
+    return block.leave(x_BLE, attend(query, keys.tokens, values.tokens, seen)), keys, values
 
 
 def _join_valid(
@@ -249,6 +232,11 @@ def _join_valid(
         before = torch.ones(num_clips, past.num_steps, dtype=torch.bool, device=device)
     now = valid_BT if valid_BT is not None else torch.ones(num_clips, num_steps, dtype=torch.bool, device=device)
     return torch.cat((before, now), dim=1)
+
+
+def _in_half(x: Tensor) -> bool:
+    """Whether products of `x` are computed with 16 bits."""
+    return x.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(x.device.type)
 
 
 def _grid(num_patches: int, grid: tuple[int, int] | None) -> tuple[int, int]:

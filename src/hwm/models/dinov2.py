@@ -14,7 +14,6 @@ from torch.nn.functional import interpolate
 
 from hwm.errors import ConfigError
 from hwm.models.layers import INIT_STD, Block, check_sizes, hidden_width, init_linear_and_norm
-from hwm.models.rope import RopeTable
 
 NUM_COLOURS = 3
 INTERPOLATE_OFFSET = 0.1
@@ -81,11 +80,9 @@ class ScaledBlock(Block):
         self.ls1 = LayerScale(width)
         self.ls2 = LayerScale(width)
 
-    def forward(
-        self, x_BLD: Float[Tensor, "b l d"], rope: RopeTable | None = None, attn_mask: Tensor | None = None
-    ) -> Float[Tensor, "b l d"]:
-        """One block; see `Attention.forward` for the arguments."""
-        x_BLD = x_BLD + self.ls1(self.attn(self.norm1(x_BLD), rope, attn_mask))
+    def leave(self, x_BLD: Float[Tensor, "b l d"], mixed_BMLA: Float[Tensor, "b m l a"]) -> Float[Tensor, "b l d"]:
+        """See `Block.leave`."""
+        x_BLD = x_BLD + self.ls1(self.attn.merge(mixed_BMLA))
         return x_BLD + self.ls2(self.mlp(self.norm2(x_BLD)))
 
 

@@ -1,4 +1,4 @@
-"""Which kernels a transformer's parts run on: PyTorch's own, or on a CPU without gradients the faster ones it also has.
+"""Which kernels a transformer's parts run on: PyTorch's own, or without gradients the faster ones it also has.
 
 Inputs and results of each function are those of the plain formula beside it, to rounding (1e-5 relative in float32).
 What was measured on a CPU, and is used here:
@@ -18,7 +18,13 @@ What was measured on a CPU, and is used here:
   product with the values, save 1 % of a block and need a bound on the scores; they are not used.
 * Layer norms, casts and residuals by pieces of tokens, as the MLP, gain nothing: what they save, thinner products cost.
 
-Nothing global is set. Training, autocast, compilation and every other device take the plain formula.
+And on CUDA:
+
+* cuBLAS adds bias and GELU while the product is still in registers, in bfloat16 and in GELU's tanh form, which differs
+  from the exact one by 5e-4 at most: of ViT-L's output by 2e-4, where bfloat16 itself is off by 6e-3. The hidden layer
+  is then written once, and not written, read and written again.
+
+Nothing global is set. Training, autocast, compilation on a CPU and every other device take the plain formula.
 """
 
 import torch
@@ -50,6 +56,16 @@ def takes_fast_path(x: Tensor, smallest_width: int = SMALLEST_WIDTH) -> bool:
     )
 
 
+def _fuses_gelu(x: Tensor) -> bool:
+    """Whether `x` lies on CUDA in bfloat16 and needs no gradients (they would ask for the product before GELU)."""
+    return (
+        x.device.type == "cuda"
+        and x.dtype == torch.bfloat16
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cuda")
+    )
+
+
 def project(x_BLD: Float[Tensor, "*batch d"], layer: nn.Linear) -> Float[Tensor, "*batch e"]:
     """`layer(x)`, in the type of the layer's weight."""
     x_BLD = _as_weight(x_BLD, layer)
@@ -59,8 +75,11 @@ def project(x_BLD: Float[Tensor, "*batch d"], layer: nn.Linear) -> Float[Tensor,
 
 
 def mlp(x_BLD: Float[Tensor, "b l d"], first: nn.Linear, second: nn.Linear) -> Float[Tensor, "b l d"]:
-    """`second(gelu(first(x)))` with the exact GELU."""
+    """`second(gelu(first(x)))` with the exact GELU, or, where bfloat16 hides the difference, its tanh form."""
     x_BLD = _as_weight(x_BLD, first)
+    if _fuses_gelu(x_BLD):
+        hidden_LD = torch.ops.aten._addmm_activation(first.bias, x_BLD.flatten(0, -2), first.weight.T, use_gelu=True)
+        return linear(hidden_LD, second.weight, second.bias).view_as(x_BLD)
     if not takes_fast_path(x_BLD):
         return linear(gelu(linear(x_BLD, first.weight, first.bias)), second.weight, second.bias)
     x_LD = x_BLD.reshape(-1, x_BLD.shape[-1])

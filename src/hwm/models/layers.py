@@ -23,7 +23,7 @@ MAX_REPEATS = 1 << 10
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused query-key-value projection.
+    """The projections of multi-head self-attention, those of query, key and value fused into one.
 
     Args:
         width: token width D.
@@ -48,16 +48,6 @@ class Attention(nn.Module):
     def merge(self, mixed_BMLA: Float[Tensor, "b m l a"]) -> Float[Tensor, "b l d"]:
         """Join the heads and project them back to the token width."""
         return kernels.project(rearrange(mixed_BMLA, "b m l a -> b l (m a)"), self.proj)
-
-    def forward(
-        self,
-        x_BLD: Float[Tensor, "b l d"],
-        rope: RopeTable | None = None,
-        attn_mask: Bool[Tensor, "b #m #l l"] | None = None,
-    ) -> Float[Tensor, "b l d"]:
-        """Every token attends to every token, or where `attn_mask` is true."""
-        query, key, value = self.project(x_BLD, rope)
-        return self.merge(kernels.attention(query, key, value, attn_mask))
 
 
 class MLP(nn.Module):
@@ -97,8 +87,16 @@ class Block(nn.Module):
         rope: RopeTable | None = None,
         attn_mask: Bool[Tensor, "b #m #l l"] | None = None,
     ) -> Float[Tensor, "b l d"]:
-        """One block; see `Attention.forward` for the arguments."""
-        x_BLD = x_BLD + self.attn(self.norm1(x_BLD), rope, attn_mask)
+        """Every token attends to every other, or where `attn_mask` is true."""
+        return self.leave(x_BLD, kernels.attention(*self.enter(x_BLD, rope), attn_mask))
+
+    def enter(self, x_BLD: Float[Tensor, "b l d"], rope: RopeTable | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What comes before attention, token by token: queries, keys and values, each [B, M, L, A]."""
+        return self.attn.project(self.norm1(x_BLD), rope)
+
+    def leave(self, x_BLD: Float[Tensor, "b l d"], mixed_BMLA: Float[Tensor, "b m l a"]) -> Float[Tensor, "b l d"]:
+        """What comes after attention, token by token, from the block's input and what each token saw."""
+        x_BLD = x_BLD + self.attn.merge(mixed_BMLA)
         return x_BLD + self.mlp(self.norm2(x_BLD))
 
 

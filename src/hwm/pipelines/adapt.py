@@ -23,7 +23,7 @@ from hwm.data.transforms import normalise
 from hwm.engine.assemble import CHECKPOINTS, load_frozen_encoder
 from hwm.engine.checkpoint import CheckpointStore
 from hwm.engine.held_data import hold_to_manifest
-from hwm.engine.optim import adamw, clip_gradients, raise_if_not_finite, scheduled_lr, set_lr
+from hwm.engine.optim import adamw, clip_gradients, scheduled_lr, set_lr
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import EXIT_STOPPED, StopFlag, rng_for, seeded_weights, start
@@ -118,15 +118,14 @@ def run(config: AdaptConfig, resume: bool = True) -> AdaptResult:
                 with fabric.autocast():
                     losses = model.losses(video, torch.from_numpy(keep).to(device), config)
                 losses.total.backward()
-                raise_if_not_finite(model, losses.total, f"step {step}")
-                norm = clip_gradients(model, config.optim.clip_norm, f"step {step}")
+                scalars = {name: value for name, value in losses._asdict().items() if value.ndim == 0}
+                named = clip_gradients(model, scalars, config.optim.clip_norm, f"step {step}")
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 first, last = config.ema
                 update_target(model.target, model.encoder, first + (last - first) * step / num_steps)
                 done = step + 1
-                named = {name: value.item() for name, value in losses._asdict().items() if value.ndim == 0}
-                log.add(done, {f"train/{name}": value for name, value in named.items()} | {"train/gradient_norm": norm})
+                log.add(done, {f"train/{name}": value for name, value in named.items()})
                 bar.advance(loss=named["total"])
                 if done % config.log_every == 0 or done == num_steps:
                     log.flush(done)

@@ -20,7 +20,7 @@ from hwm.data.transforms import centre_square, normalise, point_in_box
 from hwm.data.video import VideoReader, probe_video
 from hwm.engine.assemble import CHECKPOINTS
 from hwm.engine.checkpoint import CheckpointStore
-from hwm.engine.optim import adamw, clip_gradients, raise_if_not_finite, scheduled_lr, set_lr
+from hwm.engine.optim import adamw, clip_gradients, scheduled_lr, set_lr
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import EXIT_STOPPED, StopFlag, rng_for, seeded_weights, start
@@ -88,13 +88,12 @@ def run(config: AdaptGazeConfig, resume: bool = True) -> AdaptGazeResult:
                 set_lr(optimizer, scheduled_lr(config.optim, step))
                 loss = gaze_loss(model, train[view], samples, config.heatmap_sigma, rng, fabric.device)
                 loss.backward()
-                raise_if_not_finite(model, loss, f"step {step}")
-                clip_gradients(model, config.optim.clip_norm, f"step {step}")
+                named = clip_gradients(model, {"total": loss}, config.optim.clip_norm, f"step {step}")
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 done = step + 1
-                log.add(done, {f"train/{view}": loss.item()})
-                bar.advance(loss=loss.item())
+                log.add(done, {f"train/{view}": named["total"]})
+                bar.advance(loss=named["total"])
                 if done % config.log_every == 0 or done == num_steps:
                     log.flush(done)
                 stopping = stop.agreed(fabric)

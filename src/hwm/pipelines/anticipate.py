@@ -95,8 +95,8 @@ def run(config: AnticipateConfig) -> AnticipateResult:
     with log, StopFlag() as stop, _features_removed(log.folder):
         # Frozen backbone
         foresight = open_foresight(config, fabric.device)
-        if config.runtime.compile_encoder:
-            foresight.compile_encoder(log.warn)
+        if config.runtime.compile:
+            foresight.compile(log.warn)
         frozen = foresight.frozen_sha256()
         log.record(**foresight.facts, frozen_sha256=frozen, protocol=config.protocol.id)
 

@@ -18,7 +18,7 @@ from hwm.config import AnticipateConfig, PretrainConfig
 from hwm.data.exclusions import Exclusion
 from hwm.data.video import VideoInfo
 from hwm.engine.assemble import Seer, load_stage1, new_world, probe_seer
-from hwm.engine.compiling import compile_encoder
+from hwm.engine.compiling import compile_blocks
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import check_precision, start
@@ -142,8 +142,8 @@ def _extractors(config: ExtractConfig, device: torch.device, log: RunLog) -> lis
     seers = _seers(config)
     for seer in seers:
         check_precision(device, seer.grid.precisions)
-        if config.runtime.compile_encoder:
-            compile_encoder(seer.observer.encoder, log.warn)
+        if config.runtime.compile:
+            compile_blocks(seer.observer, log.warn)
     return [
         Extractor(seer.observer.to(device), seer.grid, device, open_cache(config.tokens, seer.grid, seer.weights))
         for seer in seers

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hwm.config import PretrainConfig
 from hwm.engine.assemble import CHECKPOINTS, PREDICTOR, new_world, predictor_hash, shared_hash
 from hwm.engine.checkpoint import CheckpointStore
-from hwm.engine.optim import adamw, clip_gradients, raise_if_not_finite, scheduled_lr, set_lr
+from hwm.engine.optim import adamw, clip_gradients, scheduled_lr, set_lr
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import EXIT_STOPPED, StopFlag, rng_for, start
@@ -155,12 +155,11 @@ class Learner:
         set_lr(self._optimizer, scheduled_lr(self._optim, step))
         losses: PredictorLosses = self._training(batch, target_BTND, known_BT)
         self._fabric.backward(losses.total)
-        raise_if_not_finite(self._predictor, losses.total, f"step {step}")
-        norm = clip_gradients(self._predictor, self._optim.clip_norm, f"step {step}")
+        named = clip_gradients(self._predictor, losses._asdict(), self._optim.clip_norm, f"step {step}")
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        named = {f"train/{name}": value.item() for name, value in losses._asdict().items()}
-        return named | {"train/gradient_norm": norm, "train/gate": self._predictor.gate.item()}
+        named["gate"] = self._predictor.gate.item()
+        return {f"train/{name}": value for name, value in named.items()}
 
 
 class CollapseWatch:

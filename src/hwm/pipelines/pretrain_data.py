@@ -18,7 +18,7 @@ from hwm.data.gaze_files import GazeFiles
 from hwm.data.seen_videos import write_seen
 from hwm.data.video import VideoInfo
 from hwm.engine.assemble import Seer, load_frozen_encoder
-from hwm.engine.compiling import compile_encoder
+from hwm.engine.compiling import compile_blocks
 from hwm.engine.held_data import hold_to_manifest
 from hwm.engine.mean_scene import load_mean_scene, mean_scene_hash, save_mean_scene
 from hwm.engine.progress import Progress
@@ -77,8 +77,8 @@ def open_data(
         HwmError: videos, gaze files or weights that cannot be used.
     """
     source = _token_source(config, world, weights, fabric)
-    if config.runtime.compile_encoder:
-        compile_encoder(world.observer.encoder, log.warn)
+    if config.runtime.compile:
+        compile_blocks(world, log.warn)
     targets = _target_source(config, fabric, log)
     train, val = load_videos(config, log, [source] + ([targets] if targets else []))
     if isinstance(source, MeasuredSource | ControlledSource):
@@ -230,6 +230,6 @@ def _target_source(config: PretrainConfig, fabric: Fabric, log: RunLog) -> Token
     if seer is None:
         return None
     observer = seer.observer.to(fabric.device)
-    if config.runtime.compile_encoder:
-        compile_encoder(observer.encoder, log.warn)
+    if config.runtime.compile:
+        compile_blocks(observer, log.warn)
     return open_source(config.tokens, observer, seer.grid, seer.weights, fabric.device, config.runtime.num_workers)

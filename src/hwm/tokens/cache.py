@@ -139,12 +139,21 @@ class TokenCache:
         Raises:
             CacheError: a file is missing or damaged, is not this cache's, or the steps lie outside the video.
         """
+        return unpacked(self.read_stored(video, box, first_step, num_steps))
+
+    def read_stored(self, video: Path, box: CropBox, first_step: int, num_steps: int) -> dict[str, Tensor]:
+        """The same as it is stored, without the times: for `unpacked`, on whatever device.
+
+        Raises:
+            CacheError: as `read`.
+        """
         steps = slice(first_step, first_step + num_steps)
-        z_SND = unpack("z", self._stored("z", video, box, steps))
-        if "scene" not in self._folders:
-            return StepTokens(z_SND, None, None)
-        stored = self._stored("scene", video, box, steps)
-        return StepTokens(z_SND, unpack("scene", stored), stored["gaze"].float())
+        stored: dict[str, Tensor] = {}
+        for part in ("z", "scene"):
+            if part in self._folders:
+                stored |= self._stored(part, video, box, steps)
+        del stored["times"]
+        return stored
 
     def times(self, video: Path, box: CropBox, first_step: int, num_steps: int) -> np.ndarray:
         """When the last frame of each step is shown: [S] float64, seconds after the first frame of the video.
@@ -168,6 +177,14 @@ class TokenCache:
 
     def _facts(self, part: str, box: CropBox) -> dict[str, str]:
         return {"identity": self._identities[part], "crop": json.dumps(list(box))}
+
+
+def unpacked(stored: Mapping[str, Tensor]) -> StepTokens:
+    """Tokens as float32 of what `TokenCache.read_stored` gave, in clips [B, T, …] too, on the device where they are."""
+    z = unpack("z", stored)
+    if "scene" not in stored:
+        return StepTokens(z, None, None)
+    return StepTokens(z, unpack("scene", stored), stored["gaze"].float())
 
 
 class EntryWriter:

@@ -36,8 +36,8 @@ class Foresight(Protocol):
         """What `run.json` says of it: weight files, settings, policies (JSON values only)."""
         ...
 
-    def compile_encoder(self, warn: Callable[[str], None]) -> None:
-        """Run the frozen encoder through `torch.compile`; see `hwm.engine.compiling`."""
+    def compile(self, warn: Callable[[str], None]) -> None:
+        """Run the blocks of the frozen models through `torch.compile`; see `hwm.engine.compiling`."""
         ...
 
     @property

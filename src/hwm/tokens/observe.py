@@ -5,7 +5,7 @@ half a step before it. Both views (encoder, Gazelle) come from one crop box. Ste
 false in `valid`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -94,24 +94,29 @@ def encode_pixels(observer: Observer, pixels: StepPixels, device: torch.device) 
     size = STEPS_PER_CPU_CHUNK if device.type == "cpu" else STEPS_PER_CHUNK
     for first in range(0, pixels.frames_SFYXR.shape[0], size):
         chunk = slice(first, first + size)
-        frames = normalise(pixels.frames_SFYXR[chunk].to(device))
-        gaze = None if pixels.gaze_frames_SYXR is None else normalise(pixels.gaze_frames_SYXR[chunk].to(device))
+        frames = _to_device(pixels.frames_SFYXR[chunk], device)
+        gaze = None if pixels.gaze_frames_SYXR is None else _to_device(pixels.gaze_frames_SYXR[chunk], device)
         observed = observer(frames, gaze)
         parts.append(StepTokens(observed.z_SND, observed.scene_SNG, observed.gaze_SN))
     return join_steps(parts)
+
+
+def _to_device(view: Tensor, device: torch.device) -> Tensor:
+    """Bytes go over, numbers are made there; nobody waits if the pixels lie in pinned memory."""
+    return normalise(view.to(device, non_blocking=True))
 
 
 def join_steps(parts: Sequence[StepTokens]) -> StepTokens:
     """Chunks of steps one after another; all have a Gazelle or none has."""
     return StepTokens(
         torch.cat([part.z_SND for part in parts]),
-        joined([part.scene_SNG for part in parts], torch.cat),
-        joined([part.gaze_SN for part in parts], torch.cat),
+        _joined([part.scene_SNG for part in parts]),
+        _joined([part.gaze_SN for part in parts]),
     )
 
 
-def joined(parts: Sequence[Tensor | None], join: Callable[[list[Tensor]], Tensor]) -> Tensor | None:
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
     """Optional tensors joined: None where none is there; all or none must be."""
     given = [part for part in parts if part is not None]
-    assert len(given) in (0, len(parts)), "some clips have gaze and some have not"
-    return join(given) if given else None
+    assert len(given) in (0, len(parts)), "some chunks have gaze and some have not"
+    return torch.cat(given) if given else None

@@ -4,7 +4,8 @@ source.prepare(videos)          → videos that cannot be used, with reasons
 source.batches(plan)            → for each list of clip requests, a `TokenBatch`
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hwm.config import TokenConfig
+from hwm.data.ahead import ahead
 from hwm.data.clips import ClipRequest
 from hwm.data.exclusions import Exclusion
 from hwm.data.open_readers import OpenReaders
@@ -21,9 +23,9 @@ from hwm.engine.home import home
 from hwm.engine.runtime import check_precision
 from hwm.models.observer import Observer
 from hwm.models.world_model import TimeGrid
-from hwm.tokens.cache import TokenCache
+from hwm.tokens.cache import TokenCache, unpacked
 from hwm.tokens.extraction import Crops, Extractor, Wanted, centre_only, require_room
-from hwm.tokens.observe import StepPixels, StepTokens, encode_pixels, joined, read_pixels
+from hwm.tokens.observe import StepPixels, StepTokens, encode_pixels, read_pixels
 
 Plan = Sequence[Sequence[ClipRequest]]
 
@@ -78,13 +80,13 @@ class LiveSource:
         Raises:
             DataError: a clip cannot be decoded; the message names the video.
         """
-        for pixels, valid_BT in decode_batches(plan, self._grid, self._num_workers):
+        for pixels, valid_BT in decode_batches(plan, self._grid, self._num_workers, self._device):
             batch, steps = valid_BT.shape
             flat = StepPixels(
                 pixels.frames_SFYXR.flatten(0, 1), _each(pixels.gaze_frames_SYXR, lambda view: view.flatten(0, 1))
             )
             tokens = _into_clips(encode_pixels(self._observer, flat, self._device), batch, steps)
-            yield _masked(tokens, valid_BT.to(self._device))
+            yield _masked(tokens, valid_BT.to(self._device, non_blocking=True))
 
 
 class CachedSource:
@@ -112,39 +114,47 @@ class CachedSource:
         Raises:
             CacheError: a token file is damaged, or not there: its crop was not asked of `prepare`.
         """
+        read = self._stored(plan)
+        if self._device.type == "cuda":  # files are read while the device computes
+            read = ahead(read, depth=1)
+        with closing(read):
+            for stored, valid_BT in read:
+                there = {name: tensor.to(self._device, non_blocking=True) for name, tensor in stored.items()}
+                yield _masked(unpacked(there), valid_BT.to(self._device, non_blocking=True))
+
+    def _stored(self, plan: Plan) -> Generator[tuple[dict[str, Tensor], Tensor], None, None]:
+        """Batches as they are stored: half as many bytes or fewer on their way to a device, in memory that it reads."""
         for requests in plan:
             clips = [self._read(request) for request in requests]
-            valid = torch.stack([_valid_steps(request) for request in requests]).to(self._device)
-            stacked = StepTokens(
-                torch.stack([clip.z_SND for clip in clips]).to(self._device),
-                _each(joined([clip.scene_SNG for clip in clips], torch.stack), lambda x: x.to(self._device)),
-                _each(joined([clip.gaze_SN for clip in clips], torch.stack), lambda x: x.to(self._device)),
-            )
-            yield _masked(stacked, valid)
+            stored = {name: torch.stack([clip[name] for clip in clips]) for name in clips[0]}
+            valid_BT = torch.stack([_valid_steps(request) for request in requests])
+            if self._device.type == "cuda":
+                stored = {name: tensor.pin_memory() for name, tensor in stored.items()}
+                valid_BT = valid_BT.pin_memory()
+            yield stored, valid_BT
 
-    def _read(self, request: ClipRequest) -> StepTokens:
+    def _read(self, request: ClipRequest) -> dict[str, Tensor]:
         num_padded = min(max(0, -request.first_step), request.num_steps)
-        stored = self._cache.read(
-            request.video.path, request.box, max(0, request.first_step), request.num_steps - num_padded
-        )
-        z, scene, gaze = stored
-        return StepTokens(
-            _left_padded(z, num_padded),
-            _each(scene, lambda x: _left_padded(x, num_padded)),
-            _each(gaze, lambda x: _left_padded(x, num_padded)),
-        )
+        first_step, num_steps = max(0, request.first_step), request.num_steps - num_padded
+        stored = self._cache.read_stored(request.video.path, request.box, first_step, num_steps)
+        return {name: _left_padded(tensor, num_padded) for name, tensor in stored.items()}
 
 
-def decode_batches(plan: Plan, grid: TimeGrid, num_workers: int) -> Iterator[tuple[StepPixels, Tensor]]:
+def decode_batches(
+    plan: Plan, grid: TimeGrid, num_workers: int, device: torch.device
+) -> Iterator[tuple[StepPixels, Tensor]]:
     """Pixels [B, T, …] of each batch of requests and `valid` [B, T], in order, decoded by `num_workers` processes.
+
+    They lie in the main memory; for a CUDA device, in pages that it copies from while it computes.
 
     Raises:
         DataError: a clip cannot be decoded; the message names the video.
     """
     context = "spawn" if num_workers else None  # a forked worker would inherit decoder and thread state
     yield from DataLoader(
-        _PixelBatches(plan, grid), batch_size=None, num_workers=num_workers, multiprocessing_context=context
-    )
+        _PixelBatches(plan, grid), batch_size=None, num_workers=num_workers, multiprocessing_context=context,
+        pin_memory=device.type == "cuda",
+    )  # fmt: skip
 
 
 class _PixelBatches(Dataset[tuple[StepPixels, Tensor]]):

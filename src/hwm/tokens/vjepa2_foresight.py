@@ -22,7 +22,7 @@ from hwm.data.exclusions import Exclusion
 from hwm.data.transforms import normalise
 from hwm.data.video import VideoInfo
 from hwm.engine.assemble import VJEPA2Pair, load_vjepa2_pair
-from hwm.engine.compiling import compile_encoder
+from hwm.engine.compiling import compile_blocks
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import check_precision
 from hwm.errors import ConfigError
@@ -83,9 +83,11 @@ class VJEPA2Foresight:
         policies = {"inputs": self._inputs, "padding": "clamped to frame 0"}
         return {"weights": self._pair.weights, "backbone": settings | policies}
 
-    def compile_encoder(self, warn: Callable[[str], None]) -> None:
+    def compile(self, warn: Callable[[str], None]) -> None:
         """See `Foresight`."""
-        compile_encoder(self._pair.encoder, warn)
+        compile_blocks(self._pair.encoder, warn)
+        if self._pair.predictor is not None:
+            compile_blocks(self._pair.predictor, warn)
 
     @property
     def seen(self) -> None:
@@ -193,9 +195,11 @@ class VJEPA2Foresight:
             for first in range(0, len(requests), self._batch_size)
         ]
         plan = [[requests[row].clip for row in group] for group in rows]
-        for group, (pixels, valid_BF) in zip(rows, decode_batches(plan, grid, self._num_workers), strict=True):
+        for group, (pixels, valid_BF) in zip(
+            rows, decode_batches(plan, grid, self._num_workers, self._device), strict=True
+        ):
             frames_BFYXR = clamp_to_first(pixels.frames_SFYXR[:, :, 0], valid_BF)
-            video_BRFYX = normalise(frames_BFYXR.to(self._device)).transpose(1, 2)
+            video_BRFYX = normalise(frames_BFYXR.to(self._device, non_blocking=True)).transpose(1, 2)
             tokens = self.read_out(video_BRFYX, [requests[row].horizon_sec for row in group])
             if self._patches == "mean":
                 tokens = with_mean_patch(tokens, gaze_point=False)

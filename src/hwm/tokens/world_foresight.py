@@ -11,7 +11,7 @@ from hwm.data.exclusions import Exclusion
 from hwm.data.seen_videos import SeenVideos
 from hwm.data.video import VideoInfo
 from hwm.engine.assemble import Stage1, load_stage1, predictor_hash, probe_seer
-from hwm.engine.compiling import compile_encoder
+from hwm.engine.compiling import compile_blocks
 from hwm.engine.runlog import RunLog
 from hwm.errors import ConfigError
 from hwm.tokens.controls import ControlledSource, control_facts, with_gaze_control
@@ -52,9 +52,9 @@ class WorldForesight:
             "stage1": {"source": str(self._stage1.source), "predictor_sha256": self._stage1.predictor_sha256},
         }
 
-    def compile_encoder(self, warn: Callable[[str], None]) -> None:
+    def compile(self, warn: Callable[[str], None]) -> None:
         """See `Foresight`."""
-        compile_encoder(self._stage1.world.observer.encoder, warn)
+        compile_blocks(self._stage1.world, warn)
 
     @property
     def seen(self) -> SeenVideos | None:
