@@ -1,6 +1,7 @@
 """Encoder on one clip, float32 and bfloat16: against upstream's module, transformers', and the machine's own rate."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,15 +26,15 @@ def run(context: Context) -> Iterator[Outcome]:
             yield Skipped(f"encoder/{kind}", size, "this CPU has no bfloat16 products")
             continue
         encoder = random_encoder(spec)
-        peers = dict(_peers(context, encoder, spec, frames, side))
+        others = dict(peers(context, encoder, spec, frames, side))
         truth = _run(encoder, video, torch.float32)
         if dtype == torch.bfloat16:
             products_in_bfloat16(encoder)
         calls = {"ours": lambda encoder=encoder: _run(encoder, video, torch.float32)}
-        calls |= {name: lambda peer=peer, dtype=dtype: _run(peer, video, dtype) for name, peer in peers.items()}
+        calls |= {name: lambda peer=peer, dtype=dtype: _run(peer, video, dtype) for name, peer in others.items()}
         products = encoder_products(spec, frames // 2 * (side // 16) ** 2)
         timed = interleaved(calls | {"machine": fastest(products, dtype)}, context.long_rounds)
-        for name in peers:
+        for name in others:
             equal = check_equal(f"encoder {kind} and {name}'s", timed.results["ours"], timed.results[name], tolerance)
             yield Figure(
                 f"encoder/{kind}/{name}", f"encoder {kind} against {name}'s module: {size}",
@@ -69,19 +70,27 @@ def _run(encode: Encode, video: Tensor, autocast: torch.dtype) -> Tensor:
         return encode(video).float()
 
 
-def _peers(
+def peers(
     context: Context, encoder: VJEPA2Encoder, spec: EncoderSpec, frames: int, side: int
 ) -> Iterator[tuple[str, Encode]]:
+    """Upstream's and transformers' modules with the weights of ours, on the device of its weights."""
     if context.upstream is not None:
-        upstream = upstream_module(context.upstream, "src.models.vision_transformer").VisionTransformer(
-            img_size=(side, side), patch_size=16, num_frames=frames, tubelet_size=2, embed_dim=spec.width,
-            depth=spec.depth, num_heads=spec.num_heads, mlp_ratio=4, qkv_bias=True, use_rope=True, use_sdpa=True,
-            norm_layer=lambda width: torch.nn.LayerNorm(width, eps=1e-6),
-        ).eval()  # fmt: skip
-        missing = upstream.load_state_dict(encoder.state_dict(), strict=False)
-        assert not missing.unexpected_keys, missing
-        yield "upstream", upstream
+        yield "upstream", upstream_encoder(context.upstream, encoder, spec, frames, side)
     yield "transformers", _transformers(encoder, spec, frames, side)
+
+
+def upstream_encoder(
+    checkout: Path, encoder: VJEPA2Encoder, spec: EncoderSpec, frames: int, side: int
+) -> torch.nn.Module:
+    """Upstream's module with the weights of ours."""
+    upstream = upstream_module(checkout, "src.models.vision_transformer").VisionTransformer(
+        img_size=(side, side), patch_size=16, num_frames=frames, tubelet_size=2, embed_dim=spec.width,
+        depth=spec.depth, num_heads=spec.num_heads, mlp_ratio=4, qkv_bias=True, use_rope=True, use_sdpa=True,
+        norm_layer=lambda width: torch.nn.LayerNorm(width, eps=1e-6),
+    ).eval()  # fmt: skip
+    missing = upstream.load_state_dict(encoder.state_dict(), strict=False)
+    assert not missing.unexpected_keys, missing
+    return upstream.to(encoder.patch_embed.proj.weight.device)
 
 
 def _transformers(encoder: VJEPA2Encoder, spec: EncoderSpec, frames: int, side: int) -> Encode:
@@ -96,6 +105,7 @@ def _transformers(encoder: VJEPA2Encoder, spec: EncoderSpec, frames: int, side: 
         )
     ).eval()  # fmt: skip
     model.load_state_dict(to_theirs(encoder_part(), encoder.state_dict()), strict=False)
+    model.to(encoder.patch_embed.proj.weight.device)
     return lambda video: model(pixel_values_videos=video.transpose(1, 2), skip_predictor=True).last_hidden_state
 
 

@@ -14,6 +14,7 @@ SCRIPT = """
 import json, warnings
 import torch
 from hwm.engine.compiling import compile_blocks
+from hwm.models.layers import Block
 from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
 
 graphs = []
@@ -51,8 +52,30 @@ def encode(backend):
         "names_kept": list(encoder.state_dict()) == names,
     }
 
+def kinds():
+    # Blocks of many widths, each in several shapes and with gradients too: more forms than one function may have.
+    torch._dynamo.reset()
+    made = []
+
+    def counting(graph, inputs):
+        made.append(graph)
+        return graph.forward
+
+    blocks = torch.nn.ModuleList(Block(width, 2, 2 * width) for width in (8, 16, 24, 32, 40))
+    compile_blocks(blocks, print, counting)
+    for length in (4, 5):
+        for block in blocks:
+            x = torch.randn(2, length, block.attn.qkv.in_features)
+            block(x).sum().backward()
+            with torch.no_grad():
+                block(x)
+    before = len(made)
+    for block in blocks:
+        block(torch.randn(2, 6, block.attn.qkv.in_features))
+    return {"before": before, "after": len(made)}
+
 found = {backend.__name__: encode(backend) for backend in (counting, failing, running_out)}
-print(json.dumps(found | {"graphs": len(graphs)}))
+print(json.dumps(found | {"graphs": len(graphs), "kinds": kinds()}))
 """
 
 
@@ -82,3 +105,8 @@ def test_an_encoder_that_does_not_compile_runs_as_it_is_and_says_why_once(found:
 
 def test_an_error_of_the_computation_is_not_taken_for_one_of_the_compiler(found: dict[str, Any]) -> None:
     assert found["running_out"] == {"error": "out of memory", "said": []}
+
+
+def test_blocks_of_other_widths_do_not_use_up_the_forms_that_are_kept(found: dict[str, Any]) -> None:
+    """Two parts × five widths, each in one shape and in any, with gradients and without: none runs as it is."""
+    assert found["kinds"] == {"before": 2 * 5 * 2 * 2, "after": 2 * 5 * 2 * 2}

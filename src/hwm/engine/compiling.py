@@ -1,13 +1,18 @@
 """`torch.compile` for the blocks of transformers, which falls back to the blocks as they are where it does not compile.
 
 What can be compiled depends on the machine (a C++ compiler, Triton, the GPU's age) and is known only at the first call.
-Compiled are the two parts of a block that go token by token, before and after attention: blocks share one compiled
-form of each, whatever attends and however many steps came before, and parameter names stay what they are. On CUDA the
-predictor's attention is compiled too (`models.block_causal`). Numbers agree to rounding.
+Compiled are the two parts of a block that go token by token, before and after attention: blocks of one kind and width
+share one compiled form of each, whatever attends and however many steps came before, and parameter names stay what they
+are. On CUDA the predictor's attention is compiled too (`models.block_causal`). Numbers agree to rounding.
+
+PyTorch keeps what it compiles with a function's code: eight forms at most (shapes, with gradients and without), and
+from the second shape on forms for any shape. Blocks of other kinds or widths would count among them, and a ninth form
+would run as it is, with no error: so each kind and width gets its own copy of the code.
 """
 
 import warnings
 from collections.abc import Callable
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -32,8 +37,9 @@ def compile_blocks(
     calls = _CompiledCalls(warn, backend)
     for part in model.modules():
         if isinstance(part, Block):
-            part.enter = calls.of(part.enter)
-            part.leave = calls.of(part.leave)
+            kind = f"{type(part).__name__}_{part.attn.qkv.in_features}"
+            part.enter = calls.of(calls.own(part.enter, kind))
+            part.leave = calls.of(calls.own(part.leave, kind))
         elif isinstance(part, CausalStack) and part.predictor_embed.weight.is_cuda:
             part.attend_by_block = calls.of(attend_by_block, instead=attend_by_step)
 
@@ -44,6 +50,20 @@ class _CompiledCalls:
     def __init__(self, warn: Callable[[str], None], backend: str | Callable[..., Any]) -> None:
         self._warn, self._backend = warn, backend
         self._failed = False
+        self._copies: dict[str, FunctionType] = {}
+
+    def own(self, method: Callable[..., Any], kind: str) -> Callable[..., Any]:
+        """The same method of the same object, with a copy of the code for `kind`."""
+        assert isinstance(method, MethodType)
+        function = method.__func__
+        assert isinstance(function, FunctionType)
+        name = f"{function.__name__}_{kind}"
+        if name not in self._copies:
+            code = function.__code__.replace(co_name=name, co_qualname=name)
+            self._copies[name] = FunctionType(
+                code, function.__globals__, name, function.__defaults__, function.__closure__
+            )
+        return MethodType(self._copies[name], method.__self__)
 
     def of(self, plain: Callable[..., Any], instead: Callable[..., Any] | None = None) -> Callable[..., Any]:
         """What stands for `plain`; `instead` (or else `plain`) is called where nothing compiles."""
