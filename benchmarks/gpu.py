@@ -83,7 +83,7 @@ def _encoder(context: Context) -> Iterator[Outcome]:
         agreement=check_equal("encoder", timed.results["ours"], timed.results["uncompiled"], 2e-2),
     )  # fmt: skip
     for name in theirs:
-        equal = check_equal(f"encoder and {name}'s", timed.results["ours"], timed.results[name].float(), 2e-2)
+        equal = check_equal(f"encoder and {name}'s", timed.results["ours"], timed.results[name].float(), 4e-2)
         yield Figure(
             f"gpu/encoder/{name}", f"{what}, against {name}'s module under autocast",
             ratio(timed.seconds, name, "ours"), agreement=equal, details=medians(timed.seconds),

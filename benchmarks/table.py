@@ -15,9 +15,10 @@ def one_line(outcome: Outcome) -> str:
     """For the terminal, while the suite runs."""
     if isinstance(outcome, Skipped):
         return f"{outcome.name}: not measured: {outcome.reason}"
-    return (
+    said = (
         f"{outcome.name}: {_value(outcome)} (bar {_bar(outcome) or 'none'}) {VERDICT[outcome.met]} {outcome.agreement}"
     )
+    return said + (f"; {outcome.note}" if outcome.note else "")
 
 
 def markdown(machine: Mapping[str, str], outcomes: Sequence[Outcome], remark: str = "") -> str:
