@@ -59,10 +59,10 @@ def difference(value: float, error: float, takes: int = 40, seeds: int = 3) -> D
         (difference(0.05, 0.01), 0.02, None, Outcome.BETTER, "better by +5.0 points (95 % interval +3.0 to +7.0)"),
         (difference(-0.05, 0.01), 0.02, None, Outcome.WORSE, "worse by -5.0 points (95 % interval -7.0 to -3.0)"),
         (difference(0.05, 0.01), None, 0.01, Outcome.BETTER, "better by +5.0 points (95 % interval +3.0 to +7.0)"),
-        (difference(0.01, 0.004), 0.02, None, Outcome.BETTER,
-         "better by +1.0 points (95 % interval +0.2 to +1.8), but within ±2.0 points"),
+        (difference(0.01, 0.004), 0.02, None, Outcome.EQUIVALENT,
+         "a difference too small to matter, within ±2.0 points: +1.0 points (95 % interval +0.2 to +1.8)"),
         (difference(0.001, 0.005), 0.02, None, Outcome.EQUIVALENT,
-         "no difference within ±2.0 points: +0.1 points (95 % interval -0.9 to +1.1)"),
+         "no difference, within ±2.0 points: +0.1 points (95 % interval -0.9 to +1.1)"),
         (difference(0.01, 0.02), 0.02, None, Outcome.UNDECIDED,
          "not decided: the smallest difference this comparison could see is 5.7 points; "
          "+1.0 points (95 % interval -3.0 to +5.0)"),
@@ -73,7 +73,7 @@ def difference(value: float, error: float, takes: int = 40, seeds: int = 3) -> D
          "not decided: the smallest difference this comparison could see is 5.7 points; "
          "+5.0 points (95 % interval +1.0 to +9.0); its interval alone excludes zero, the family of metrics does not"),
         (difference(0.01, 0.004), 0.02, 0.06, Outcome.EQUIVALENT,
-         "no difference within ±2.0 points: +1.0 points (95 % interval +0.2 to +1.8)"),
+         "no difference, within ±2.0 points: +1.0 points (95 % interval +0.2 to +1.8)"),
         (difference(0.05, 0.01, seeds=1), 0.02, None, Outcome.BETTER,
          "better by +5.0 points (95 % interval +3.0 to +7.0); "
          "one seed: about these two trained models, not about training again"),

@@ -34,8 +34,8 @@ def decide(
 ) -> Decision:
     """The verdict on model a against model b, for a metric where more is better.
 
-    - Better or worse: the interval excludes zero, and so does the adjusted p value where there is one.
-    - No difference: otherwise, if the difference is within ± bound by two one-sided tests.
+    - No difference: it is within ± bound by two one-sided tests. It may be seen not to be zero; the text then says so.
+    - Better or worse: otherwise, if the interval excludes zero, and so does the adjusted p value where there is one.
     - Not decided: otherwise, and always below `MIN_TAKES` takes. The text says what could have been seen.
 
     Args:
@@ -56,13 +56,13 @@ def decide(
         text = f"not decided: {difference.num_takes} takes are too few for any claim, it needs {MIN_TAKES}"
         return Decision(Outcome.UNDECIDED, text)
     told = f"{_points(interval.value)} ({round(100 * level)} % interval {_range(interval.low, interval.high)})"
-    is_within = bound is not None and difference.is_within(bound, level)
-    if interval.excludes_zero and (adjusted_p is None or adjusted_p < 1 - level):
+    is_seen = interval.excludes_zero and (adjusted_p is None or adjusted_p < 1 - level)
+    if bound is not None and difference.is_within(bound, level):
+        what = "a difference too small to matter" if is_seen else "no difference"
+        return Decision(Outcome.EQUIVALENT, f"{what}, within ±{_size(bound)}: {told}{seeds}")
+    if is_seen:
         outcome = Outcome.BETTER if difference.value > 0 else Outcome.WORSE
-        small = f", but within ±{_size(bound)}" if bound is not None and is_within else ""
-        return Decision(outcome, f"{outcome} by {told}{small}{seeds}")
-    if bound is not None and is_within:
-        return Decision(Outcome.EQUIVALENT, f"no difference within ±{_size(bound)}: {told}{seeds}")
+        return Decision(outcome, f"{outcome} by {told}{seeds}")
     visible = difference.smallest_detectable(level=level)
     assert visible is not None  # there is an interval
     holm = "; its interval alone excludes zero, the family of metrics does not" if interval.excludes_zero else ""
