@@ -1,4 +1,4 @@
-"""Video: sequential decoding with scaling against the `ffmpeg` program, random access against decord.
+"""Video: sequential decoding with scaling against the `ffmpeg` program, random access against decord and torchcodec.
 
 Both sides have one decoding thread, as the workers of a data loader have: the cores are filled by workers.
 """
@@ -6,7 +6,7 @@ Both sides have one decoding thread, as the workers of a data loader have: the c
 import importlib.util
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +29,18 @@ SMALLEST_STEP = 3.0
 
 
 def run(context: Context) -> Iterator[Outcome]:
-    """One sequential figure, then random access in three files."""
+    """One sequential figure, then random access in three files against each peer."""
     yield _sequential(context)
     for name, (side, gop, bar) in ACCESS.items():
-        what = f"random access, {FRAMES} frames at {GRID_FPS:g} fps, {side} px, GOP {gop}, against decord"
-        if importlib.util.find_spec("decord") is None:
-            yield Skipped(f"random-access/{name}", what, "decord is not installed")
-            continue
         side = 64 if context.quick else side
         video = moving_video(context.scratch / f"{name}.mp4", 6.0 if context.quick else 20.0, side, gop)
-        yield _random_access(context, name, what, video, side, bar)
+        for peer in PEERS:
+            what = f"random access, {FRAMES} frames at {GRID_FPS:g} fps, {side} px, GOP {gop}, against {peer}"
+            figure = f"random-access/{name}" + ("" if peer == "decord" else f"/{peer}")
+            if importlib.util.find_spec(peer) is None:
+                yield Skipped(figure, what, f"{peer} is not installed")
+            else:
+                yield _random_access(context, figure, what, video, side, peer, bar if peer == "decord" else None)
 
 
 def _sequential(context: Context) -> Outcome:
@@ -62,29 +64,54 @@ def _sequential(context: Context) -> Outcome:
     )  # fmt: skip
 
 
-def _random_access(context: Context, name: str, what: str, video: Path, side: int, bar: float) -> Outcome:
+def _by_decord(video: Path, times_sec: Sequence[float]) -> np.ndarray:
     import decord
 
+    reader = decord.VideoReader(str(video), num_threads=1)
+    return reader.get_batch([int(time * FPS + 1e-6) for time in times_sec]).asnumpy()
+
+
+def _by_torchcodec(video: Path, times_sec: Sequence[float]) -> np.ndarray:
+    from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
+
+    decoder = VideoDecoder(str(video), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="approximate")
+    return decoder.get_frames_played_at([time + 1e-6 for time in times_sec]).data.numpy()
+
+
+PEERS: dict[str, Callable[[Path, Sequence[float]], np.ndarray]] = {
+    "decord": _by_decord,
+    "torchcodec": _by_torchcodec,
+}
+"""Frames at given times by each peer, as fast as it has them: torchcodec without its scan of the whole file."""
+
+
+def _random_access(
+    context: Context,
+    name: str,
+    what: str,
+    video: Path,
+    side: int,
+    peer: str,
+    bar: float | None,
+) -> Outcome:
+    read = PEERS[peer]
     starts = np.random.default_rng(1).uniform(0, 1.9 if context.quick else 15.9, 5).round(1)
+    clips = [[start + step / GRID_FPS for step in range(FRAMES)] for start in starts]
 
-    def ours(start: float) -> np.ndarray:
+    def ours(times_sec: Sequence[float]) -> np.ndarray:
         with VideoReader(video) as reader:
-            return reader.read([start + step / GRID_FPS for step in range(FRAMES)], [(side, side)]).views[0]
-
-    def theirs(start: float) -> np.ndarray:
-        reader = decord.VideoReader(str(video), num_threads=1)
-        return reader.get_batch([int((start + step / GRID_FPS) * FPS + 1e-6) for step in range(FRAMES)]).asnumpy()
+            return reader.read(times_sec, [(side, side)]).views[0]
 
     timed = interleaved(
-        {"ours": lambda: [ours(s) for s in starts], "decord": lambda: [theirs(s) for s in starts]}, context.long_rounds
+        {"ours": lambda: [ours(clip) for clip in clips], peer: lambda: [read(video, clip) for clip in clips]},
+        context.long_rounds,
     )
     wrong = 0
-    for mine, other in zip(timed.results["ours"], timed.results["decord"], strict=True):
+    for mine, other in zip(timed.results["ours"], timed.results[peer], strict=True):
         difference = np.abs(mine.astype(np.int16) - other.astype(np.int16)).mean(axis=(1, 2, 3))
         wrong += int((difference > SMALLEST_STEP).sum())
-    check_equal("frames that differ from decord's", torch.tensor([float(wrong)]), torch.zeros(1), 0.0)
+    check_equal(f"frames that differ from {peer}'s", torch.tensor([float(wrong)]), torch.zeros(1), 0.0)
     return Figure(
-        f"random-access/{name}", what, ratio(timed.seconds, "decord", "ours"), bar,
-        agreement=f"0 of {FRAMES * len(starts)} frames wrong", note=LIMITS.get(name, ""),
-        details=medians(timed.seconds),
+        name, what, ratio(timed.seconds, peer, "ours"), bar, agreement=f"0 of {FRAMES * len(starts)} frames wrong",
+        note=LIMITS.get(name.split("/")[1], "") if bar else "", details=medians(timed.seconds),
     )  # fmt: skip
