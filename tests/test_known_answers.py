@@ -24,7 +24,7 @@ from hwm.recipes import load_config
 
 pytestmark = [pytest.mark.known_answers, pytest.mark.timeout(2 * 3600)]
 
-SEEING = ToyWorldConfig(num_takes=2400, val_fraction=0.1, fps=4, seed=4, views="ego")
+SEEING = ToyWorldConfig(num_takes=3200, val_fraction=0.075, fps=8, grid_fps=8, seed=6, views="ego")
 BLIND = ToyWorldConfig(num_takes=1200, fps=4, seed=5, views="ego", gaze="uninformative")
 BLIND_SEEDS, MAY_ERR = 20, 2
 
@@ -61,11 +61,10 @@ def verdict_of(metrics: dict[str, Any], arm: str, other: str) -> str:
 
 
 def test_measured_gaze_goes_most_of_the_way_to_the_ceiling(seeing: dict[str, Any], world: ToyWorldSummary) -> None:
-    """70 % of the way from history alone to gaze at rest; of the way to a gaze that is known from its turn on, 60 %."""
+    """70 % of the way from the best without gaze to the best with it, which knows the target from its turn on."""
     best = next(row for row in world.ceilings["val"] if row.horizon_sec == 1.0)
     gained = top1_of(seeing, "probe") - best.without_gaze
-    assert gained / (best.with_gaze_at_rest - best.without_gaze) >= 0.7
-    assert gained / (best.with_gaze - best.without_gaze) >= 0.6
+    assert gained / (best.with_gaze - best.without_gaze) >= 0.7
     assert top1_of(seeing, "probe") < best.with_gaze
     assert verdict_of(seeing, "probe", "none") == "better"
 
@@ -83,18 +82,19 @@ def test_the_gaze_of_the_next_step_beats_all_and_is_marked_as_an_oracle(seeing: 
     assert [name for name, arm in seeing["arms"].items() if arm["kind"] == "oracle"] == ["point-future"]
 
 
-def test_gaze_that_tells_nothing_is_no_better_than_that_of_another_video(workplace: Path) -> None:
-    """Each seed has a report of its own. Against no gaze, the point still tells a little of the scene it lies in."""
+def test_gaze_that_tells_nothing_makes_no_difference(workplace: Path) -> None:
+    """To no gaze and to that of another video, within five points; each seed has a report of its own."""
     generate(Path("data/known-answers-blind"), BLIND)
     config = load_config(CompareConfig, "compare/known-answers-blind", [f"seeds={BLIND_SEEDS}"])
     plan = make_plan(config)
     compare.run(plan)
-    outcomes = []
+    outcomes: dict[str, list[str]] = {"to no gaze": [], "to another video's": []}
     for seed in range(BLIND_SEEDS):
         folders = [u.folder for u in plan.units if u.verb == "anticipate" and u.config.seed == seed]
         assert len(folders) == 3
         written = report_on(folders, Path(f"runs/blind-{seed}"), 0, bound=config.equivalence)
         metrics = json.loads(written.metrics.read_text(encoding="utf-8"))
-        outcomes.append(verdict_of(metrics, "point-shuffled", "probe"))
-        assert abs(top1_of(metrics, "probe") - top1_of(metrics, "none")) < config.equivalence
-    assert outcomes.count("no difference") >= BLIND_SEEDS - MAY_ERR, outcomes
+        outcomes["to no gaze"].append(verdict_of(metrics, "probe", "none"))
+        outcomes["to another video's"].append(verdict_of(metrics, "point-shuffled", "probe"))
+    for found in outcomes.values():
+        assert found.count("no difference") >= BLIND_SEEDS - MAY_ERR, outcomes
