@@ -4,8 +4,9 @@ In: uint8 frames [Y, X, R], a rate or a time for each. Out: a file, the same byt
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -49,42 +50,49 @@ def write_video(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    pictures = iter(frames)
+    first = next(pictures, None)
+    if first is None:
+        raise DataError(f"cannot write video {path}: there are no frames")
     aside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     rate = Fraction(fps).limit_denominator(1001)
     time_base = 1 / rate if times_sec is None else VARIABLE_RATE_TICK
     clock = iter(times_sec) if times_sec is not None else None
-    # One encoder thread: with more, the bytes would depend on the number of cores.
-    options = {"threads": "1"} | {name: str(value) for name, value in opts.items()}
-    if codec == "libx264":
-        # Without it, x264's vector code gives other bytes on another CPU, and even for another place in memory.
-        given = options.get("x264-params")
-        options["x264-params"] = "cpu-independent=1" + (f":{given}" if given else "")
-    count = 0
     try:
-        container_options = {"fflags": "+bitexact"}
-        if path.suffix.lower() in (".mp4", ".m4v", ".mov"):
-            container_options["movflags"] = "+faststart"  # the index at the front: a cut copy is noticed at once
-        with av.open(str(aside), "w", options=container_options) as container:
-            stream: VideoStream | None = None
-            for count, pixels in enumerate(frames, start=1):
-                if stream is None:
-                    stream = cast(VideoStream, container.add_stream(codec, rate=rate, options=options))
-                    stream.height, stream.width = pixels.shape[:2]
-                    stream.pix_fmt = pix_fmt
-                    stream.codec_context.time_base = time_base
-                    if rotation:
-                        stream.set_display_rotation(rotation)
+        with av.open(str(aside), "w", options=_container_options(path)) as container:
+            stream = cast(VideoStream, container.add_stream(codec, rate=rate, options=_encoder_options(codec, opts)))
+            stream.height, stream.width = first.shape[:2]
+            stream.pix_fmt = pix_fmt
+            stream.codec_context.time_base = time_base
+            if rotation:
+                stream.set_display_rotation(rotation)
+            for index, pixels in enumerate(chain([first], pictures)):
                 if pixels.shape != (stream.height, stream.width, 3):
-                    raise DataError(f"frame {count - 1} of {path} has shape {pixels.shape}, the first one another")
+                    raise DataError(f"frame {index} of {path} has shape {pixels.shape}, the first one another")
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
                 frame.time_base = time_base
-                frame.pts = count - 1 if clock is None else round(next(clock) / time_base)
+                frame.pts = index if clock is None else round(next(clock) / time_base)
                 container.mux(stream.encode(frame))
-            if stream is None:
-                raise DataError(f"cannot write video {path}: there are no frames")
             container.mux(stream.encode(None))
         aside.replace(path)
     except (av.error.FFmpegError, OSError) as error:
         raise DataError(f"cannot write video {path}: {one_line(error)}") from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _encoder_options(codec: str, opts: Mapping[str, str | int | float]) -> dict[str, str]:
+    # One encoder thread: with more, the bytes would depend on the number of cores.
+    options = {"threads": "1"} | {name: str(value) for name, value in opts.items()}
+    if codec == "libx264":
+        # Without it, x264's vector code gives other bytes on another CPU, and even for another place in memory.
+        given = options.get("x264-params")
+        options["x264-params"] = "cpu-independent=1" + (f":{given}" if given else "")
+    return options
+
+
+def _container_options(path: Path) -> dict[str, str]:
+    options = {"fflags": "+bitexact"}
+    if path.suffix.lower() in (".mp4", ".m4v", ".mov"):
+        options["movflags"] = "+faststart"  # the index at the front: a cut copy is noticed at once
+    return options
