@@ -68,6 +68,30 @@ def test_a_training_saves_where_it_is_and_goes_on_as_if_nothing_had_been(
     assert read_metrics(folder) == read_metrics(straight)
 
 
+def test_stage_1_stops_while_its_cache_fills_and_keeps_what_is_done(
+    stage1_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown, cache = Progress.set, stage1_settings["tokens"]["folder"]
+
+    def asked_to_stop(self: Progress, done: int, **values: float) -> None:
+        shown(self, done, **values)
+        if self.label == "train videos" and done == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "set", asked_to_stop)
+        with pytest.raises(SystemExit) as ended:
+            _pretrain(stage1_settings, "stopped")
+    assert ended.value.code == EXIT_STOPPED
+    folder = stage1_settings["folder"] / "stopped"
+    assert read_facts(folder)["status"] == "stopped"
+    kept = {path: path.stat().st_mtime_ns for path in cache.glob("z-*/*.safetensors")}
+    assert 2 <= len(kept) < 6, "of six training videos"
+    _pretrain(stage1_settings, "stopped")
+    assert read_facts(folder)["status"] == "finished"
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
 @pytest.mark.parametrize("label", ["videos", "features", "stage 2"])
 def test_stage_2_stops_at_once_and_leaves_no_result(
     label: str, stage1_settings: dict[str, Any], stage2_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -79,7 +79,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         world.to(fabric.device)
         world.predictor.stack.recompute = config.runtime.recompute_activations
         log.record(weights=weights, **control_facts(config.gaze_control))
-        data = open_data(config, world, weights, fabric, log)
+        data = open_data(config, world, weights, fabric, log, stop)
 
         # Optimiser, resume
         log.record(initial_sha256=shared_hash(world.predictor))

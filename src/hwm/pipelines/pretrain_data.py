@@ -23,6 +23,7 @@ from hwm.engine.held_data import hold_to_manifest
 from hwm.engine.mean_scene import load_mean_scene, mean_scene_hash, save_mean_scene
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
+from hwm.engine.runtime import StopFlag
 from hwm.errors import DataError
 from hwm.models.observer import Observer
 from hwm.models.world_model import TimeGrid, WorldModel
@@ -62,7 +63,7 @@ class Stage1Data(NamedTuple):
 
 
 def open_data(
-    config: PretrainConfig, world: WorldModel, weights: Mapping[str, str], fabric: Fabric, log: RunLog
+    config: PretrainConfig, world: WorldModel, weights: Mapping[str, str], fabric: Fabric, log: RunLog, stop: StopFlag
 ) -> Stage1Data:
     """The data of a run; what is used and what is left out goes into its record.
 
@@ -72,6 +73,7 @@ def open_data(
         weights: sha256 of their files, by name.
         fabric: where to encode.
         log: the run's record.
+        stop: ends the run between two videos of a cache that fills; those that are done are kept.
 
     Raises:
         HwmError: videos, gaze files or weights that cannot be used.
@@ -80,7 +82,7 @@ def open_data(
     if config.runtime.compile:
         compile_blocks(world, log.warn)
     targets = _target_source(config, fabric, log)
-    train, val = load_videos(config, log, [source] + ([targets] if targets else []))
+    train, val = load_videos(config, log, [source] + ([targets] if targets else []), stop)
     if isinstance(source, MeasuredSource | ControlledSource):
         source.record(log, {"train": train, "val": val})
     data = config.data
@@ -92,7 +94,7 @@ def open_data(
 
 
 def load_videos(
-    config: PretrainConfig, log: RunLog, sources: Sequence[TokenSource]
+    config: PretrainConfig, log: RunLog, sources: Sequence[TokenSource], stop: StopFlag
 ) -> tuple[tuple[VideoInfo, ...], tuple[VideoInfo, ...]]:
     """Training and validation videos that every source can use; what is left out is recorded with its reason.
 
@@ -101,7 +103,8 @@ def load_videos(
     """
     found = find_parts(config.data, log)
     crops = training_crops(config)
-    return _prepared("train", found["train"], log, sources, crops), _prepared("val", found["val"], log, sources)
+    train = _prepared("train", found["train"], log, sources, stop, crops)
+    return train, _prepared("val", found["val"], log, sources, stop)
 
 
 def find_parts(data: ClipDataConfig, log: RunLog) -> dict[str, VideoSet]:
@@ -139,12 +142,13 @@ def training_crops(config: PretrainConfig) -> Crops:
 
 
 def _prepared(
-    part: str, found: VideoSet, log: RunLog, sources: Sequence[TokenSource], crops: Crops = centre_only
+    part: str, found: VideoSet, log: RunLog, sources: Sequence[TokenSource], stop: StopFlag, crops: Crops = centre_only
 ) -> tuple[VideoInfo, ...]:
     unusable: dict[str, Exclusion] = {}
     for source in sources:
         with Progress(f"{part} videos", total=len(found.videos)) as bar:
-            unusable |= {exclusion.item: exclusion for exclusion in source.prepare(found.videos, bar.set, crops)}
+            refused = source.prepare(found.videos, stop.checked(bar.set), crops)
+            unusable |= {exclusion.item: exclusion for exclusion in refused}
     videos = tuple(video for video in found.videos if str(video.path) not in unusable)
     excluded = [*found.excluded, *unusable.values()]
     log.record_coverage(f"{part} videos", expected=found.expected, used=len(videos), excluded=excluded)
