@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hwm.losses import layer_normed
 
-HIDDEN = 64
+HIDDEN = 128
 """Hidden width of the network that squeezes one step."""
 SQUEEZED = 16
 """Numbers that are kept of a step's mean latent, and as many of its gaze point."""
