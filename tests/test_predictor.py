@@ -169,3 +169,18 @@ def test_gaze_dropout_keeps_a_prefix_and_never_padding() -> None:
     assert 0.2 < (lengths == 0).float().mean() < 0.45  # whole clips, and suffixes that leave only the padded step
     assert 0.35 < (lengths == T - 1).float().mean() < 0.65
     assert all(row[1 : 1 + count].all() for row, count in zip(kept, lengths, strict=True))
+
+
+@pytest.mark.parametrize("scene_width", [None, 6])
+def test_under_autocast_the_stream_is_in_half_precision_with_gaze_and_without(scene_width: int | None) -> None:
+    """Arms that are compared must be computed alike."""
+    torch.manual_seed(0)
+    predictor = GazePredictor(PredictorSpec(8, scene_width, 12, 2, 2))
+    seen: list[torch.dtype] = []
+    for block in predictor.stack.predictor_blocks:
+        block.norm1.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    z, scene = torch.randn(2, 3, 4, 8), None if scene_width is None else torch.randn(2, 3, 4, scene_width)
+    known = torch.tensor([[True, False, True], [False] * 3])
+    with torch.autocast("cpu", torch.bfloat16):
+        predictor.teacher_forced(z, scene, known if scene_width else None)
+    assert seen == [torch.bfloat16] * 2

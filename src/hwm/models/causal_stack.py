@@ -174,7 +174,7 @@ class CausalStack(nn.Module):
         rope = self._rope.get(past.num_steps, num_steps, _grid(num_patches, grid), self.predictor_embed.weight)
         x_BTNE = self.predictor_embed(tokens_BTND)
         if condition_BTNE is not None:
-            x_BTNE = x_BTNE + condition_BTNE
+            x_BTNE = x_BTNE + condition_BTNE.to(x_BTNE.dtype)  # under autocast the stream is what it is without
         x_BLE = x_BTNE.flatten(1, 2)
         attend, seen = attend_by_step, Seen(num_patches, valid)
         if self.attend_by_block is not None and num_steps > 1 and not past.keys and _in_half(x_BLE):

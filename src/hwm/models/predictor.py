@@ -159,7 +159,7 @@ class GazePredictor(nn.Module):
             return (self.gate * self.no_gaze).expand(*z_BTND.shape[:3], -1)
         projected = self.scene_proj(scene_BTNG)
         if known_BT is not None:
-            projected = torch.where(known_BT[:, :, None, None], projected, self.no_gaze.to(projected.dtype))
+            projected = torch.where(known_BT[:, :, None, None], projected, self.no_gaze)
         return self.gate * projected
 
     def _predict(
