@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.context import Context, random_encoder
 from benchmarks.encoder import peers
-from benchmarks.gpu_stage1 import stage1_step
+from benchmarks.gpu_stage1 import refuse_fallback, stage1_step
 from benchmarks.machine import encoder_products, gflop
 from benchmarks.measure import Call, Figure, Outcome, Skipped, Spread, check_equal, interleaved, medians, ratio
 from hwm.engine.compiling import compile_blocks
@@ -66,7 +66,7 @@ def _encoder(context: Context) -> Iterator[Outcome]:
     plain, ours = random_encoder(spec).cuda(), random_encoder(spec).cuda()
     for encoder in (plain, ours):
         products_in_bfloat16(encoder)
-    compile_blocks(ours, _refuse)
+    compile_blocks(ours, refuse_fallback)
     video = torch.randn(clips, 3, frames, side, side, device="cuda")
     calls = {"ours": _repeated(lambda: ours(video), 3), "uncompiled": _repeated(lambda: plain(video), 3)}
     for name, peer in theirs.items():
@@ -98,7 +98,7 @@ def _predictor(context: Context, name: str, what: str, spec: CausalStackSpec) ->
         torch.manual_seed(0)
         stack = CausalStack(spec).cuda()
         if kind == "ours":
-            compile_blocks(stack, _refuse)
+            compile_blocks(stack, refuse_fallback)
         calls[kind] = _repeated(_training_step(stack, tokens), 3)
     timed = interleaved(calls, context.rounds)
     inside, length = EncoderSpec(spec.width, spec.depth, spec.num_heads), steps * patches
@@ -180,7 +180,3 @@ def _repeated(call: Call, times: int) -> Call:
         return call()
 
     return run
-
-
-def _refuse(warning: str) -> None:
-    raise AssertionError(warning)  # a figure called compiled must not be of something else

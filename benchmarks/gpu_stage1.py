@@ -58,8 +58,8 @@ def _ours(context: Context, frames: Tensor, gaze_frames: Tensor) -> Callable[[],
     torch.manual_seed(0)
     spec = context.encoder_spec()
     predictor = GazePredictor(PredictorSpec(spec.width, 256)).cuda()
-    compile_blocks(observer, _refuse)
-    compile_blocks(predictor, _refuse)
+    compile_blocks(observer, refuse_fallback)
+    compile_blocks(predictor, refuse_fallback)
     optimizer = adamw(predictor, 1e-4, 0.04)
     pixels = StepPixels(frames[:, None], gaze_frames)
     known = torch.ones(len(frames) // STEPS, STEPS, dtype=torch.bool, device="cuda")
@@ -119,5 +119,6 @@ def _theirs(context: Context, frames: Tensor, gaze_frames: Tensor) -> Callable[[
     return step
 
 
-def _refuse(warning: str) -> None:
+def refuse_fallback(warning: str) -> None:
+    """For `compile_blocks`: a figure called compiled must not be of something else."""
     raise AssertionError(warning)
