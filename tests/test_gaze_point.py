@@ -13,7 +13,7 @@ from hwm.errors import ConfigError
 from hwm.models.observer import gaze_weights
 from hwm.models.step_probe import StepProbe, StepProbeSpec
 from hwm.pipelines import anticipate, pretrain
-from hwm.tokens.features import compute_features, with_gaze_point
+from hwm.tokens.features import compute_features, tokens_read
 from hwm.tokens.source import LiveSource
 
 
@@ -31,15 +31,15 @@ def test_the_token_is_the_latent_of_the_attended_patch() -> None:
     z = torch.randn(2, 3, 4, 5)
     gaze = torch.zeros(2, 3, 4)
     gaze[..., 2] = 1.0
-    pooled = with_gaze_point(z, gaze)
+    pooled = tokens_read(z, gaze)
     assert pooled.shape == (2, 3, 5, 5)
     assert torch.equal(pooled[:, :, :4], z)
     assert torch.equal(pooled[:, :, 4], z[:, :, 2])
-    assert torch.equal(with_gaze_point(z, gaze[:, -1:]), pooled)  # imagined steps: the last observed gaze
-    assert with_gaze_point(z, None) is z
+    assert torch.equal(tokens_read(z, gaze[:, -1:]), pooled)  # imagined steps: the last observed gaze
+    assert tokens_read(z, None) is z
 
 
-def test_a_new_probe_with_gaze_point_starts_as_the_attentive_probe_and_then_reads_it() -> None:
+def test_a_new_probe_tokens_read_starts_as_the_attentive_probe_and_then_reads_it() -> None:
     torch.manual_seed(0)
     probe = StepProbe(StepProbeSpec(8, 3, 5, {"step": (1, 4)}, num_heads=2, gaze_point=True))
     features, valid = torch.randn(6, 3, 5, 8), torch.ones(6, 3, dtype=torch.bool)
@@ -132,7 +132,7 @@ def test_settings_of_the_attentive_pooler_are_refused_without_it() -> None:
             ProbeConfig.model_validate({"pooler": "mean", name: value})
 
 
-def test_stage_2_with_gaze_point_runs_and_needs_a_model_with_gaze(
+def test_stage_2_tokens_read_runs_and_needs_a_model_with_gaze(
     stage1_settings: dict[str, Any], stage2_settings: dict[str, Any]
 ) -> None:
     stage1_settings["optim"]["num_steps"] = 1

@@ -3,6 +3,9 @@
     plan = make_plan(config)     which trainings it takes, and which are there already
     result = run(plan)           trains what is missing, each unit in a process of its own, and writes the report
 
+The first unit fills the token cache that the others read. It runs alone but for helpers, one for each other process
+that is allowed, which run `hwm extract` on its recipe and so share the encoding.
+
 A unit that fails is told at the end with its log; the others finish, and the report says what is missing. The report is
 made from the finished stage-2 runs alone (`pipelines.compare_runs`), as `hwm compare --from RUN...` makes it.
 """
@@ -16,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from hwm.config import CompareConfig
+from hwm.config import CompareConfig, PretrainConfig, RunConfig
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import EXIT_STOPPED, StopFlag
@@ -50,7 +53,7 @@ def run(plan: Plan) -> Written:
     """
     config = plan.config
     with RunLog.open(config, "compare", resume=False) as log, StopFlag() as stop:
-        failures = _train(plan, stop)
+        failures = _train(plan, log, stop)
         log.record(units={unit.name: state_of(unit.config) for unit in plan.units})
         done = [u.folder for u in plan.units if u.verb == "anticipate" and state_of(u.config) == "finished"]
         if not done:
@@ -63,7 +66,7 @@ def run(plan: Plan) -> Written:
         return result
 
 
-def _train(plan: Plan, stop: StopFlag) -> list[Failure]:
+def _train(plan: Plan, log: RunLog, stop: StopFlag) -> list[Failure]:
     """Runs the units that are not finished, as many at a time as the configuration allows."""
     waiting = [unit for unit in plan.units if unit.state != "finished"]
     done = {unit.name for unit in plan.units if unit.state == "finished"}
@@ -83,14 +86,18 @@ def _train(plan: Plan, stop: StopFlag) -> list[Failure]:
             for unit in [unit for unit in waiting if unit.needs in lost]:
                 waiting.remove(unit)
                 failures.append(Failure(unit.name, f"its stage 1, {unit.needs}, failed", None))
-            # The first unit runs alone: it fills the token cache that the others read.
-            room = (plan.config.processes if done or failures else 1) - len(children.running)
+            is_first = not (done or failures)
+            room = (1 if is_first else plan.config.processes) - len(children.running)
             ready = [unit for unit in waiting if unit.needs is None or unit.needs in done]
             for unit in ready[: max(room, 0)]:
                 waiting.remove(unit)
                 children.start(unit)
+                if is_first:
+                    children.help_encode(unit)
             bar.set(len(done) + len(failures), **clock.left(waiting, children.running))
             time.sleep(POLL_SEC)
+        for printed in children.failed_helpers():
+            log.warn(f"a process that helped to encode failed, and the unit did its share: {printed}")
     return failures
 
 
@@ -98,8 +105,9 @@ class Children(AbstractContextManager["Children"]):
     """The processes that run units; on leaving, those that still run are asked to save and stop, and waited for."""
 
     def __init__(self, config: CompareConfig) -> None:
-        self._threads = max(1, (os.cpu_count() or 1) // config.processes)
+        self._processes, self._threads = config.processes, max(1, (os.cpu_count() or 1) // config.processes)
         self._running: list[tuple[Unit, BaseProcess, float]] = []
+        self._helpers: list[tuple[Path, BaseProcess]] = []
 
     @property
     def running(self) -> list[Unit]:
@@ -108,11 +116,25 @@ class Children(AbstractContextManager["Children"]):
 
     def start(self, unit: Unit) -> None:
         """Starts a unit: the same command that a user would give, with its output in the unit's log."""
-        unit.config.folder.mkdir(parents=True, exist_ok=True)
-        recipe = unit.config.folder / f"{unit.name}.yaml"
-        dump_config(unit.config, recipe)
-        child = start_unit(unit.verb, recipe, log_of(unit), self._threads)
-        self._running.append((unit, child, time.monotonic()))
+        self._running.append((unit, self._child(unit.verb, unit.config), time.monotonic()))
+
+    def help_encode(self, unit: Unit) -> None:
+        """Starts the helpers of a unit that trains stage 1, where it reads cached tokens."""
+        if not isinstance(unit.config, PretrainConfig) or unit.config.tokens.source != "cached":
+            return
+        for number in range(1, self._processes):
+            config = unit.config.model_copy(update={"name": f"{unit.name}-tokens{number}"})
+            self._helpers.append((_log(config), self._child("extract", config)))
+
+    def failed_helpers(self) -> list[Path]:
+        """Logs of the helpers that ended with an error."""
+        return [log for log, child in self._helpers if child.exitcode]
+
+    def _child(self, verb: str, config: RunConfig) -> BaseProcess:
+        config.folder.mkdir(parents=True, exist_ok=True)
+        recipe = config.folder / f"{config.name}.yaml"
+        dump_config(config, recipe)
+        return start_unit(verb, recipe, _log(config), self._threads)
 
     def collect(self) -> list[tuple[Unit, int, float]]:
         """Units that have ended since the last call, with their exit codes and seconds."""
@@ -125,9 +147,10 @@ class Children(AbstractContextManager["Children"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for _, child, _ in self._running:
+        children = [child for _, child, _ in self._running] + [child for _, child in self._helpers]
+        for child in children:
             child.terminate()
-        for _, child, _ in self._running:
+        for child in children:
             child.join(STOP_SEC)
             if child.exitcode is None:
                 child.kill()
@@ -136,7 +159,11 @@ class Children(AbstractContextManager["Children"]):
 
 def log_of(unit: Unit) -> Path:
     """What a unit printed."""
-    return unit.config.folder / f"{unit.name}.log"
+    return _log(unit.config)
+
+
+def _log(config: RunConfig) -> Path:
+    return config.folder / f"{config.name}.log"
 
 
 def _why(unit: Unit, code: int) -> str:

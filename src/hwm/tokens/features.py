@@ -8,6 +8,8 @@ N counts the patches of a step, or one token with their mean where the probe rea
 The array is memory-mapped, so that its size is bounded by the disk; its size is known before it is computed.
 """
 
+import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -26,6 +28,10 @@ from hwm.tokens.source import TokenBatch, TokenSource
 Inputs = Literal["context", "future", "context+future"]
 RolloutKind = Literal["imagined", "copy-last"]
 Patches = Literal["all", "mean"]
+
+CPU_BATCH_NUMBERS = 1 << 21
+"""Most numbers of a batch's observed latents on a CPU: 8 MB in float32. Larger arrays leave the caches, and the system
+hands out their memory page by page, anew for each."""
 
 
 class FeatureRequest(NamedTuple):
@@ -102,22 +108,21 @@ def compute_features(
             those of the last observed step); the patch axis is then N + 1 long. Zeros where gaze is unknown.
         max_future: future slots.
         path: file to write.
-        batch_size: samples a batch.
+        batch_size: most samples a batch; on a CPU also bounded by `CPU_BATCH_NUMBERS`.
         on_progress: called with the number of samples done.
         rollout: `copy-last` puts the last observed latents at the steps to come, and imagines nothing.
         patches: `mean` keeps one token in the place of a step's patches.
     """
     by_length = sorted(range(len(requests)), key=lambda index: requests[index].num_future)
-    batches = [group for group in _equal_runs(by_length, requests, batch_size)]
+    batches = _equal_runs(by_length, requests, min(batch_size, _most_at_once(world, requests[0].clip.num_steps)))
 
     def parts() -> Iterator[FeaturePart]:
         plan = [[requests[i].clip for i in group] for group in batches]
         for group, batch in zip(batches, source.batches(plan), strict=True):
             num_future = requests[group[0]].num_future
-            tokens_BTND, *masks = _read_out(world, batch, inputs, gaze_point, num_future, max_future, rollout)
-            if patches == "mean":
-                tokens_BTND = with_mean_patch(tokens_BTND, gaze_point)
-            yield FeaturePart(group, tokens_BTND, *masks)
+            yield FeaturePart(
+                group, *_read_out(world, batch, inputs, gaze_point, num_future, max_future, rollout, patches)
+            )
 
     return store_features(path, len(requests), parts(), on_progress)
 
@@ -161,6 +166,14 @@ def store_features(
     return Features(tokens, valid_ST, known_ST)
 
 
+def _most_at_once(world: WorldModel, num_steps: int) -> int:
+    """Samples of a batch under `CPU_BATCH_NUMBERS`; another device takes what is asked."""
+    if next(world.parameters()).device.type != "cpu":
+        return sys.maxsize
+    spec, side = world.observer.encoder.spec, world.grid.encoder_resolution
+    return max(1, CPU_BATCH_NUMBERS // (num_steps * math.prod(spec.grid(side, side)) * spec.width))
+
+
 def _equal_runs(order: list[int], requests: Sequence[FeatureRequest], batch_size: int) -> list[list[int]]:
     """Cut an ordered list into batches of one `num_future`."""
     runs: list[list[int]] = []
@@ -181,6 +194,7 @@ def _read_out(
     num_future: int,
     max_future: int,
     rollout: RolloutKind,
+    patches: Patches,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Slots [B, T, N, D] of one batch, their validity [B, T], and where their gaze point is known [B, T]."""
     parts, valid, known = [], [], []
@@ -189,7 +203,7 @@ def _read_out(
     gaze_known_BT = batch.gaze_known_BT & gaze_point
     scene_BTNG = batch.scene_BTNG if world.has_gaze else None  # gaze may be there for the probe alone
     if inputs != "future":
-        parts.append(with_gaze_point(batch.z_BTND, gaze))
+        parts.append(tokens_read(batch.z_BTND, gaze, patches))
         valid.append(batch.valid_BT)
         known.append(gaze_known_BT)
     if inputs != "context":
@@ -199,7 +213,7 @@ def _read_out(
             imagined = world.imagine(
                 batch.z_BTND, scene_BTNG, num_future, known_BT=batch.scene_known_BT, valid_BT=batch.valid_BT
             ).z_BKND
-        imagined = with_gaze_point(imagined, None if gaze is None else gaze[:, -1:])
+        imagined = tokens_read(imagined, None if gaze is None else gaze[:, -1:], patches)
         missing = max_future - num_future
         parts.append(torch.nn.functional.pad(imagined, (0, 0, 0, 0, missing, 0)))
         present = torch.arange(max_future, device=imagined.device) >= missing
@@ -208,21 +222,14 @@ def _read_out(
     return torch.cat(parts, dim=1), torch.cat(valid, dim=1), torch.cat(known, dim=1)
 
 
-def with_gaze_point(
-    z_BTND: Float[Tensor, "b t n d"], gaze_BTN: Float[Tensor, "b #t n"] | None
+def tokens_read(
+    z_BTND: Float[Tensor, "b t n d"], gaze_BTN: Float[Tensor, "b #t n"] | None, patches: Patches = "all"
 ) -> Float[Tensor, "b t n_out d"]:
-    """The latents with one more token a step: their mean weighted by where people look; unchanged without weights."""
+    """What a probe reads of each step: its latents or their mean, then, with weights, their mean by where people look."""
+    read_BTND = z_BTND if patches == "all" else z_BTND.mean(dim=2, keepdim=True)
     if gaze_BTN is None:
-        return z_BTND
-    point_BT1D = (z_BTND * gaze_BTN[..., None]).sum(dim=2, keepdim=True)
-    return torch.cat([z_BTND, point_BT1D], dim=2)
-
-
-def with_mean_patch(tokens_BTND: Float[Tensor, "b t n d"], gaze_point: bool) -> Float[Tensor, "b t n_out d"]:
-    """One token in the place of a step's patches, their mean; with `gaze_point` the last token is none of them."""
-    num_patches = tokens_BTND.shape[2] - gaze_point
-    mean_BT1D = tokens_BTND[:, :, :num_patches].mean(dim=2, keepdim=True)
-    return torch.cat([mean_BT1D, tokens_BTND[:, :, num_patches:]], dim=2)
+        return read_BTND
+    return torch.cat([read_BTND, gaze_BTN[:, :, None] @ z_BTND], dim=2)
 
 
 def patches_read(pooler: Pooler) -> Patches:

@@ -120,7 +120,8 @@ class CachedSource:
         with closing(read):
             for stored, valid_BT in read:
                 there = {name: tensor.to(self._device, non_blocking=True) for name, tensor in stored.items()}
-                yield _masked(unpacked(there), valid_BT.to(self._device, non_blocking=True))
+                valid_BT = valid_BT.to(self._device, non_blocking=True)
+                yield TokenBatch(*unpacked(there), valid_BT, valid_BT, valid_BT)  # padding was stacked as zeros
 
     def _stored(self, plan: Plan) -> Generator[tuple[dict[str, Tensor], Tensor], None, None]:
         """Batches as they are stored: half as many bytes or fewer on their way to a device, in memory that it reads."""

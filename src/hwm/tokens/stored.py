@@ -44,7 +44,7 @@ def unpack(name: str, stored: Mapping[str, Tensor]) -> Tensor:
     """The tokens [S, N, D] float32 of what `pack` made."""
     tokens_SND = stored[name].float()
     scale_SN = stored.get(name + _SCALE)
-    return tokens_SND if scale_SN is None else tokens_SND * scale_SN[..., None]
+    return tokens_SND if scale_SN is None else tokens_SND.mul_(scale_SN[..., None])
 
 
 def names_of(part: str, dtype: TokenDtype) -> tuple[str, ...]:

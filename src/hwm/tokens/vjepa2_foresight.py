@@ -36,7 +36,7 @@ from hwm.tokens.features import (
     Patches,
     patches_read,
     store_features,
-    with_mean_patch,
+    tokens_read,
 )
 from hwm.tokens.source import decode_batches
 from hwm.weights.files import hash_tensors
@@ -201,8 +201,7 @@ class VJEPA2Foresight:
             frames_BFYXR = clamp_to_first(pixels.frames_SFYXR[:, :, 0], valid_BF)
             video_BRFYX = normalise(frames_BFYXR.to(self._device, non_blocking=True)).transpose(1, 2)
             tokens = self.read_out(video_BRFYX, [requests[row].horizon_sec for row in group])
-            if self._patches == "mean":
-                tokens = with_mean_patch(tokens, gaze_point=False)
+            tokens = tokens_read(tokens, None, self._patches)
             valid_BT = torch.ones(tokens.shape[:2], dtype=torch.bool)
             yield FeaturePart(group, tokens, valid_BT, gaze_known_BT=torch.zeros_like(valid_BT))
 
