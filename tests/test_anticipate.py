@@ -1,7 +1,8 @@
 """Stage 2 as a run: nothing after the anchor is seen, the world model is stage 1's, every segment is accounted for."""
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from hwm.engine.assemble import load_stage1
 from hwm.errors import DataError, RunError
 from hwm.models.world_model import WorldModel
 from hwm.pipelines import anticipate, pretrain
-from hwm.tokens import world_foresight
+from hwm.tokens import features, world_foresight
 from hwm.tokens.features import compute_features
-from hwm.tokens.source import LiveSource
+from hwm.tokens.source import LiveSource, Plan, TokenBatch
 
 CPU = torch.device("cpu")
 HORIZON_SEC = 1.0
@@ -93,6 +94,40 @@ def test_validation_is_the_same_under_any_number_of_workers_and_batch_size(
         torch.testing.assert_close(again.logits_SC, first.logits_SC, atol=2e-3, rtol=1e-3)  # features are float16
         said.append(again.logits_SC)
     assert torch.equal(said[2], said[1])
+
+
+def test_a_cpu_reads_few_samples_at_a_time(
+    stage1: Path, stage2_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as its caches hold, whatever batch was asked for; they are the same features."""
+    world = load_stage1(stage1).world
+    config = AnticipateConfig(**stage2_settings)
+    table = read_annotations(config.annotations.val, config.annotations, None)
+    samples, _ = anticipate.validation_samples(table, config, world.grid.fps)
+    requests = [anticipate.feature_request(sample, config.protocol.id) for sample in samples[:7]]
+    asked: list[int] = []
+
+    class Counted(LiveSource):
+        def batches(self, plan: Plan) -> Iterator[TokenBatch]:
+            asked.extend(len(group) for group in plan)
+            return super().batches(plan)
+
+    found, largest = [], []
+    for samples_held in (7, 3):
+        asked.clear()
+        spec, side = world.observer.encoder.spec, world.grid.encoder_resolution
+        numbers = requests[0].clip.num_steps * math.prod(spec.grid(side, side)) * spec.width
+        monkeypatch.setattr(features, "CPU_BATCH_NUMBERS", samples_held * numbers)
+        made = compute_features(
+            world, Counted(world.observer, world.grid, CPU, num_workers=0), requests, "context", False, 12,
+            tmp_path / "features.npy", 256, lambda done: None,
+        )  # fmt: skip
+        found.append(np.array(made.tokens_STND))
+        assert max(asked) <= samples_held
+        assert sum(asked) == 7
+        largest.append(max(asked))
+    assert largest[0] > largest[1] == 3, "the bound was what cut them"
+    np.testing.assert_allclose(*found, atol=2e-3)
 
 
 def test_gaze_reaches_stage_2(stage1: Path, stage2_settings: dict[str, Any], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -234,6 +235,34 @@ def test_a_failed_unit_is_told_and_the_others_finish(
     assert f"Missing: {failing.name}" in page
     assert exit_code("compare", str(recipe)) == 0, "the next time it goes through"
     assert "C′ · gaze in world model" in (copied / "more" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_first_unit_gets_help_with_its_tokens(
+    fails: bool, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process encodes beside it; where that fails, the unit encodes everything and the record tells."""
+    changed = settings(tmp_path / "runs", arms=["none"], processes=2, num_examples=0)
+    plan = plan_of(changed)
+    helper = f"tokens1-{plan.units[0].name}"
+    if fails:
+        start = compare.start_unit
+        monkeypatch.setattr(compare, "start_unit", lambda verb, recipe, log, threads: start(
+            verb, tmp_path / "gone.yaml" if verb == "extract" else recipe, log, threads))  # fmt: skip
+    compare.run(plan)
+    facts = read_facts(tmp_path / "runs" / "all")
+    assert {unit.state for unit in plan_of(changed).units} == {"finished"}
+    assert not [child for child in multiprocessing.active_children() if child.is_alive()]
+    if fails:
+        (told,) = facts["warnings"]
+        assert f"{helper}.log" in told
+        assert "gone.yaml" in (tmp_path / "runs" / "units" / f"{helper}.log").read_text()
+        return
+    assert not facts["warnings"]
+    done = read_facts(tmp_path / "runs" / "units" / f"{helper}-extract")
+    assert done["status"] == "finished"
+    assert done["tokens"]["folder"] == str(tmp_path / "runs" / "tokens")
+    assert done["tokens"]["steps_missing"] > 0, "it began while tokens were missing"
 
 
 def test_stage_2_is_not_started_on_a_stage_1_that_failed(settings: Settings, tmp_path: Path) -> None:

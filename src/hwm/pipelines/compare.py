@@ -123,7 +123,7 @@ class Children(AbstractContextManager["Children"]):
         if not isinstance(unit.config, PretrainConfig) or unit.config.tokens.source != "cached":
             return
         for number in range(1, self._processes):
-            config = unit.config.model_copy(update={"name": f"{unit.name}-tokens{number}"})
+            config = unit.config.model_copy(update={"name": f"tokens{number}-{unit.name}"})
             self._helpers.append((_log(config), self._child("extract", config)))
 
     def failed_helpers(self) -> list[Path]:

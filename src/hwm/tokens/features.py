@@ -225,7 +225,7 @@ def _read_out(
 def tokens_read(
     z_BTND: Float[Tensor, "b t n d"], gaze_BTN: Float[Tensor, "b #t n"] | None, patches: Patches = "all"
 ) -> Float[Tensor, "b t n_out d"]:
-    """What a probe reads of each step: its latents or their mean, then, with weights, their mean by where people look."""
+    """What a probe reads of each step: its latents or their mean; with weights then their mean by where people look."""
     read_BTND = z_BTND if patches == "all" else z_BTND.mean(dim=2, keepdim=True)
     if gaze_BTN is None:
         return read_BTND
