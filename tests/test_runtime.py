@@ -67,7 +67,12 @@ def test_starting_on_the_cpu_leaves_the_threads_alone() -> None:
 @pytest.mark.parametrize("config", [RuntimeConfig(device="cuda", devices=99), RuntimeConfig(device="mps", devices=2)])
 def test_devices_that_are_not_there_are_refused(config: RuntimeConfig) -> None:
     with pytest.raises(ConfigError, match=r"cannot run here(?s:.*)runtime\.device=auto"):
-        start(config)
+        start(config, divides=True)
+
+
+def test_several_devices_are_refused_where_all_would_do_the_same() -> None:
+    with pytest.raises(ConfigError, match=r"runtime\.devices=2 was asked(?s:.*)only hwm pretrain"):
+        start(RuntimeConfig(device="cpu", devices=2))
 
 
 def test_sigterm_raises_the_flag_and_the_old_handler_comes_back() -> None:

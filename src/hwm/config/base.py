@@ -149,7 +149,7 @@ class RuntimeConfig(Part):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Kind of device."""
     devices: int = Field(default=1, ge=1)
-    """Processes on this machine, one a device; more than one uses DDP."""
+    """Processes on this machine, one a device; more than one (`hwm pretrain` alone) uses DDP."""
     precision: Precision = "32-true"
     """Numeric precision of training: of the predictor, or in stage 2 of the probe. Frozen models have their own."""
     num_workers: int = Field(default=0, ge=0)

@@ -30,12 +30,22 @@ EXIT_STOPPED = 143
 _Given = ParamSpec("_Given")
 
 
-def start(config: RuntimeConfig) -> Fabric:
+def start(config: RuntimeConfig, divides: bool = False) -> Fabric:
     """Starts the processes of a run on the devices asked for.
 
+    Args:
+        config: device and number of processes.
+        divides: whether the run divides its work over processes; without, several would all do the same.
+
     Raises:
-        ConfigError: the device is not there, or there are not enough of them.
+        ConfigError: the device is not there, there are not enough of them, or the run cannot use more than one.
     """
+    if config.devices > 1 and not divides:
+        raise ConfigError(
+            f"runtime.devices={config.devices} was asked of a run that does not divide its work over devices",
+            expected="1; only hwm pretrain divides it",
+            fix="runtime.devices=1, and CUDA_VISIBLE_DEVICES to pick the device",
+        )
     available = {"cpu": os.cpu_count() or 1, "cuda": torch.cuda.device_count(), "mps": int(_has_mps())}
     kind = config.device
     if kind == "auto":

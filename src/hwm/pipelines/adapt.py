@@ -86,7 +86,7 @@ def run(config: AdaptConfig, resume: bool = True) -> AdaptResult:
     """
     fabric = start(config.runtime)
     device = fabric.device
-    with RunLog.open(config, "adapt", resume=resume, is_writer=fabric.is_global_zero) as log, StopFlag() as stop:
+    with RunLog.open(config, "adapt", resume=resume) as log, StopFlag() as stop:
         # Encoder
         encoder = _first_encoder(config, log)
         with seeded_weights(config.seed, "masked"):
@@ -103,7 +103,7 @@ def run(config: AdaptConfig, resume: bool = True) -> AdaptResult:
 
         # Optimiser, resume
         optimizer = adamw(model, config.optim.lr, config.optim.weight_decay, config.optim.betas)
-        store = CheckpointStore(log.folder / CHECKPOINTS, keep_last=1, is_writer=fabric.is_global_zero)
+        store = CheckpointStore(log.folder / CHECKPOINTS, keep_last=1)
         first_step = log.resume_from(store, {"masked": model}, optimizer)
 
         # Loop

@@ -61,7 +61,7 @@ def run(config: AdaptGazeConfig, resume: bool = True) -> AdaptGazeResult:
         HwmError: a toy world that cannot be used, a loss that is not finite, a damaged run folder.
     """
     fabric = start(config.runtime)
-    with RunLog.open(config, "adapt-gaze", resume=resume, is_writer=fabric.is_global_zero) as log, StopFlag() as stop:
+    with RunLog.open(config, "adapt-gaze", resume=resume) as log, StopFlag() as stop:
         # Model
         side = config.resolution // PATCH_SIZE
         sizes = config.backbone
@@ -75,7 +75,7 @@ def run(config: AdaptGazeConfig, resume: bool = True) -> AdaptGazeResult:
         world = read_split(config.world)
         train = {view: read_frames(config, world["train"], view) for view in VIEWS}
         optimizer = adamw(model, config.optim.lr, config.optim.weight_decay, config.optim.betas)
-        store = CheckpointStore(log.folder / CHECKPOINTS, keep_last=1, is_writer=fabric.is_global_zero)
+        store = CheckpointStore(log.folder / CHECKPOINTS, keep_last=1)
         first_step = log.resume_from(store, {"gazelle": model}, optimizer)
 
         # Loop

@@ -91,7 +91,7 @@ def run(config: AnticipateConfig) -> AnticipateResult:
         HwmError: annotations, videos, weights or settings that cannot be used.
     """
     fabric = start(config.runtime)
-    log = RunLog.open(config, "anticipate", resume=False, is_writer=fabric.is_global_zero)
+    log = RunLog.open(config, "anticipate", resume=False)
     with log, StopFlag() as stop, _features_removed(log.folder):
         # Frozen backbone
         foresight = open_foresight(config, fabric.device)

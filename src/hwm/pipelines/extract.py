@@ -80,7 +80,7 @@ def run(config: ExtractConfig, on_estimate: Callable[[Estimate], None]) -> Extra
     started = time.monotonic()
     fabric = start(config.runtime)
     record = config.model_copy(update={"name": f"{config.name}-extract"})
-    with RunLog.open(record, "extract", resume=False, is_writer=fabric.is_global_zero) as log:
+    with RunLog.open(record, "extract", resume=False) as log:
         extractors = _extractors(config, fabric.device, log)
         parts = _pretrain_parts(config, log) if isinstance(config, PretrainConfig) else _anticipate_parts(config, log)
         wanted = _joined(parts)

@@ -67,7 +67,7 @@ def run(config: GazeScoreConfig) -> GazeScoreResult:
     assert config.gaze_files.folder is not None, "the configuration lets no scoring pass without gaze files"
     fabric = start(config.runtime)
     check_precision(fabric.device, {"gazelle.precision": config.gazelle.precision})
-    with RunLog.open(config, "gaze-score", resume=False, is_writer=fabric.is_global_zero) as log:
+    with RunLog.open(config, "gaze-score", resume=False) as log:
         gazelle, weights = load_gazelle(config.gazelle)
         log.record(weights=weights)
         gazelle.to(fabric.device).requires_grad_(False).eval()

@@ -72,7 +72,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         HwmError: videos, weights or settings that cannot be used; a loss that is not finite; a damaged run folder.
     """
     # Runtime and run folder
-    fabric = start(config.runtime)
+    fabric = start(config.runtime, divides=True)
     with RunLog.open(config, "pretrain", resume=resume, is_writer=fabric.is_global_zero) as log, StopFlag() as stop:
         # Frozen encoders, the predictor and the data
         world, weights = new_world(config)
