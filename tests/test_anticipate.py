@@ -168,6 +168,29 @@ def test_a_run_scores_every_segment_and_names_stage_1(
     assert torch.equal(again.logits_SC, result.logits_SC)
 
 
+def test_a_second_run_in_a_folder_leaves_nothing_of_the_first(stage1: Path, stage2_settings: dict[str, Any]) -> None:
+    protocol = stage2_settings["protocol"]
+    stage2_settings["protocol"] = protocol | {"curve_sec": [0.5]}
+    folder = anticipate.run(AnticipateConfig(**stage2_settings, checkpoint=stage1)).folder
+    probe = folder / "probe.safetensors"
+    assert {"outputs-0.5s.safetensors", "segments-0.5s.json", "outputs-majority.safetensors"} <= names_in(folder)
+    weights = load_file(probe)
+    scored = stage2_settings | {"protocol": protocol, "saved_probe": probe}
+    anticipate.run(AnticipateConfig(**scored, checkpoint=stage1))
+    assert not [name for name in names_in(folder) if "-0.5s" in name]
+    again = load_file(probe)
+    assert all(torch.equal(again.pop(name), tensor) for name, tensor in weights.items()), "it was there to be scored"
+    assert not again
+    broken = stage2_settings | {"protocol": protocol | {"train_horizon_sec": [500, 501]}}
+    with pytest.raises(DataError, match="can be observed"):
+        anticipate.run(AnticipateConfig(**broken, checkpoint=stage1))
+    assert names_in(folder) == {"config.yaml", "run.json", ".lock"}
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
 def test_a_world_model_that_changes_while_the_probe_trains_is_found_out(
     stage1: Path, stage2_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,7 +36,15 @@ from hwm.pipelines.samples import (
     training_views,
     validation_samples,
 )
-from hwm.pipelines.scoring import TaskOutput, baseline_logits, labels_of, score_all, write_baselines, write_outputs
+from hwm.pipelines.scoring import (
+    TaskOutput,
+    baseline_logits,
+    labels_of,
+    remove_outputs,
+    score_all,
+    write_baselines,
+    write_outputs,
+)
 from hwm.tokens.features import Features
 from hwm.tokens.foresight import Foresight, open_foresight
 
@@ -93,6 +101,8 @@ def run(config: AnticipateConfig) -> AnticipateResult:
     fabric = start(config.runtime)
     log = RunLog.open(config, "anticipate", resume=False)
     with log, StopFlag() as stop, _features_removed(log.folder):
+        remove_outputs(log.folder, config.saved_probe)
+
         # Frozen backbone
         foresight = open_foresight(config, fabric.device)
         if config.runtime.compile:

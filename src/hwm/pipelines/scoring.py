@@ -145,6 +145,18 @@ def write_outputs(folder: Path, outputs: Sequence[TaskOutput], segments: Sequenc
     (folder / f"segments{suffix}.json").write_text(json.dumps({"classes": classes, "segments": rows}, indent=1) + "\n")
 
 
+def remove_outputs(folder: Path, saved_probe: Path | None) -> None:
+    """Remove what an earlier run said in this folder, at other horizons too, and its probe.
+
+    So a run that fails does not leave another's beside its record. A probe that is to be scored stays.
+    """
+    kept = None if saved_probe is None else saved_probe.resolve().with_suffix("")
+    for pattern in ("outputs*.safetensors", "segments*.json", "probe.*"):
+        for path in folder.glob(pattern):
+            if path.resolve().with_suffix("") != kept:
+                path.unlink()
+
+
 def _tensors(outputs: Sequence[TaskOutput]) -> dict[str, Tensor]:
     """Logits and labels of each task under the names of their file."""
     tasks = [output.task for output in outputs]
