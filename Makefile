@@ -2,7 +2,7 @@
 # make test    the same set-up, then the tests
 # make check   lint, types and tests: what CI runs, without the demo
 # make bench   all benchmarks, their table written into docs/speed.md; e.g. ARGS="--upstream CHECKOUT"
-# make known-answers    comparisons whose right verdict is known (about two hours; see docs/results.md)
+# make known-answers    comparisons whose right verdict is known (about an hour and a half; see docs/results.md)
 # make mini-weights   make the small weights of the package again (about 35 minutes)
 #
 # The set-up needs python3 >= 3.11 and a package index; it is done once and again only when the pins change.

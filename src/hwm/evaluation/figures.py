@@ -134,9 +134,11 @@ def accuracy_bars(
                 weight="bold",
                 va="center",
             )
-        for row, ceiling in enumerate(ceilings):
+        # The lowest one's words stand highest, and its line ends there: no line crosses the words of another.
+        numbered = sorted(enumerate(ceilings), key=lambda item: item[1].value)
+        for row, (number, ceiling) in enumerate(numbered):
             bottom = len(bars) - 0.2 + 0.55 * row
-            style = ("--", ":", "-.")[row % 3]
+            style = ("--", ":", "-.")[number % 3]
             axes.plot([ceiling.value] * 2, [-0.5, bottom + 0.2], linestyle=style, linewidth=1.2, color=TEXT)
             label = label_text(f"{ceiling.label}: {100 * ceiling.value:.1f}%", limit=60)
             axes.annotate(
