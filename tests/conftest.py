@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if "network" in item.keywords and "network" not in chosen:
             item.add_marker(pytest.mark.skip(reason="needs the internet; choose with -m network"))
         if "known_answers" in item.keywords and "known_answers" not in chosen:
-            item.add_marker(pytest.mark.skip(reason="takes two hours; choose with -m known_answers"))
+            item.add_marker(pytest.mark.skip(reason="takes an hour and a half; choose with -m known_answers"))
         if "gpu" in item.keywords and not _has_gpu():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 

@@ -1,6 +1,6 @@
 """Known answers: comparisons whose right verdict follows from the toy world's rules; figures in `docs/results.md`.
 
-Budget: two hours on two cores, 20 GB of disk. Not part of the usual run:
+Budget: two hours on two cores (an hour and a half when it was run last), 20 GB of disk. Not part of the usual run:
 
     make known-answers                                    in a temporary folder
     HWM_KNOWN_ANSWERS=FOLDER make known-answers           in a folder that is kept; what is finished is not run again
