@@ -10,6 +10,7 @@ by two different angles, which is not a rotation. It is kept on purpose: the wei
 turns each pair by one angle, and its encoder stretches rows and columns to those of its pre-training grid.
 """
 
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -98,18 +99,21 @@ def rotate(x_BMLA: Float[Tensor, "b m l a"], table: RopeTable) -> Float[Tensor, 
     if not x_BMLA.device.type == "cpu" or torch.is_grad_enabled():
         return torch.addcmul(x_BMLA * cos, _neighbours(x_BMLA), sin).to(x_BMLA.dtype)
     cos, sin = cos.to(x_BMLA.dtype), sin.to(x_BMLA.dtype)
-    # A few heads at a time, so that what lies between the passes stays in the cache; and turned where they are copied
-    # to, since heads cut out of a fused projection lie in pieces, which each pass would walk one by one.
-    heads = max(1, ROWS_AT_ONCE // x_BMLA.shape[2])
+    # A few heads of a clip, or a few short clips, at a time, so that what lies between the passes stays in the cache;
+    # and turned where they are copied to, since heads cut out of a fused projection lie in pieces, which each pass
+    # would walk one by one.
+    num_clips, num_heads, length, _ = x_BMLA.shape
+    heads = max(1, ROWS_AT_ONCE // length)
+    clips = max(1, heads // num_heads)
     out_BMLA = torch.empty(x_BMLA.shape, dtype=x_BMLA.dtype)
-    for clip, out_MLA in enumerate(out_BMLA):
-        cos_1LA, sin_1LA = (part if part.ndim == 3 else part[clip] for part in (cos, sin))
-        for first in range(0, x_BMLA.shape[1], heads):
-            some_MLA = out_MLA[first : first + heads]
-            some_MLA.copy_(x_BMLA[clip, first : first + heads])
-            neighbours_MLA = torch.empty_like(some_MLA)  # written channel by channel: twice as fast as `_neighbours`
-            neighbours_MLA[..., 0::2], neighbours_MLA[..., 1::2] = some_MLA[..., 1::2], some_MLA[..., 0::2]
-            some_MLA.mul_(cos_1LA).addcmul_(neighbours_MLA, sin_1LA)
+    for clip, head in product(range(0, num_clips, clips), range(0, num_heads, heads)):
+        some = slice(clip, clip + clips), slice(head, head + heads)
+        cos_some, sin_some = (part if part.ndim == 3 else part[some[0]] for part in (cos, sin))
+        some_BMLA = out_BMLA[some]
+        some_BMLA.copy_(x_BMLA[some])
+        neighbours_BMLA = torch.empty_like(some_BMLA)  # written channel by channel: twice as fast as `_neighbours`
+        neighbours_BMLA[..., 0::2], neighbours_BMLA[..., 1::2] = some_BMLA[..., 1::2], some_BMLA[..., 0::2]
+        some_BMLA.mul_(cos_some).addcmul_(neighbours_BMLA, sin_some)
     return out_BMLA
 
 
