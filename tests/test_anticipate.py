@@ -17,6 +17,7 @@ from hwm.data.exclusions import Exclusion
 from hwm.data.toyworld import read_split
 from hwm.engine import sweep as sweeping
 from hwm.engine.assemble import load_stage1
+from hwm.engine.runlog import read_facts
 from hwm.errors import DataError, RunError
 from hwm.models.world_model import WorldModel
 from hwm.pipelines import anticipate, pretrain
@@ -166,6 +167,23 @@ def test_a_run_scores_every_segment_and_names_stage_1(
     assert [row["labels"][0] for row in segments["segments"]] == stored["labels"].tolist()
     again = anticipate.run(AnticipateConfig(**stage2_settings | {"name": "again"}, checkpoint=stage1))
     assert torch.equal(again.logits_SC, result.logits_SC)
+
+
+def test_a_stage_1_that_did_not_come_to_its_end_is_told(
+    stage1: Path, stage2_settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load_stage1(stage1).warnings == ()
+    last = stage1 / "checkpoints" / "step-000008"
+    (last / "predictor.safetensors").write_bytes(b"")
+    damaged, early = load_stage1(stage1).warnings
+    assert damaged.startswith("checkpoint step-000008 of stage 1 was passed over for step-000004: predictor.safe")
+    assert early == "stage 1 was trained for 4 of its 8 steps"
+    assert load_stage1(stage1 / "checkpoints" / "step-000004").warnings == ()  # asked for by name
+
+    capsys.readouterr()
+    facts = read_facts(anticipate.run(AnticipateConfig(**stage2_settings, checkpoint=stage1)).folder)
+    assert [text for text in facts["warnings"] if "stage 1" in text] == [damaged, early]
+    assert f"warning: stage2: {early}" in capsys.readouterr().out
 
 
 def test_a_second_run_in_a_folder_leaves_nothing_of_the_first(stage1: Path, stage2_settings: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 SCRIPT = """
-import json, warnings
+import json
 import torch
 from hwm.engine.compiling import compile_blocks
 from hwm.models.layers import Block
@@ -37,8 +37,7 @@ def encode(backend):
     encoder = VJEPA2Encoder(EncoderSpec(32, 3, 2)).requires_grad_(False).eval()
     video = torch.randn(2, 3, 4, 32, 32)
     names, said = list(encoder.state_dict()), []
-    with torch.inference_mode(), warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
+    with torch.inference_mode():
         plain = [encoder(video), encoder.encode_frames(video[:, :, 0])]
         compile_blocks(encoder, said.append, backend)
         try:
@@ -48,7 +47,6 @@ def encode(backend):
     return {
         "difference": max(float((a - b).abs().max()) for a, b in zip(plain, results)),
         "said": said,
-        "warned": [str(w.message) for w in warned if "runtime.compile" in str(w.message)],
         "names_kept": list(encoder.state_dict()) == names,
     }
 
@@ -98,7 +96,6 @@ def test_an_encoder_that_does_not_compile_runs_as_it_is_and_says_why_once(found:
     failing = found["failing"]
     assert failing["difference"] == 0
     assert len(failing["said"]) == 1
-    assert failing["warned"] == failing["said"]
     assert "runtime.compile" in failing["said"][0]
     assert "no compiler on this machine" in failing["said"][0]
 

@@ -281,4 +281,4 @@ def test_an_alarm_is_told_once_and_stands_in_the_record(
     run = pretrain.run(PretrainConfig(**stage1_settings))
     (warning,) = json.loads((run.folder / "run.json").read_text())["warnings"]
     assert warning.startswith("step 2: features of the predictions vary 0.1")
-    assert capsys.readouterr().out.count("warning: stage 1 stage1: step 2: features of the predictions") == 1
+    assert capsys.readouterr().out.count("warning: stage1: step 2: features of the predictions") == 1

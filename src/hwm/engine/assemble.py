@@ -55,6 +55,8 @@ class Stage1(NamedTuple):
     """The checkpoint or saved model that was read."""
     seen: SeenVideos | None = None
     """What it was trained on; None where that is not recorded (a saved model, or a run of an older version)."""
+    warnings: tuple[str, ...] = ()
+    """Why it may not be what its run was meant to become: a damaged checkpoint, or one before the end of training."""
 
 
 def load_frozen_encoder(config: EncoderConfig) -> LoadedWeights[VJEPA2Encoder]:
@@ -123,9 +125,10 @@ def load_stage1(path: Path) -> Stage1:
             found="nothing" if not path.exists() else ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "empty",
             fix="train one first: hwm pretrain CONFIG",
         )
-    folder, state = _read_predictor(run, None if run == path else path)
-    world, weights = new_world(load_config(PretrainConfig, run / "config.yaml"))
-    world.predictor.load_state_dict(state, strict=True)
+    config = load_config(PretrainConfig, run / "config.yaml")
+    found = _read_predictor(run, None if run == path else path)
+    world, weights = new_world(config)
+    world.predictor.load_state_dict(found.state, strict=True)
     facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
     if world.grid.gaze_control == "mean":
         load_mean_scene(run, world.mean_scene_NG, facts.get("mean_scene_sha256"))
@@ -139,7 +142,14 @@ def load_stage1(path: Path) -> Stage1:
             fix="put the files of stage 1 back, or train again",
         )
     seen = read_seen(run, facts.get("train_videos"))
-    return Stage1(world.requires_grad_(False).eval(), weights, predictor_hash(world.predictor), folder, seen)
+    warnings = [
+        f"checkpoint {rejected.folder} of stage 1 was passed over for {found.folder.name}: {rejected.reason}"
+        for rejected in found.rejected
+    ]
+    if run == path and found.step < config.optim.num_steps:
+        warnings.append(f"stage 1 was trained for {found.step} of its {config.optim.num_steps} steps")
+    sha256 = predictor_hash(world.predictor)
+    return Stage1(world.requires_grad_(False).eval(), weights, sha256, found.folder, seen, tuple(warnings))
 
 
 class VJEPA2Pair(NamedTuple):
@@ -252,7 +262,16 @@ def shared_hash(predictor: GazePredictor) -> str:
     return hash_tensors({name: state[name] for name in state if not name.startswith(("scene_proj.", "scene_out."))})
 
 
-def _read_predictor(run: Path, wanted: Path | None) -> tuple[Path, dict[str, Tensor]]:
+class _Found(NamedTuple):
+    """A whole checkpoint's predictor, and the newer checkpoints that are not whole."""
+
+    folder: Path
+    step: int
+    state: dict[str, Tensor]
+    rejected: tuple[Rejected, ...]
+
+
+def _read_predictor(run: Path, wanted: Path | None) -> _Found:
     """The predictor's tensors in the newest whole checkpoint, or in the wanted one."""
     steps = CheckpointStore(run / CHECKPOINTS, keep_last=1, is_writer=False).steps()[::-1]
     folders = [wanted.resolve()] if wanted is not None else [run / CHECKPOINTS / f"step-{step:06d}" for step in steps]
@@ -260,7 +279,8 @@ def _read_predictor(run: Path, wanted: Path | None) -> tuple[Path, dict[str, Ten
     for folder in folders:
         files = verify(folder)
         if not isinstance(files, Rejected):
-            return folder, safetensors.load(files[f"{PREDICTOR}.safetensors"])
+            step = json.loads(files["state.json"])["step"]
+            return _Found(folder, step, safetensors.load(files[f"{PREDICTOR}.safetensors"]), tuple(rejected))
         rejected.append(files)
     raise RunError(
         f"{run} has no whole checkpoint",

@@ -10,7 +10,6 @@ from the second shape on forms for any shape. Blocks of other kinds or widths wo
 would run as it is, with no error: so each kind and width gets its own copy of the code.
 """
 
-import warnings
 from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any
@@ -30,8 +29,7 @@ def compile_blocks(
 
     Args:
         model: on its device, in its precision; whatever blocks it has.
-        warn: called once, with the reason, if a block does not compile; all blocks then run uncompiled. The same text
-            is a Python warning.
+        warn: called once, with the reason, if a block does not compile; all blocks then run uncompiled.
         backend: of `torch.compile`.
     """
     calls = _CompiledCalls(warn, backend)
@@ -87,7 +85,6 @@ class _CompiledCalls:
         cause = " ".join(lines[:2]) or "no reason given"  # the first names the backend, the second its error
         text = f"runtime.compile: blocks do not compile here and run as they are ({type(error).__name__}: {cause})"
         self._warn(text)
-        warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
 def _compiler_errors() -> tuple[type[Exception], ...]:

@@ -20,6 +20,12 @@ from rich.text import Text
 _LINE_EVERY_SEC = 15.0
 
 
+def warn(text: str) -> None:
+    """Says something that should be looked at, on a line of its own, above any bar."""
+    if not _is_silent():
+        rich.get_console().print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
+
+
 class Progress(AbstractContextManager["Progress"]):
     """How far something is.
 
@@ -35,7 +41,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._console = console or rich.get_console()
         self._at_start, self._started, self._last_line = done, time.monotonic(), time.monotonic()
         self._shown: dict[str, float] = {}
-        self._silent = getattr(rank_zero_only, "rank", 0) != 0
+        self._silent = _is_silent()
         self._bar: RichProgress | None = None
         self._task = TaskID(0)
 
@@ -51,11 +57,6 @@ class Progress(AbstractContextManager["Progress"]):
             self._bar.update(self._task, completed=done, beside=self._beside())
         elif time.monotonic() - self._last_line >= _LINE_EVERY_SEC:
             self._line()
-
-    def warn(self, text: str) -> None:
-        """Says something that should be looked at, on a line of its own."""
-        if not self._silent:
-            self._console.print(Text(f"warning: {self.label}: {text}", style="yellow"), soft_wrap=True)
 
     def __enter__(self) -> "Progress":
         self._started = self._last_line = time.monotonic()
@@ -91,3 +92,8 @@ class Progress(AbstractContextManager["Progress"]):
         rate = self._rate()
         left = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 and self.done < self.total else ""
         self._console.print(Text(f"{self.label}: {self.done}/{self.total}  {self._beside()}{left}"), soft_wrap=True)
+
+
+def _is_silent() -> bool:
+    """Whether this is not the first of several processes."""
+    return getattr(rank_zero_only, "rank", 0) != 0

@@ -30,6 +30,7 @@ from hwm.data.exclusions import Exclusion, check_coverage, summarise
 from hwm.engine.checkpoint import CHECKPOINTS, CheckpointStore
 from hwm.engine.disk import Disk
 from hwm.engine.mirrors import Mirror, open_mirrors
+from hwm.engine.progress import warn
 from hwm.engine.provenance import now, provenance
 from hwm.errors import RunError
 from hwm.recipes import dump_config, load_config
@@ -91,7 +92,8 @@ class RunLog(AbstractContextManager["RunLog"]):
         self._save_facts()
 
     def warn(self, text: str) -> None:
-        """Adds a warning to `run.json`."""
+        """Says a warning on the terminal, and adds it to `run.json`."""
+        warn(f"{self.folder.name}: {text}")
         self._facts.setdefault("warnings", []).append(text)
         self._save_facts()
 

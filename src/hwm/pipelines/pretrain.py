@@ -103,7 +103,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
                 done = step + 1
                 is_logged = done % config.log_every == 0 or done == num_steps
                 if is_logged:
-                    named |= watch.look(done, batch, target, known, bar)
+                    named |= watch.look(done, batch, target, known)
                 log.add(done, named)
                 bar.advance(loss=named["train/total"])
                 if is_logged:
@@ -175,9 +175,7 @@ class CollapseWatch:
         self._told: set[str] = set()
 
     @torch.no_grad()
-    def look(
-        self, step: int, batch: TokenBatch, target_BTND: Tensor, known_BT: Tensor, bar: Progress
-    ) -> dict[str, float]:
+    def look(self, step: int, batch: TokenBatch, target_BTND: Tensor, known_BT: Tensor) -> dict[str, float]:
         """The monitors of one batch, as metrics; below its bound one warns on the terminal and in `run.json`."""
         said, _ = self._predictor.teacher_forced(batch.z_BTND, batch.scene_BTNG, known_BT, batch.valid_BT)
         predicted_LD, target_LD = said.z_BTND[:, :-1].flatten(0, 2), target_BTND[:, 1:].flatten(0, 2)
@@ -186,5 +184,4 @@ class CollapseWatch:
             if name not in self._told:
                 self._told.add(name)
                 self._log.warn(f"step {step}: {text}")
-                bar.warn(f"step {step}: {text}")
         return {f"train/{name}": value for name, value in monitors._asdict().items()}

@@ -66,7 +66,9 @@ class WorldForesight:
         return self._source.prepare(videos, on_progress)
 
     def record(self, log: RunLog, videos: Mapping[str, Sequence[VideoInfo]]) -> None:
-        """See `Foresight`: what is known of measured gaze, and the mean gaze weights, where they are used."""
+        """See `Foresight`: stage 1's warnings, and what is known of measured and mean gaze, where they are used."""
+        for text in self._stage1.warnings:
+            log.warn(text)
         if isinstance(self._source, MeasuredSource | ControlledSource):
             self._source.record(log, videos)
 
