@@ -3,17 +3,19 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from hwm.evaluation.compare_world import World, world_section
+from hwm.evaluation.compare_world import WITHOUT_GAZE, World, world_section
 from hwm.evaluation.experiment import Run
 from hwm.evaluation.report import Report
+from hwm.evaluation.skill_by_take import TakeErrors
 
 PLACES = ("", "near/", "elsewhere/", "moving/", "static/")
 FORECASTS = {"imagined": 0.125, "true tokens": 0.0, "persistence": 0.25, "centre prior": 0.5}
 
 
-def run(seed: int, skill: float, *, has_gaze: bool) -> Run:
+def run(seed: int, skill: float, *, has_gaze: bool, by_take: TakeErrors | None = None) -> Run:
     validation = {"skill": skill, "drift/error_1": 1.0, "drift/error_2": 1.5, "drift/norm_2": 0.9}
     validation |= {f"{place}skill_{k}": skill + 0.01 * k for place in PLACES for k in (1, 2)}
     validation |= {"retrieval/top1_1": 0.75, "retrieval/top1_2": 0.25}
@@ -24,7 +26,7 @@ def run(seed: int, skill: float, *, has_gaze: bool) -> Run:
     }
     logged = [{"step": 2, "train/deviation_ratio": 0.1}, {"step": 4, "train/deviation_ratio": 0.81}]
     forecast = {"estimated": scores} if has_gaze else {}
-    return Run(seed, {}, {}, stage1=logged, validation=validation, forecast=forecast)
+    return Run(seed, {}, {}, stage1=logged, validation=validation, skill_by_take=by_take, forecast=forecast)
 
 
 @pytest.fixture
@@ -49,6 +51,27 @@ def test_skill_is_told_by_place_step_and_model(report: Report) -> None:
     for place in ("everywhere", "near gaze", "elsewhere", "clips that change most", "clips that change least"):
         assert [place, "with estimated gaze", "26.0", "27.0"] in told
         assert [place, "without gaze", "11.0", "12.0"] in told
+
+
+def test_skill_and_what_gaze_adds_have_intervals_where_takes_were_recorded() -> None:
+    def by_take(skills: tuple[float, float]) -> TakeErrors:
+        sums = np.array([[[1 - skill, 1 - skill], [1.0, 1.0]] for skill in skills])
+        return TakeErrors(("a", "b"), {"": sums, "near/": sums})
+
+    of = {seed: by_take(skills) for seed, skills in ((0, (0.2, 0.0)), (1, (0.3, 0.1)))}
+    better = {seed: by_take(skills) for seed, skills in ((0, (0.3, 0.1)), (1, (0.5, 0.3)))}
+    worlds = {
+        "with estimated gaze": World([run(s, 0.2, has_gaze=True, by_take=better[s]) for s in (1, 0)], 4.0, 64),
+        WITHOUT_GAZE: World([run(s, 0.1, has_gaze=False, by_take=of[s]) for s in (0, 1)], 4.0, 64),
+    }
+    made = Report("Worlds")
+    world_section(made, worlds)
+    page = made.html()
+    skills, gains = page.split("Skill by steps ahead. ")
+    assert re.search(r"everywhere</t[hd]><td[^>]*>with estimated gaze</td><td[^>]*>(<[^>]*>)*30\.0", skills)
+    # Seed by seed: 10 points in seed 0, 20 in seed 1, alike in all takes.
+    assert re.search(r"near gaze</t[hd]><td[^>]*>with estimated gaze</td><td[^>]*>(<[^>]*>)*15\.0", gains)
+    assert "Skill gained over the world model without gaze" in gains
 
 
 def test_drift_retrieval_and_collapse_are_told(report: Report) -> None:

@@ -26,7 +26,7 @@ from hwm.tokens.source import open_source
 GRID = (4, 8)
 NUM_PATCHES = 32
 B, T, K, D = 4, 6, 3, 16
-IDS = [ClipId("a", 0), ClipId("a", 20), ClipId("b", 0), ClipId("b", 40)]
+IDS = [ClipId("a", 0, "A"), ClipId("a", 20, "A"), ClipId("b", 0, "B"), ClipId("b", 40, "B")]
 
 
 @pytest.fixture
@@ -62,6 +62,23 @@ def test_copying_has_no_skill_anywhere_and_the_truth_has_all(rng: torch.Generato
         assert [found[f"retrieval/top1_{k}"] for k in (1, 2, 3)] == [top1] * 3
         assert [found[f"drift/error_{k}"] for k in (1, 2, 3)] == pytest.approx([1] * 3, abs=0.2)
     assert "near/skill_1" not in scored(copied, target)
+
+
+def test_the_errors_of_takes_add_up_to_the_skill_that_is_told(rng: torch.Generator) -> None:
+    target, gaze = latents(rng), torch.rand(B, T, NUM_PATCHES, generator=rng)
+    imagined = target[:, -K:] + torch.randn(B, K, NUM_PATCHES, D, generator=rng) * torch.tensor(
+        [0.1, 0.2, 0.3, 0.4]
+    ).view(B, 1, 1, 1)
+    scores = WorldScores(GRID)
+    scores.add(IDS, imagined, target, gaze, torch.ones(B, T, dtype=torch.bool))
+    told, errors = scores.result(), scores.errors()
+    assert errors.takes == ("A", "B")
+    for place in ("", "near/", "elsewhere/", "moving/", "static/"):
+        error_K, copied_K = errors.sums[place].sum(axis=0)
+        assert [told[f"{place}skill_{k}"] for k in (1, 2, 3)] == pytest.approx(1 - error_K / copied_K, abs=1e-12)
+    # Of one take alone: the mean over its two clips.
+    wrong_BK = (imagined - target[:, -K:]).abs().mean(dim=(2, 3))
+    assert errors.sums[""][0, 0] == pytest.approx(wrong_BK[:2].sum(0).numpy(), abs=1e-6)
 
 
 def test_near_the_gaze_and_elsewhere_are_told_apart(rng: torch.Generator) -> None:
@@ -240,7 +257,7 @@ def test_a_model_without_gaze_is_judged_by_a_gaze_that_it_is_never_shown(stage1_
         (batch,) = source.batches([[clip]])
         blinded = batch._replace(scene_BTNG=None)
         imagined = imagine(world, blinded, observed, config.data.num_steps - observed)[0]
-        ids = [ClipId(str(clip.video.path), clip.first_step)]
+        ids = [ClipId(str(clip.video.path), clip.first_step, "take")]
         scores.add(ids, imagined, batch.z_BTND, batch.gaze_BTN, batch.gaze_known_BT)
     by_hand = scores.result()
     assert {name: by_hand[name] for name in places} == pytest.approx(places, abs=1e-5)

@@ -1,8 +1,9 @@
 """What the world models of a comparison have learned: skill by step and place, drift, retrieval, collapse, gaze ahead.
 
 In: what stage 1 recorded of each world model (`world_scores`, `gaze_forecast`, `collapse`), a run a seed. Out: sections
-of the report. Numbers are means over seeds, bands go from the lowest seed to the highest. Skill near gaze is told of
-all models with one gaze map, whether they are given it or not (`pipelines.validation_gaze`).
+of the report. Numbers are means over seeds, bands go from the lowest seed to the highest; the skill of a roll-out has
+an interval over takes and seeds (`skill_by_take`). Skill near gaze is told of all models with one gaze map, whether
+they are given it or not (`pipelines.validation_gaze`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from hwm.evaluation.experiment import Run
 from hwm.evaluation.figures_panels import Panel, line_panels
 from hwm.evaluation.report import Report
 from hwm.evaluation.report_parts import Cell, Column, Row, Table
+from hwm.evaluation.skill_by_take import TakeErrors, skill, skill_gain
 
 _PLACES = {
     "": "everywhere", "near/": "near gaze", "elsewhere/": "elsewhere", "moving/": "clips that change most",
@@ -25,6 +27,8 @@ _METRICS = {
     "auc": "AUC (higher is better)", "nss": "NSS (higher is better)", "kl": "KL in nats (lower is better)",
     "l2": "L2 in px (lower is better)",
 }  # fmt: skip
+WITHOUT_GAZE = "without gaze"
+"""The name of the world model that the others are told against."""
 _FORECASTS = ("true tokens", "persistence", "centre prior")
 """Forecasts that no world model makes; they are the same for all of them, up to the read-out's fit."""
 
@@ -48,7 +52,8 @@ def world_section(report: Report, worlds: Mapping[str, World]) -> None:
     report.section(
         "World models",
         "Latents imagined for held-out videos, beside copies of the last latent that was seen; a step is "
-        f"{1 / fps:g} s. Means over seeds; bands from the lowest seed to the highest.",
+        f"{1 / fps:g} s. Means over seeds; bands from the lowest seed to the highest; bounds below a skill are its 95% "
+        "interval over takes and seeds.",
     )
     panels = [panel for place, title in _PLACES.items() if (panel := _skill_panel(told, place, title)).lines]
     report.figure(
@@ -57,6 +62,8 @@ def world_section(report: Report, worlds: Mapping[str, World]) -> None:
         "one gaze map for all models, whether they are given it or not.",
     )
     report.table(_skill_table(told))
+    if (gains := _gain_table(told)).rows:
+        report.table(gains)
     report.table(_rollout_table(told))
     _gaze_forecasts(report, told)
 
@@ -100,17 +107,48 @@ def _mean(runs: Sequence[Run], name: str) -> float | None:
 
 
 def _skill_table(worlds: Mapping[str, World]) -> Table:
-    steps = sorted(
-        {step for world in worlds.values() for run in world.runs for step in _steps(run.validation, "skill")}
-    )
+    steps = _steps_told(worlds)
     columns = [Column("Patches"), Column("World model", "text"), *(_step_column(step, "share") for step in steps)]
     rows = []
     for place, title in _PLACES.items():
         for label, world in worlds.items():
-            cells: list[Cell] = [_mean(world.runs, f"{place}skill_{step:g}") for step in steps]
+            sums = _sums([world.runs])
+            cells: list[Cell] = []
+            for step in steps:
+                told = skill(*sums, place, int(step)) if sums else None
+                cells.append(told.interval() if told else _mean(world.runs, f"{place}skill_{step:g}"))
             if any(cell is not None for cell in cells):
                 rows.append(Row([title, label, *cells]))
     return Table(columns, rows, "Skill by steps ahead. Below zero: worse than copying the last latent.")
+
+
+def _gain_table(worlds: Mapping[str, World]) -> Table:
+    """What each world model that is given gaze gains in skill over the one that is not, on the same takes and seeds."""
+    steps = _steps_told(worlds)
+    columns = [Column("Patches"), Column("World model", "text"), *(_step_column(step, "share") for step in steps)]
+    rows = []
+    for place, title in _PLACES.items():
+        for label, world in worlds.items():
+            if label == WITHOUT_GAZE or WITHOUT_GAZE not in worlds:
+                continue
+            sums = _sums(_paired(world.runs, worlds[WITHOUT_GAZE].runs))
+            told = [skill_gain(*sums, place, int(step)) if sums else None for step in steps]
+            if any(told):
+                rows.append(Row([title, label, *(gain.interval() if gain else None for gain in told)]))
+    return Table(columns, rows, "Skill gained over the world model without gaze, in points, seed by seed.")
+
+
+def _paired(runs: Sequence[Run], others: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs of the seeds that both have, in one order."""
+    of, of_other = ({run.seed: run for run in side} for side in (runs, others))
+    seeds = sorted(set(of) & set(of_other))
+    return [of[seed] for seed in seeds], [of_other[seed] for seed in seeds]
+
+
+def _sums(sides: Sequence[Sequence[Run]]) -> list[list[TakeErrors]]:
+    """What skill is made of, run by run; none where a run did not record it."""
+    told = [[run.skill_by_take for run in runs if run.skill_by_take is not None] for runs in sides]
+    return told if all(map(len, told)) and list(map(len, told)) == list(map(len, sides)) else []
 
 
 def _rollout_table(worlds: Mapping[str, World]) -> Table:

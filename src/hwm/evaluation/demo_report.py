@@ -14,9 +14,7 @@ from hwm.evaluation.figures import Bar, Ceiling, ClassScore, Line, accuracy_bars
 from hwm.evaluation.figures import per_class_scores as draw_classes
 from hwm.evaluation.report import Report
 from hwm.evaluation.report_parts import Clip, Column, Picture, Row, Table, Verdict, difference_verdict
-from hwm.evaluation.statistics import Interval, mean_interval
-
-RESAMPLING_SEED = 20_250_612
+from hwm.evaluation.statistics import RESAMPLING_SEED, Interval, mean_interval
 
 
 class Arm(NamedTuple):

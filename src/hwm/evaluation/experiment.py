@@ -29,10 +29,9 @@ from hwm.evaluation.resampled_calibration import (
     resampled_reliability,
     resampled_selective_accuracy,
 )
-from hwm.evaluation.statistics import draw_takes, number_takes
+from hwm.evaluation.skill_by_take import TakeErrors
+from hwm.evaluation.statistics import NUM_RESAMPLES, RESAMPLING_SEED, draw_takes, number_takes
 
-RESAMPLING_SEED = 20_250_612
-NUM_RESAMPLES = 2000
 Kind = Literal["arm", "control", "oracle", "baseline"]
 ScoreName = MetricName | CalibrationName
 
@@ -51,6 +50,8 @@ class Run(NamedTuple):
     """Lines of stage 1's."""
     validation: Mapping[str, float] = {}
     """Stage 1's scores of the world model; see `world_scores`."""
+    skill_by_take: TakeErrors | None = None
+    """What the skill among them is made of; None where stage 1 is older than this record."""
     forecast: Mapping[str, Mapping[str, Mapping[str, float]]] = {}
     """Stage 1's forecast of gaze (`gaze_forecast`): truth, `estimated` or `measured` → forecast → metric_k → value."""
 

@@ -21,6 +21,10 @@ from scipy import stats
 
 from hwm.errors import DataError, RunError
 
+RESAMPLING_SEED = 20_250_612
+"""Seed of the resamples of reports: what is compared on one page is compared on the same resamples."""
+NUM_RESAMPLES = 2000
+
 Statistic = Callable[[NDArray[np.int64]], float]
 """A score of the segments in these rows; a row may occur several times."""
 

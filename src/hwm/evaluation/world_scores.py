@@ -14,12 +14,14 @@ The norm of a token says nothing of drift, because latents are layer-normed: it 
 blurs is the difference between patches, so `drift/norm` is the norm after the mean over patches is taken away.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from hwm.evaluation.skill_by_take import TakeErrors
 
 NEAR_GAZE = 0.15
 """Distance, in sides of the crop, up to which a patch's centre counts as near the place most looked at."""
@@ -31,6 +33,8 @@ class ClipId(NamedTuple):
     video: str
     first_step: int
     """Grid step of the first step of the clip."""
+    take: str
+    """What the video shows; videos of one take are no two independent observations."""
 
 
 def near_gaze(gaze_BKN: Float[Tensor, "b k n"], grid: tuple[int, int]) -> Bool[Tensor, "b k n"]:
@@ -71,6 +75,7 @@ class WorldScores:
     def __init__(self, grid: tuple[int, int]) -> None:
         self._grid = grid
         self._parts: dict[str, list[Tensor]] = {}
+        self._takes: list[str] = []
         self._video: str | None = None
         self._true: dict[int, Tensor] = {}
         self._asked: list[tuple[int, int, Tensor]] = []
@@ -92,6 +97,7 @@ class WorldScores:
             gaze_BTN: where people look at each step; None where nobody can say.
             known_BT: where that is known.
         """
+        self._takes += [clip.take for clip in ids]
         observed = target_BTND.shape[1] - imagined_BKND.shape[1]
         true_BKND = target_BTND[:, observed:]
         error_BKN = (imagined_BKND - true_BKND).abs().mean(dim=3)
@@ -112,26 +118,30 @@ class WorldScores:
     def result(self) -> dict[str, float]:
         """The named numbers; one that cannot be told (nothing changes, no gaze is known) is left out."""
         self._answer()
-        parts = {name: torch.cat(values) for name, values in self._parts.items()}
-        error_SK, copy_SK = parts["error"], parts["copy"]
-        change_S = copy_SK.mean(dim=1)
-        moving_S = change_S > change_S.median()
-        groups = {"": (error_SK, copy_SK)}
-        for name in ("near", "elsewhere"):
-            if f"{name} copy" in parts:
-                groups[f"{name}/"] = (parts[f"{name} error"], parts[f"{name} copy"])
-        groups["moving/"] = (error_SK[moving_S], copy_SK[moving_S])
-        groups["static/"] = (error_SK[~moving_S], copy_SK[~moving_S])
+        parts = self._whole()
         numbers: dict[str, Tensor] = {}
-        for name, (error, copied) in groups.items():
-            numbers[f"{name}skill"] = 1 - error.sum(0) / copied.sum(0)
-        numbers["drift/error"] = error_SK.sum(0) / error_SK.sum(0)[0]
+        for place, (error_SK, copy_SK) in _by_place(parts).items():
+            numbers[f"{place}skill"] = 1 - error_SK.sum(0) / copy_SK.sum(0)
+        numbers["drift/error"] = parts["error"].sum(0) / parts["error"].sum(0)[0]
         numbers["drift/norm"] = parts["imagined spread"].sum(0) / parts["true spread"].sum(0)
         if "rank" in parts:
             numbers["retrieval/top1"] = (parts["rank"] == 0).double().mean(0)
             numbers["retrieval/rank"] = parts["rank"].mean(0)
         named = {f"{name}_{k}": float(v) for name, values in numbers.items() for k, v in enumerate(values.tolist(), 1)}
         return {name: value for name, value in named.items() if abs(value) < float("inf")}  # NaN and inf are left out
+
+    def errors(self) -> TakeErrors:
+        """What the skill of each place is made of, by take."""
+        takes = sorted(set(self._takes))
+        take_of_S = torch.tensor([takes.index(take) for take in self._takes])
+        sums = {}
+        for place, errors in _by_place(self._whole()).items():
+            both_S2K = torch.stack(errors, dim=1)
+            sums[place] = torch.zeros(len(takes), *both_S2K.shape[1:]).to(both_S2K).index_add_(0, take_of_S, both_S2K)
+        return TakeErrors(tuple(takes), {place: sums_P2K.numpy() for place, sums_P2K in sums.items()})
+
+    def _whole(self) -> dict[str, Tensor]:
+        return {name: torch.cat(values) for name, values in self._parts.items()}
 
     def _keep(self, name: str, values: Tensor) -> None:
         self._parts.setdefault(name, []).append(values.double().cpu())
@@ -156,3 +166,17 @@ class WorldScores:
                 rank_K = retrieval_ranks(imagined_KL, candidates_ML, true_K)
                 self._keep("rank", rank_K[None] / (len(place) - 1))
         self._true, self._asked = {}, []
+
+
+def _by_place(parts: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Errors of the world model and of the copy, [clips, K] each, by place; zero where a clip is not of the place."""
+    error_SK, copy_SK = parts["error"], parts["copy"]
+    change_S1 = copy_SK.mean(dim=1, keepdim=True)
+    moving_S1 = change_S1 > change_S1.median()
+    places = {"": (error_SK, copy_SK)}
+    for name in ("near", "elsewhere"):
+        if f"{name} copy" in parts:
+            places[f"{name}/"] = (parts[f"{name} error"], parts[f"{name} copy"])
+    places["moving/"] = (error_SK * moving_S1, copy_SK * moving_S1)
+    places["static/"] = (error_SK * ~moving_S1, copy_SK * ~moving_S1)
+    return places

@@ -14,6 +14,7 @@ from hwm.engine.runlog import read_facts, read_metrics
 from hwm.errors import RunError
 from hwm.evaluation.experiment import Run
 from hwm.evaluation.outputs import read_outputs
+from hwm.evaluation.skill_by_take import read_errors
 from hwm.pipelines.anticipate import curve_name
 from hwm.pipelines.compare_arms import name_of
 from hwm.pipelines.scoring import BASELINES, baseline_file
@@ -74,7 +75,7 @@ def read_run(folder: Path) -> FinishedRun:
     trained = () if below is None else read_metrics(below)
     run = Run(
         config.seed, outputs, scenarios, read_metrics(folder), trained, about.get("validation", {}),
-        about.get("gaze_forecast", {}),
+        None if below is None else read_errors(below, about.get("world_scores_sha256")), about.get("gaze_forecast", {}),
     )  # fmt: skip
     return FinishedRun(
         folder, name_of(stage1, config), config, stage1, facts, run, about.get("initial_sha256"), baselines

@@ -13,7 +13,7 @@ from hwm.config import CompareConfig
 from hwm.data.protocol import START_MINUS_TAU
 from hwm.errors import DataError, RunError
 from hwm.evaluation.compare_report import CompareFindings, Written, write_report
-from hwm.evaluation.compare_world import World
+from hwm.evaluation.compare_world import WITHOUT_GAZE, World
 from hwm.evaluation.experiment import Arm, Experiment
 from hwm.evaluation.paired_comparison import BOUNDS
 from hwm.pipelines.compare_arms import ARMS
@@ -141,7 +141,7 @@ def _worlds(runs: Sequence[FinishedRun]) -> dict[str, World]:
     for run in runs:
         if run.stage1 is not None:
             control = run.stage1.gaze_control
-            label = {"none": "without gaze"}.get(run.stage1.gaze, f"with {run.stage1.gaze} gaze")
+            label = {"none": WITHOUT_GAZE}.get(run.stage1.gaze, f"with {run.stage1.gaze} gaze")
             label = label if control == "none" else f"{label}, {control}"
             worlds.setdefault(label, {})[run.run.seed] = run
     told = {}

@@ -21,11 +21,12 @@ from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import EXIT_STOPPED, StopFlag, rng_for, start
 from hwm.engine.waiting import Waited
 from hwm.evaluation.collapse import collapse_monitors
+from hwm.evaluation.skill_by_take import write_errors
 from hwm.losses import PredictorLosses
 from hwm.models.objectives import drop_gaze, predictor_losses
 from hwm.models.predictor import GazePredictor
 from hwm.pipelines.pretrain_data import open_data, record_training_videos, set_mean_scene
-from hwm.pipelines.validation import forecast_gaze, validate
+from hwm.pipelines.validation import Validation, forecast_gaze, validate
 from hwm.tokens.controls import control_facts, fixed_clips
 from hwm.tokens.source import TokenBatch
 
@@ -94,7 +95,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         num_steps = config.optim.num_steps
         tokens = Waited(data.train_batches(config, first_step, fabric))
         watch = CollapseWatch(world.predictor, log)
-        validation: dict[str, float] = {}
+        validation: Validation | None = None
         with Progress(f"stage 1 {config.name}", total=num_steps, done=first_step) as bar:
             for step, (batch, target) in enumerate(tokens, start=first_step):
                 rng = rng_for(config.seed, "gaze dropout", step, fabric.global_rank)
@@ -111,7 +112,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
                     log.write_timings(done, {"train/data_wait": tokens.share()})
                 if done % config.validate_every == 0 or done == num_steps:
                     validation = validate(world, data.held_out, data.targets, data.fixed, config)
-                    log.write(done, {f"val/{name}": value for name, value in validation.items()})
+                    log.write(done, {f"val/{name}": value for name, value in validation.scores.items()})
                 stopping = stop.agreed(fabric)
                 if done % config.save_every == 0 or done == num_steps or stopping:
                     log.save(store, done, {PREDICTOR: world.predictor}, optimizer)
@@ -120,12 +121,16 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
 
         # Scores
         digest = predictor_hash(world.predictor)
-        if not validation:  # the run was already whole
+        if validation is None:  # the run was already whole
             validation = validate(world, data.held_out, data.targets, data.fixed, config)
         for_readout = fixed_clips(data.train, config.data.fps)
         forecasts = forecast_gaze(world, data.source, data.gaze_truths, for_readout, data.fixed, config)
-        log.record(predictor_sha256=digest, validation=validation, gaze_forecast=forecasts)
-        return PretrainResult(log.folder, validation, digest)
+        scores_sha256 = write_errors(log.folder, validation.by_take) if fabric.is_global_zero else None
+        log.record(
+            predictor_sha256=digest, validation=validation.scores, gaze_forecast=forecasts,
+            world_scores_sha256=scores_sha256,
+        )  # fmt: skip
+        return PretrainResult(log.folder, validation.scores, digest)
 
 
 class Learner:

@@ -5,13 +5,16 @@ scores imagined scene tokens as heat maps (`evaluation.gaze_forecast`), where th
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hwm.config import PretrainConfig
 from hwm.data.clips import ClipRequest
+from hwm.data.seen_videos import take_name
 from hwm.evaluation.gaze_forecast import ForecastScores, GazeReadout, fit_readout, peak_of
+from hwm.evaluation.skill_by_take import TakeErrors
 from hwm.evaluation.world_scores import ClipId, WorldScores
 from hwm.models.world_model import WorldModel
 from hwm.tokens.controls import mean_gaze
@@ -41,6 +44,16 @@ def with_targets(
         yield batch, target.z_BTND
 
 
+class Validation(NamedTuple):
+    """Scores of the world model on clips of other videos."""
+
+    scores: dict[str, float]
+    """`l1`, `copy_l1` and `skill` one step ahead with the true past; for each step k of a roll-out over the second half
+    of the clip `skill_k` and the other numbers of `WorldScores`. Skill is 1 − error / error of the copy."""
+    by_take: TakeErrors
+    """What the skill of the roll-out is made of."""
+
+
 @torch.no_grad()
 def validate(
     world: WorldModel,
@@ -48,13 +61,8 @@ def validate(
     targets: TokenSource | None,
     requests: Sequence[ClipRequest],
     config: PretrainConfig,
-) -> dict[str, float]:
-    """Errors on fixed clips of other videos, beside those of copying the last step.
-
-    Returns:
-        `l1`, `copy_l1` and `skill` one step ahead with the true past; for each step k of a roll-out over the second
-        half of the clip `skill_k` and the other numbers of `WorldScores`. Skill is 1 − error / error of the copy.
-    """
+) -> Validation:
+    """Errors on fixed clips of other videos, beside those of copying the last step."""
     predictor, observed = world.predictor.eval(), num_observed(config)
     scores = WorldScores(grid_of(world))
     sums = torch.zeros(2, dtype=torch.float64)
@@ -64,11 +72,12 @@ def validate(
         errors = (forced.z_BTND[:, :-1], target[:, :-1])
         sums += len(clips) * torch.stack([(said - target[:, 1:]).abs().mean() for said in errors]).double().cpu()
         imagined = imagine(world, batch, observed, config.data.num_steps - observed)[0]
-        ids = [ClipId(str(clip.video.path), clip.first_step) for clip in clips]
+        ids = [ClipId(str(clip.video.path), clip.first_step, take_name(clip.video.path)) for clip in clips]
         scores.add(ids, imagined, target, batch.gaze_BTN, batch.gaze_known_BT)
     predictor.train()
     l1, copy_l1 = (sums / len(requests)).tolist()
-    return {"l1": l1, "copy_l1": copy_l1, "skill": 1 - l1 / copy_l1} | scores.result()
+    forced_scores = {"l1": l1, "copy_l1": copy_l1, "skill": 1 - l1 / copy_l1}
+    return Validation(forced_scores | scores.result(), scores.errors())
 
 
 @torch.no_grad()
