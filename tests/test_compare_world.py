@@ -9,7 +9,7 @@ import pytest
 from hwm.evaluation.compare_world import WITHOUT_GAZE, World, world_section
 from hwm.evaluation.experiment import Run
 from hwm.evaluation.report import Report
-from hwm.evaluation.skill_by_take import TakeErrors
+from hwm.evaluation.skill_by_take import TakeErrors, skill_gain
 
 PLACES = ("", "near/", "elsewhere/", "moving/", "static/")
 FORECASTS = {"imagined": 0.125, "true tokens": 0.0, "persistence": 0.25, "centre prior": 0.5}
@@ -71,6 +71,12 @@ def test_skill_and_what_gaze_adds_have_intervals_where_takes_were_recorded() -> 
     assert re.search(r"everywhere</t[hd]><td[^>]*>with estimated gaze</td><td[^>]*>(<[^>]*>)*30\.0", skills)
     # Seed by seed: 10 points in seed 0, 20 in seed 1, alike in all takes.
     assert re.search(r"near gaze</t[hd]><td[^>]*>with estimated gaze</td><td[^>]*>(<[^>]*>)*15\.0", gains)
+    paired = skill_gain([better[0], better[1]], [of[0], of[1]], "near/", 1)
+    assert paired is not None
+    _, low, high, *_ = paired.interval()
+    assert low is not None
+    assert high is not None
+    assert f"{100 * low:.1f} … {100 * high:.1f}".replace("-", "−") in gains
     assert "Skill gained over the world model without gaze" in gains
 
 
