@@ -86,6 +86,10 @@ def test_a_missed_bar_carries_its_measured_limit() -> None:
     assert limit_note(seconds, "peer", 1.5) == ""
     assert limit_note(seconds, "peer", 1.6) == "limit 2.00 × with nothing but the matrix products left"
     assert limit_note(seconds, "peer", 2.1).endswith("so the bar is out of reach here")
+    more = seconds | {"softmax": [sec / 4 for sec in seconds["machine"]]}
+    assert limit(more, "peer") == {"limit": 2.0, "limit_with_softmax": 1.6}
+    assert limit_note(more, "peer", 1.6).endswith("left, 1.60 × with PyTorch's softmax besides")
+    assert limit_note(more, "peer", 1.7).endswith("softmax besides, so the bar is out of reach here")
 
 
 def test_a_bar_may_be_an_upper_one() -> None:
