@@ -87,6 +87,24 @@ def test_vjepa_2_1_is_a_backbone(stage1_settings: dict[str, Any]) -> None:
     assert torch.equal(stage1.world.observer(frames, None).z_SND, layer_normed(encoder(frames[:, 0].unsqueeze(2))))
 
 
+def test_two_encoders_of_one_file_do_not_share_tokens(stage1_settings: dict[str, Any], tmp_path: Path) -> None:
+    content = torch.load(Path(__file__).parent / "golden" / "vjepa2_checkpoint.pt", weights_only=True)
+    content["encoder"] = {name: 1.5 * tensor for name, tensor in content["encoder"].items()}
+    released = tmp_path / "two.pt"
+    torch.save(content, released)
+    stage1_settings |= {"gaze": "none", "optim": {"lr": 1e-3, "num_steps": 1, "warmup_steps": 1, "batch_size": 4}}
+
+    def copied(key: str, source: str) -> float:
+        encoder = {"weights": str(released), "num_heads": 4, "resolution": 64, "key": key}
+        tokens = {"source": source, "folder": tmp_path / "tokens", "dtype": "float16"}
+        settings = stage1_settings | {"name": f"{key}-{source}", "encoder": encoder, "tokens": tokens}
+        return pretrain.run(PretrainConfig(**settings)).validation["copy_l1"]
+
+    first, second = copied("target_encoder", "cached"), copied("encoder", "cached")
+    assert second == pytest.approx(copied("encoder", "live"), rel=1e-3)
+    assert second != pytest.approx(first, rel=1e-2)
+
+
 def test_same_seed_same_numbers_and_another_seed_others(stage1_settings: dict[str, Any]) -> None:
     stage1_settings["optim"]["num_steps"] = 3
     runs = [

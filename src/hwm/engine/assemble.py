@@ -1,7 +1,7 @@
 """From a configuration to the modules of a run, and from a finished stage 1 to the world model that stage 2 uses.
 
-Every weight file that is read is accounted for by its sha256; the predictor by the hash of its tensors, so that stage 2
-can prove that it runs stage 1's weights.
+Every weight file that is read, and what was chosen of it, is accounted for by a sha256; the predictor by the hash of its
+tensors, so that stage 2 can prove that it runs stage 1's weights.
 """
 
 import json
@@ -28,8 +28,8 @@ from hwm.models.predictor import GazePredictor, PredictorSpec
 from hwm.models.vjepa2 import VJEPA2Encoder
 from hwm.models.world_model import TimeGrid
 from hwm.recipes import load_config
-from hwm.weights.files import PICKLE_SUFFIXES, hash_tensors
-from hwm.weights.load import LoadedWeights, read_encoder, read_gazelle, read_masked_predictor
+from hwm.weights.files import PICKLE_SUFFIXES, digest_of, hash_tensors
+from hwm.weights.load import read_encoder, read_gazelle, read_masked_predictor
 from hwm.weights.ours import CONFIG_NAME, TENSORS_NAME
 from hwm.weights.pretrained import HumanWorldModel
 
@@ -59,7 +59,14 @@ class Stage1(NamedTuple):
     """Why it may not be what its run was meant to become: a damaged checkpoint, or one before the end of training."""
 
 
-def load_frozen_encoder(config: EncoderConfig) -> LoadedWeights[VJEPA2Encoder]:
+class FrozenEncoder(NamedTuple):
+    """An encoder, and the digest of its files and of what was chosen of them (`weights.files.digest_of`)."""
+
+    module: VJEPA2Encoder
+    sha256: str
+
+
+def load_frozen_encoder(config: EncoderConfig) -> FrozenEncoder:
     """The encoder that a configuration names, frozen.
 
     Raises:
@@ -67,7 +74,7 @@ def load_frozen_encoder(config: EncoderConfig) -> LoadedWeights[VJEPA2Encoder]:
     """
     loaded = read_encoder(weights_path(config.weights), config.key, config.num_heads)
     set_precision(loaded.module, config.precision)
-    return loaded
+    return FrozenEncoder(loaded.module, digest_of(loaded.files, config.key, config.num_heads))
 
 
 def new_world(config: PretrainConfig) -> Assembled:
@@ -191,7 +198,8 @@ def load_vjepa2_pair(config: VJEPA2BackboneConfig, *, with_predictor: bool) -> V
         )
     predictor.check_mask_index(config.mask_index)
     set_precision(predictor, config.predictor.precision)
-    return VJEPA2Pair(encoder.module, predictor, weights | {"masked_predictor": loaded.sha256})
+    sha256 = digest_of(loaded.files, config.predictor.num_heads)
+    return VJEPA2Pair(encoder.module, predictor, weights | {"masked_predictor": sha256})
 
 
 class Seer(NamedTuple):
@@ -247,8 +255,11 @@ def load_gazelle(config: GazelleConfig) -> tuple[GazeLLE, dict[str, str]]:
     loaded = read_gazelle(weights_path(config.weights), backbone)
     loaded.module.backbone.spec.grid(config.resolution, config.resolution)
     set_precision(loaded.module, config.precision)
-    names = ("gazelle", "gazelle_backbone")
-    return loaded.module, {name: file.sha256 for name, file in zip(names, loaded.files, strict=False)}
+    decoder, *of_backbone = loaded.files
+    weights = {"gazelle": decoder.sha256}
+    if of_backbone:
+        weights["gazelle_backbone"] = digest_of(of_backbone)
+    return loaded.module, weights
 
 
 def predictor_hash(predictor: GazePredictor) -> str:

@@ -9,6 +9,7 @@ import json
 import pickle
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +52,21 @@ def hash_file(path: Path) -> WeightFile:
             return WeightFile(path, hashlib.file_digest(stream, "sha256").hexdigest())
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def digest_of(files: Sequence[WeightFile], *choices: str | int | None) -> str:
+    """What tells a model from any other, in hex: all of its files, and what was chosen of them.
+
+    Args:
+        files: one or more.
+        choices: settings that decide which model of the files it is; None where the files alone decide.
+
+    Returns:
+        The SHA-256 of the one file of which nothing was chosen, else one over the files' and the choices.
+    """
+    if len(files) == 1 and all(choice is None for choice in choices):
+        return files[0].sha256
+    return hashlib.sha256(json.dumps([[file.sha256 for file in files], choices]).encode()).hexdigest()
 
 
 def check_is_file(path: Path) -> None:
