@@ -186,6 +186,16 @@ def test_a_stage_1_that_did_not_come_to_its_end_is_told(
     assert f"warning: stage2: {early}" in capsys.readouterr().out
 
 
+def test_what_is_no_whole_stage_1_is_refused_in_words(stage1: Path) -> None:
+    tensors = stage1 / "checkpoints" / "step-000008" / "predictor.safetensors"
+    with pytest.raises(RunError, match=r"is no stage-1 run(?s:.*)a file"):
+        load_stage1(tensors)
+    for damage in ("{", None):
+        (stage1 / "run.json").write_text(damage) if damage else (stage1 / "run.json").unlink()
+        with pytest.raises(RunError, match=r"run.json is missing or damaged(?s:.*)--resume"):
+            load_stage1(stage1)
+
+
 def test_a_second_run_in_a_folder_leaves_nothing_of_the_first(stage1: Path, stage2_settings: dict[str, Any]) -> None:
     protocol = stage2_settings["protocol"]
     stage2_settings["protocol"] = protocol | {"curve_sec": [0.5]}

@@ -77,6 +77,16 @@ def test_fresh_throws_the_earlier_run_away_and_nothing_else(tmp_path: Path) -> N
     assert "resumed" not in facts(tmp_path)
 
 
+def test_a_run_of_another_command_is_never_cleared(tmp_path: Path) -> None:
+    train(tmp_path, 4, resume=False, save_at=(4,))
+    for resume in (False, True):
+        with pytest.raises(RunError, match=r"one of `hwm anticipate`(?s:.*)one of `hwm pretrain`"):
+            RunLog.open(configuration(tmp_path), "anticipate", resume=resume)
+    assert facts(tmp_path)["verb"] == "pretrain"
+    train(tmp_path, 4, resume=True)  # the lock was given back, and the checkpoint is there
+    assert facts(tmp_path)["resumed"][0]["step"] == 4
+
+
 def test_the_record_says_what_ran_and_how_it_ended(tmp_path: Path) -> None:
     with RunLog.open(configuration(tmp_path, seed=7), "pretrain", resume=True) as log:
         assert facts(tmp_path)["status"] == "running"
@@ -188,8 +198,10 @@ def test_a_mirror_that_is_not_installed_is_refused_and_one_that_is_gets_all_line
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
+    train(tmp_path, 4, resume=False, save_at=(4,))
     with pytest.raises(ConfigError, match=r"pip install 'hwm\[wandb\]'"):
-        RunLog.open(configuration(tmp_path, mirrors=("wandb",)), "pretrain", resume=True)
+        RunLog.open(configuration(tmp_path, mirrors=("wandb",)), "pretrain", resume=False)
+    assert (tmp_path / "run" / "checkpoints" / "step-000004").is_dir(), "nothing is cleared for a run that cannot start"
 
     lines: list[tuple[str, float, int]] = []
 

@@ -1,7 +1,7 @@
 """From a configuration to the modules of a run, and from a finished stage 1 to the world model that stage 2 uses.
 
-Every weight file that is read, and what was chosen of it, is accounted for by a sha256; the predictor by the hash of its
-tensors, so that stage 2 can prove that it runs stage 1's weights.
+Every weight file that is read, and what was chosen of it, is accounted for by a sha256; the predictor by the hash of
+its tensors, so that stage 2 can prove that it runs stage 1's weights.
 """
 
 import json
@@ -17,6 +17,7 @@ from hwm.data.seen_videos import SeenVideos, read_seen
 from hwm.engine.checkpoint import CHECKPOINTS, CheckpointStore, Rejected, verify
 from hwm.engine.mean_scene import load_mean_scene
 from hwm.engine.named_weights import weights_path
+from hwm.engine.runlog import read_facts
 from hwm.engine.runtime import seeded_weights
 from hwm.errors import ConfigError, RunError
 from hwm.models.gazelle import GazeLLE
@@ -129,14 +130,19 @@ def load_stage1(path: Path) -> Stage1:
         raise RunError(
             f"{path} is no stage-1 run",
             expected=f"a run folder (config.yaml, {CHECKPOINTS}/), one of its checkpoints, or a saved model's folder",
-            found="nothing" if not path.exists() else ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "empty",
+            found=_what_is_at(path),
             fix="train one first: hwm pretrain CONFIG",
         )
+    facts = read_facts(run)
+    if not facts:
+        raise RunError(
+            f"{run / 'run.json'} is missing or damaged", expected="the record of stage 1, and of its weights",
+            fix="go on with the stage-1 run, which writes it again: hwm pretrain CONFIG --resume",
+        )  # fmt: skip
     config = load_config(PretrainConfig, run / "config.yaml")
     found = _read_predictor(run, None if run == path else path)
     world, weights = new_world(config)
     world.predictor.load_state_dict(found.state, strict=True)
-    facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
     if world.grid.gaze_control == "mean":
         load_mean_scene(run, world.mean_scene_NG, facts.get("mean_scene_sha256"))
     recorded = facts.get("weights", {})
@@ -271,6 +277,12 @@ def shared_hash(predictor: GazePredictor) -> str:
     """Hash of the tensors that predictors with and without gaze have in common: equal at the start of paired runs."""
     state = predictor.state_dict()
     return hash_tensors({name: state[name] for name in state if not name.startswith(("scene_proj.", "scene_out."))})
+
+
+def _what_is_at(path: Path) -> str:
+    if not path.is_dir():
+        return "a file" if path.exists() else "nothing"
+    return ", ".join(sorted(inside.name for inside in path.iterdir())[:8]) or "an empty folder"
 
 
 class _Found(NamedTuple):

@@ -66,7 +66,8 @@ class RunLog(AbstractContextManager["RunLog"]):
             is_writer: False in all but one process of a run: such a log writes nothing.
 
         Raises:
-            RunError: another process uses the folder, or the run that is there was made with other settings.
+            RunError: another process uses the folder, or the run that is there was made with other settings, or by
+                another command (which is never cleared).
         """
         folder = config.folder / config.name
         if not is_writer:
@@ -74,12 +75,13 @@ class RunLog(AbstractContextManager["RunLog"]):
         lock = _lock(folder)
         with ExitStack() as unless_opened:
             unless_opened.callback(lock.close)
+            _require_own(folder, verb)
             going_on = resume and any((folder / CHECKPOINTS).glob("step-*"))
             earlier = _earlier(folder, config) if going_on else {}
+            mirrors = open_mirrors(config.mirrors, folder, config.model_dump(mode="json"))
             if not going_on:
                 _clear(folder)
             dump_config(config, folder / "config.yaml")
-            mirrors = open_mirrors(config.mirrors, folder, config.model_dump(mode="json"))
             unless_opened.pop_all()
         facts = earlier | {"verb": verb, "name": config.name, "seed": config.seed} | provenance()
         facts |= {"status": "running", "warnings": earlier.get("warnings", []), "coverage": {}}
@@ -263,6 +265,16 @@ def _lock(folder: Path) -> TextIO:
     file.write(f"{os.getpid()}\n")
     file.flush()
     return file
+
+
+def _require_own(folder: Path, verb: str) -> None:
+    """No run takes the folder of a run that another command made: its checkpoints may be all there is of it."""
+    other = read_facts(folder).get("verb", verb)
+    if other != verb:
+        raise RunError(
+            f"{folder} holds a run of another command", expected=f"no run, or one of `hwm {verb}`",
+            found=f"one of `hwm {other}`", fix="give this run another name=..., or take that folder away",
+        )  # fmt: skip
 
 
 def _earlier(folder: Path, config: RunConfig) -> dict[str, Any]:
