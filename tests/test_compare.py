@@ -109,9 +109,13 @@ def test_arms_share_what_they_have_in_common(settings: Settings, tmp_path: Path)
     assert needed == {unit.name for unit in units if unit.verb == "pretrain"}
 
 
-@pytest.mark.parametrize("arm", [name for name in ARMS if name not in ("measured", "vjepa2")])
-def test_the_settings_of_an_arm_tell_which_it_is(arm: str, settings: Settings, tmp_path: Path) -> None:
-    config = CompareConfig.model_validate(settings(tmp_path))
+@pytest.mark.parametrize("arm", [name for name in ARMS if name != "vjepa2"])
+def test_the_settings_of_an_arm_tell_which_it_is(arm: str, settings: Settings, toy_world: Path, tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    for stage in ("pretrain", "anticipate"):
+        made[stage]["gaze_files"] = {"folder": toy_world}
+    made["anticipate"]["annotations"]["view"] = "ego"
+    config = CompareConfig.model_validate(made)
     below = stage1_of(config, arm, 3)
     assert name_of(below, stage2_of(config, arm, 3, tmp_path)) == arm
     assert below.seed == 3
@@ -321,6 +325,22 @@ def test_settings_that_are_not_matched_are_told(copied: Path, tmp_path: Path) ->
     page = compare_runs.report_on(runs, tmp_path / "out", 0).report.read_text()
     assert "Not matched: stage 2 of the arms differs in probe.num_epochs." in page
     assert "Not matched" not in (copied / "all" / "report.html").read_text()
+
+
+def test_what_a_run_or_its_stage_1_warns_of_is_told(copied: Path, tmp_path: Path) -> None:
+    runs = sorted(copied.glob("units/stage2-*/"))
+    stage1 = read_run(runs[0]).config.checkpoint
+    assert stage1 is not None
+    for folder, text in ((runs[0], "2 of the 2 validation takes were seen"), (stage1, "trained for 4 of its 6 steps")):
+        facts = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps(facts | {"warnings": [text]}))
+    made = compare_runs.report_on(runs, tmp_path / "out", 0)
+    notes = json.loads(made.metrics.read_text())["notes"]
+    arm = read_run(runs[0]).arm
+    assert f"Warning of {arm}, seeds 0: 2 of the 2 validation takes were seen." in notes
+    told = next(note for note in notes if note.endswith("stage 1: trained for 4 of its 6 steps."))
+    assert arm in told
+    assert "2 of the 2 validation takes were seen" in made.report.read_text()
 
 
 def test_the_report_is_one_page_with_every_arm(finished: Path) -> None:

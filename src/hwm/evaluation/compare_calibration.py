@@ -19,8 +19,8 @@ def calibration_section(report: Report, experiment: Experiment, mark: str) -> No
     """Table of scores with intervals, differences of matched pairs, reliability and selective accuracy."""
     report.section(
         f"How sure, how right{mark}",
-        "A model that says 80 % should be right in 80 % of these segments. Probes are trained with a focal loss, which "
-        "does not ask for that.",
+        "A model that says 80 % should be right in 80 % of these segments. Cross-entropy asks a probe for that on the "
+        "training takes, the focal loss does not.",
     )
     report.table(_scores_table(experiment))
     if pairs := experiment.pairs():

@@ -122,6 +122,8 @@ def name_of(stage1: PretrainConfig | None, stage2: AnticipateConfig) -> str:
         return stage1.gaze_control
     if stage2.probe.gaze_point_control != "none":
         return f"point-{stage2.probe.gaze_point_control}"
+    if stage1.gaze == "measured" and stage1.validation_gaze == "estimated":  # the others of its comparison estimate it
+        return "measured"
     if isinstance(stage2.backbone, HwmBackboneConfig) and stage2.backbone.rollout == "copy-last":
         return "copy-last"
     if stage2.probe.inputs == "context" and not (in_world or in_probe):

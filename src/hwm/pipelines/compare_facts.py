@@ -87,8 +87,15 @@ def _commit(git: Mapping[str, Any] | None) -> str:
 
 
 def warnings_of(runs: Sequence[FinishedRun]) -> list[str]:
-    """What a reader must know before the numbers: anything that is not matched."""
+    """What a reader must know before the numbers: what runs themselves warn of, and anything that is not matched."""
     said = []
+    warned: dict[str, dict[str, list[int]]] = {}
+    for run in runs:
+        for text in run.warnings:
+            warned.setdefault(text, {}).setdefault(run.arm, []).append(run.run.seed)
+    for text, seeds_of in warned.items():
+        whose = "; ".join(f"{arm}, seeds {', '.join(map(str, sorted(set(of))))}" for arm, of in seeds_of.items())
+        said.append(f"Warning of {whose}: {text}.")
     for seed in sorted({run.run.seed for run in runs}):
         found = {run.initial_sha256 for run in runs if run.run.seed == seed and run.initial_sha256}
         if len(found) > 1:

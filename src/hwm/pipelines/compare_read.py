@@ -34,6 +34,8 @@ class FinishedRun(NamedTuple):
     """Hash of the initial weights that models with and without gaze have in common."""
     baselines: Mapping[str, Run]
     """`majority` and `previous step`: what they said of the same segments."""
+    warnings: tuple[str, ...]
+    """What its own record warns of, and that of its stage 1."""
 
 
 def read_run(folder: Path) -> FinishedRun:
@@ -77,9 +79,11 @@ def read_run(folder: Path) -> FinishedRun:
         config.seed, outputs, scenarios, read_metrics(folder), trained, about.get("validation", {}),
         None if below is None else read_errors(below, about.get("world_scores_sha256")), about.get("gaze_forecast", {}),
     )  # fmt: skip
+    warnings = [*facts.get("warnings", ()), *(f"stage 1: {text}" for text in about.get("warnings", ()))]
     return FinishedRun(
-        folder, name_of(stage1, config), config, stage1, facts, run, about.get("initial_sha256"), baselines
-    )
+        folder, name_of(stage1, config), config, stage1, facts, run, about.get("initial_sha256"), baselines,
+        tuple(warnings),
+    )  # fmt: skip
 
 
 def _stage1(config: AnticipateConfig, folder: Path) -> tuple[PretrainConfig | None, Path | None]:
