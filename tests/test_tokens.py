@@ -1,5 +1,7 @@
 """Tokens are the same live and cached, depend on nothing later, and a damaged or foreign cache is never read."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,11 @@ import torch
 from hwm.data.clips import ClipRequest
 from hwm.data.transforms import centre_square
 from hwm.data.video import VideoReader, probe_video, write_video
-from hwm.errors import CacheError, DataError
+from hwm.errors import CacheError, DataError, RunError
 from hwm.models.observer import Observer, resample_scene
 from hwm.models.world_model import TimeGrid
 from hwm.tokens.cache import TokenCache
+from hwm.tokens.features import FeaturePart, store_features
 from hwm.tokens.source import CachedSource, LiveSource, TokenBatch
 from hwm.weights.load import load_encoder, load_gazelle
 
@@ -136,17 +139,36 @@ def test_a_video_that_breaks_off_says_how_to_leave_it_out(observer: Observer, to
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(clip.video.path.read_bytes()[:1000])
     clip = clip._replace(video=clip.video._replace(path=broken))
-    with pytest.raises(DataError, match=r"broken\.mp4") as raised:
-        only(LiveSource(observer, grid(), CPU, 0), clip)
+    said = []
+    for num_workers in (0, 1):  # in a process of their own, as here
+        with pytest.raises(DataError, match=r"broken\.mp4") as raised:
+            only(LiveSource(observer, grid(), CPU, num_workers), clip)
+        said.append(str(raised.value))
+    assert said[0] == said[1]
     for way in ("hwm data check CONFIG", "data.manifest=", "annotations.manifest=", "tokens.source=cached"):
         assert way in str(raised.value)
-    assert str(raised.value).index("fetch or encode") < str(raised.value).index("or leave such videos out")
+    assert str(raised.value).index("fetch or encode") < str(raised.value).index("or leave it out")
 
 
 def test_workers_and_the_main_process_decode_alike(observer: Observer, toy_world: Path) -> None:
     clips = [[request(toy_world, 3), request(toy_world, 9)], [request(toy_world, 1)]]
     alone, helped = (list(LiveSource(observer, grid(), CPU, n).batches(clips)) for n in (0, 1))
     assert all(torch.equal(a.z_BTND, b.z_BTND) for a, b in zip(alone, helped, strict=True))
+
+
+def test_features_that_find_no_room_are_an_error_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    part = FeaturePart([0, 1], torch.ones(2, 3, 4, 5), *(torch.ones(2, 3, dtype=torch.bool) for _ in "vk"))
+    stored = store_features(tmp_path / "whole.npy", 2, [part], lambda done: None)
+    assert np.array_equal(stored.tokens_STND, np.ones((2, 3, 4, 5)))
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(RunError, match=r"No space left on device(?s:.*)expected: 368 free bytes"):
+        store_features(tmp_path / "full.npy", 2, [part], lambda done: None)
+    assert not (tmp_path / "full.npy").exists()
 
 
 def test_scene_tokens_land_in_the_cell_of_their_place() -> None:

@@ -9,6 +9,8 @@ The array is memory-mapped, so that its size is bounded by the disk; its size is
 """
 
 import math
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -139,7 +141,7 @@ def store_features(
         on_progress: called with the number of samples done.
 
     Raises:
-        RunError: a value is not finite in float16.
+        RunError: a value is not finite in float16, or the disk has no room for the file.
     """
     tokens: np.ndarray | None = None
     valid_ST, known_ST = (np.zeros((num_samples, 0), dtype=bool) for _ in range(2))
@@ -149,6 +151,7 @@ def store_features(
             shape = (num_samples, *tokens_BTND.shape[1:])
             valid_ST, known_ST = (np.zeros(shape[:2], dtype=bool) for _ in range(2))
             tokens = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+            _reserve(path)
         half_BTND = tokens_BTND.to(torch.float16)
         if not torch.isfinite(half_BTND).all():
             raise RunError(
@@ -164,6 +167,23 @@ def store_features(
     assert tokens is not None, "there are no samples"
     tokens.flush()
     return Features(tokens, valid_ST, known_ST)
+
+
+def _reserve(path: Path) -> None:
+    """Take a new file's place on the disk: in a mapped file, a page that finds none would kill the process."""
+    needed = path.stat().st_size
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    try:
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, needed)
+    except OSError as error:
+        path.unlink()
+        raise RunError(
+            f"the features of stage 2 ({path}) cannot be written: {error.strerror}", expected=f"{needed} free bytes",
+            found=f"{shutil.disk_usage(path.parent).free} free bytes",
+            fix="free some space, or set probe.num_views lower or folder=... to another disk",
+        ) from error  # fmt: skip
 
 
 def _most_at_once(world: WorldModel, num_steps: int) -> int:

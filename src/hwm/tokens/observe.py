@@ -25,9 +25,9 @@ STEPS_PER_CPU_CHUNK = 8
 """The same on a CPU: 8 MB of ViT-L tokens stay in its caches, and fewer rows would slow its matrix products."""
 
 _LEAVE_OUT = (
-    "leave such videos out: hwm data check CONFIG writes a manifest without those that it finds broken "
-    "(data.manifest=..., in stage 2 annotations.manifest=...), and tokens.source=cached leaves out any that cannot be "
-    "decoded whole"
+    "leave it out of the list or the annotations; tokens.source=cached leaves out by itself what cannot be decoded "
+    "whole, and hwm data check CONFIG writes a manifest (data.manifest=..., in stage 2 annotations.manifest=...) "
+    "without videos whose first, middle or last frame is broken"
 )
 
 

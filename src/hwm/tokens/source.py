@@ -21,6 +21,7 @@ from hwm.data.open_readers import OpenReaders
 from hwm.data.video import VideoInfo
 from hwm.engine.home import home
 from hwm.engine.runtime import check_precision
+from hwm.errors import HwmError
 from hwm.models.observer import Observer
 from hwm.models.world_model import TimeGrid
 from hwm.tokens.cache import TokenCache, unpacked
@@ -152,14 +153,21 @@ def decode_batches(
         DataError: a clip cannot be decoded; the message names the video.
     """
     context = "spawn" if num_workers else None  # a forked worker would inherit decoder and thread state
-    yield from DataLoader(
+    loader = DataLoader(
         _PixelBatches(plan, grid), batch_size=None, num_workers=num_workers, multiprocessing_context=context,
         pin_memory=device.type == "cuda",
     )  # fmt: skip
+    for batch in loader:
+        if isinstance(batch, HwmError):
+            raise batch
+        yield batch
 
 
-class _PixelBatches(Dataset[tuple[StepPixels, Tensor]]):
-    """Item i is batch i of the plan, decoded: pixels [B, T, ...] and valid [B, T]."""
+class _PixelBatches(Dataset["tuple[StepPixels, Tensor] | HwmError"]):
+    """Item i is batch i of the plan, decoded: pixels [B, T, ...] and valid [B, T].
+
+    What is wrong with a video is an item too: an error that leaves a worker carries the worker's traceback in its text.
+    """
 
     def __init__(self, plan: Plan, grid: TimeGrid) -> None:
         self._plan, self._grid = plan, grid
@@ -168,8 +176,11 @@ class _PixelBatches(Dataset[tuple[StepPixels, Tensor]]):
     def __len__(self) -> int:
         return len(self._plan)
 
-    def __getitem__(self, index: int) -> tuple[StepPixels, Tensor]:
-        clips = [read_pixels(request, self._grid, self._readers) for request in self._plan[index]]
+    def __getitem__(self, index: int) -> tuple[StepPixels, Tensor] | HwmError:
+        try:
+            clips = [read_pixels(request, self._grid, self._readers) for request in self._plan[index]]
+        except HwmError as error:
+            return error
         frames = torch.stack([pixels.frames_SFYXR for pixels, _ in clips])
         gaze = [pixels.gaze_frames_SYXR for pixels, _ in clips if pixels.gaze_frames_SYXR is not None]
         valid = torch.stack([valid for _, valid in clips])
