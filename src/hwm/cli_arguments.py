@@ -10,7 +10,7 @@ import typer
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML recipe, or a shipped one's name.")]
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045 (typer reads the older form)
-    typer.Argument(metavar="KEY=VALUE", help="Settings to change by their dotted names, e.g. seed=1", show_default=False),
+    typer.Argument(metavar="KEY=VALUE", help="Settings to change, by dotted names, e.g. seed=1", show_default=False),
 ]
 Folder = Annotated[
     Optional[Path],  # noqa: UP045
