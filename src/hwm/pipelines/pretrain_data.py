@@ -28,7 +28,7 @@ from hwm.errors import DataError
 from hwm.models.observer import Observer
 from hwm.models.world_model import TimeGrid, WorldModel
 from hwm.pipelines.validation import with_targets
-from hwm.pipelines.validation_gaze import validation_source
+from hwm.pipelines.validation_gaze import JudgedSource, validation_source
 from hwm.tokens.controls import ControlledSource, fixed_clips, mean_scene, with_gaze_control
 from hwm.tokens.extraction import Crops, centre_only
 from hwm.tokens.measured import MeasuredSource
@@ -76,20 +76,22 @@ def open_data(
         stop: ends the run between two videos of a cache that fills; those that are done are kept.
 
     Raises:
-        HwmError: videos, gaze files or weights that cannot be used.
+        HwmError: videos or weights that cannot be used, or gaze files that tell no gaze of a part's videos.
     """
     source = _token_source(config, world, weights, fabric)
     if config.runtime.compile:
         compile_blocks(world, log.warn)
     targets = _target_source(config, fabric, log)
     train, val = load_videos(config, log, [source] + ([targets] if targets else []), stop)
-    if isinstance(source, MeasuredSource | ControlledSource):
-        source.record(log, {"train": train, "val": val})
     data = config.data
     plan = ClipPlan(train, data.fps, data.num_steps, data.augment, config.seed, config.tokens.views)
     fixed = ClipPlan(val, data.fps, data.num_steps, None, config.seed).validation()
-    truths = _gaze_truths(source, config, world, (*train, *val))
+    truths = _gaze_truths(source, config, world)
     held_out = validation_source(config, world, weights, source, val, log, fabric.device)
+    if isinstance(measured := truths.get("measured"), MeasuredSource):
+        measured.record(log, {"train": train, "val": val})
+    elif isinstance(held_out, JudgedSource):
+        held_out.record(log, val)
     return Stage1Data(source, held_out, targets, train, plan, fixed, truths)
 
 
@@ -167,14 +169,11 @@ def _token_source(config: PretrainConfig, world: WorldModel, weights: Mapping[st
     return with_gaze_control(source, world, "none", config.seed)
 
 
-def _gaze_truths(
-    source: TokenSource, config: PretrainConfig, world: WorldModel, videos: Sequence[VideoInfo]
-) -> dict[str, TokenSource]:
+def _gaze_truths(source: TokenSource, config: PretrainConfig, world: WorldModel) -> dict[str, TokenSource]:
     """Sources whose gaze weights are the clips' own: Gazelle's, and an eye tracker's where there are files.
 
     Raises:
-        DataError: a gaze file is damaged, or the folder is not there.
-        ConfigError: as `GazeFiles.track`.
+        DataError: the folder of gaze files is not there.
     """
     own = source.uncontrolled if isinstance(source, ControlledSource) else source
     if config.gaze != "estimated":
@@ -182,8 +181,6 @@ def _gaze_truths(
     if config.gaze_files.folder is None:
         return {"estimated": own}
     files = GazeFiles(config.gaze_files.folder, config.gaze_files)
-    for video in videos:  # what cannot be read is told before the training, not after it
-        files.track(video)
     return {"estimated": own, "measured": MeasuredSource(own, files, world, scene=False, point=True)}
 
 

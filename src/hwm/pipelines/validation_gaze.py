@@ -41,6 +41,15 @@ class JudgedSource:
         excluded = self._source.prepare(videos, on_progress, crops)
         return (*excluded, *self._judge.prepare(videos, on_progress, crops))
 
+    def record(self, log: RunLog, videos: Sequence[VideoInfo]) -> None:
+        """Write to `run.json` what is measured of the validation videos, where the judge's gaze is measured.
+
+        Raises:
+            DataError: as `record_measured_gaze`.
+        """
+        if isinstance(self._judge, MeasuredSource):
+            self._judge.record(log, {"val": videos})
+
     def batches(self, plan: Plan) -> Iterator[TokenBatch]:
         """See `TokenSource`."""
         for batch, other in zip(self._source.batches(plan), self._judge.batches(plan), strict=True):
