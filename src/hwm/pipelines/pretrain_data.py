@@ -82,12 +82,13 @@ def open_data(
     if config.runtime.compile:
         compile_blocks(world, log.warn)
     targets = _target_source(config, fabric, log)
-    train, val = load_videos(config, log, [source] + ([targets] if targets else []), stop)
+    held_out = validation_source(config, world, weights, source, log, fabric.device)
+    others = [targets] if targets else []
+    train, val = load_videos(config, log, {"train": [source, *others], "val": [held_out, *others]}, stop)
     data = config.data
     plan = ClipPlan(train, data.fps, data.num_steps, data.augment, config.seed, config.tokens.views)
     fixed = ClipPlan(val, data.fps, data.num_steps, None, config.seed).validation()
     truths = _gaze_truths(source, config, world)
-    held_out = validation_source(config, world, weights, source, val, log, fabric.device)
     if isinstance(measured := truths.get("measured"), MeasuredSource):
         measured.record(log, {"train": train, "val": val})
     elif isinstance(held_out, JudgedSource):
@@ -96,17 +97,17 @@ def open_data(
 
 
 def load_videos(
-    config: PretrainConfig, log: RunLog, sources: Sequence[TokenSource], stop: StopFlag
+    config: PretrainConfig, log: RunLog, sources: Mapping[str, Sequence[TokenSource]], stop: StopFlag
 ) -> tuple[tuple[VideoInfo, ...], tuple[VideoInfo, ...]]:
-    """Training and validation videos that every source can use; what is left out is recorded with its reason.
+    """Training and validation videos that all of their part's sources can use; the others are recorded with reasons.
 
     Raises:
         DataError: none is left, a video is in both, or the data are not those of the manifest.
     """
     found = find_parts(config.data, log)
     crops = training_crops(config)
-    train = _prepared("train", found["train"], log, sources, stop, crops)
-    return train, _prepared("val", found["val"], log, sources, stop)
+    train = _prepared("train", found["train"], log, sources["train"], stop, crops)
+    return train, _prepared("val", found["val"], log, sources["val"], stop)
 
 
 def find_parts(data: ClipDataConfig, log: RunLog) -> dict[str, VideoSet]:
