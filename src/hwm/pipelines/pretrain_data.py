@@ -188,11 +188,14 @@ def _gaze_truths(source: TokenSource, config: PretrainConfig, world: WorldModel)
 def record_training_videos(data: Stage1Data, log: RunLog, *, is_new: bool, is_writer: bool) -> None:
     """Leaves beside the checkpoints what they were trained on, for stage 2 to hold its validation takes against.
 
+    A run that goes on with other videos than its earlier part had warns of it.
+
     Raises:
         DataError: a video cannot be read, or the record of the run's earlier part is damaged.
     """
     if is_writer:
-        log.record(train_videos=write_seen(log.folder, [video.path for video in data.train], go_on=not is_new))
+        videos = [video.path for video in data.train]
+        log.record(train_videos=write_seen(log.folder, videos, go_on=not is_new, warn=log.warn))
 
 
 def set_mean_scene(world: WorldModel, data: Stage1Data, log: RunLog, *, is_new: bool, is_writer: bool) -> None:
