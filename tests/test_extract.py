@@ -112,6 +112,61 @@ def test_a_broken_video_is_an_exclusion_and_a_part_without_any_an_error(
         extract.run(PretrainConfig(**stage1_settings), lambda estimate: None)
 
 
+def test_what_a_list_or_an_annotation_names_in_vain_is_counted(
+    stage1_settings: dict[str, Any], stage2_settings: dict[str, Any], toy_world: Path, tmp_path: Path
+) -> None:
+    stage1_settings["optim"]["num_steps"] = 1
+    listed = tmp_path / "train.txt"
+    names = (toy_world / "lists" / "train_cam01.txt").read_text().split()
+    videos = [str((toy_world / "lists" / name).resolve()) for name in names]
+    listed.write_text("\n".join([*videos, "gone.mp4"]))
+    stage1_settings["data"]["train"] = [str(listed)]
+    done = extract.run(PretrainConfig(**stage1_settings), lambda estimate: None)
+    assert (done.videos, done.excluded, done.segments_excluded) == (8, 1, 0)
+    record = json.loads((done.record / "run.json").read_text())
+    assert record["coverage"]["train videos"]["items"][0]["item"] == str(tmp_path / "gone.mp4")
+
+    stage1 = pretrain.run(PretrainConfig(**stage1_settings)).folder
+    annotations = stage2_settings["annotations"]
+    known = json.loads(annotations["val"].read_text())
+    (key, lost), *_ = known["annotations"].items()
+    lost |= {"take_uid": "gone", "take_name": "gone"}
+    known["annotations"] = {"gone": known["annotations"].pop(key), **known["annotations"]}
+    annotations["val"] = tmp_path / "val.json"
+    annotations["val"].write_text(json.dumps(known))
+    done = extract.run(AnticipateConfig(**stage2_settings, checkpoint=stage1), lambda estimate: None)
+    coverage = json.loads((done.record / "run.json").read_text())["coverage"]
+    assert (done.videos, done.excluded) == (7, 0)
+    assert done.segments_excluded >= len(lost["segments"]) > 0
+    left_out = coverage["val segments"]
+    assert left_out["excluded"]["the take is not in takes.json"] == len(lost["segments"])
+    assert left_out["expected"] == left_out["used"] + sum(left_out["excluded"].values())
+    assert left_out["expected"] == sum(len(take["segments"]) for take in known["annotations"].values())
+
+
+def test_the_judge_of_validation_is_filled_and_kept(
+    stage1_settings: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage1_settings["optim"]["num_steps"] = 1
+    config = PretrainConfig(**stage1_settings | {"gaze": "none", "validation_gaze": "estimated"})
+    said: list[extract.Estimate] = []
+    done = extract.run(config, said.append)
+    survey = said[0].survey
+    assert (done.videos, survey.num_videos, survey.num_crops) == (8, 8, 8)
+    assert 0 < done.bytes_made - survey.bytes_missing < 2048 * 16
+    folder = stage1_settings["tokens"]["folder"]
+    counted = {part.name.split("-")[0]: len(list(part.glob("*.safetensors"))) for part in folder.iterdir()}
+    assert counted == {"z": 8, "scene": 2}
+    assert extract.run(config, said.append).bytes_made == 0
+    recipe = tmp_path / "recipe.yaml"
+    dump_config(config, recipe)
+    capsys.readouterr()
+    assert ends("extract", "--prune", "--dry-run", str(recipe)) == 0
+    assert "0 of 10 files would be removed" in capsys.readouterr().out
+    request.getfixturevalue("frozen_encoder")
+    assert "near/skill_1" in pretrain.run(config).validation
+
+
 def test_a_damaged_cache_is_refused_pruned_and_made_again(
     stage1_settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

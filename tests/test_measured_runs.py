@@ -225,6 +225,39 @@ def test_measured_gaze_is_refused_where_there_is_none(
         anticipate.run(AnticipateConfig(**ego_settings, checkpoint=blind))
 
 
+@pytest.mark.parametrize("gaze", ["estimated", "none"])
+def test_measured_gaze_that_only_judges_is_recorded_and_refused_where_there_is_none(
+    measured_settings: dict[str, Any], toy_world: Path, tiny_weights: Path, tmp_path: Path, gaze: str
+) -> None:
+    folder = gaze_files_of(toy_world, tmp_path / "gaze")
+    measured_settings["optim"]["num_steps"] = 1
+    measured_settings |= {
+        "gaze": gaze,
+        "validation_gaze": "measured",
+        "gaze_files": {"folder": folder},
+        "gazelle": {"weights": str(tiny_weights / "gazelle"), "resolution": 56},
+    }
+    record = json.loads((pretrain.run(PretrainConfig(**measured_settings)).folder / "run.json").read_text())
+    assert "near/skill_1" in record["validation"]
+    parts = ("train", "val") if gaze == "estimated" else ("val",)
+    assert set(record["measured_gaze"]) == set(parts)
+    assert {f"{part} gaze files" for part in parts} <= set(record["coverage"])
+
+    (val, *_) = (toy_world / "lists" / "val_ego.txt").read_text().split()
+    damaged = next((folder / "takes" / Path(val).parts[-3]).rglob("*.csv"))
+    damaged.write_text("not a gaze file")
+    record = json.loads(
+        (pretrain.run(PretrainConfig(**measured_settings), resume=False).folder / "run.json").read_text()
+    )
+    (excluded,) = record["coverage"]["val gaze files"]["excluded"]
+    assert excluded.startswith("gaze file cannot be used")
+
+    for path in folder.rglob("*.csv"):
+        path.unlink()
+    with pytest.raises(DataError, match=f"no step of the {parts[0]} videos has measured gaze"):
+        pretrain.run(PretrainConfig(**measured_settings), resume=False)
+
+
 def test_the_gaze_point_names_its_source() -> None:
     with pytest.raises(ConfigError, match=r"none, estimated \(once true\) or measured"):
         load_config(AnticipateConfig, "anticipate/toyworld", ["probe.gaze_point=true"])

@@ -33,6 +33,7 @@ def test_a_video_is_answered_as_the_run_answered_it(
         assert [guessed[class_id] for class_id in classes.ids] == pytest.approx(expected, abs=2e-3)
         assert said.last_seen_sec == result.samples[index].observation.last_time_sec <= at
         assert said.padded_steps == result.samples[index].observation.num_padded
+        assert said.gaze_known_steps is None
         chances = [guess.probability for guess in said.tasks["step"]]
         assert chances == sorted(chances, reverse=True)
         assert sum(chances) == pytest.approx(1)
@@ -69,3 +70,42 @@ def test_a_video_is_answered_as_the_run_answered_it(
     (result.folder / "run.json").write_text(json.dumps(facts | {"gaze_control": "shuffled"}))
     with pytest.raises(ConfigError, match="is a control"):
         predict.run(result.folder, alike, at)
+
+
+@pytest.mark.parametrize("reader", ["world model", "probe"])
+def test_the_answer_says_how_much_measured_gaze_it_had(
+    reader: str, stage1_settings: dict[str, Any], stage2_settings: dict[str, Any], toy_world: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    stage1_settings["data"] |= {part: [str(toy_world / "lists" / f"{part}_ego.txt")] for part in ("train", "val")}
+    stage1_settings["optim"]["num_steps"] = 1
+    stage1_settings |= {"gaze": "measured" if reader == "world model" else "none", "gaze_files": {"folder": toy_world}}
+    stage1 = pretrain.run(PretrainConfig(**stage1_settings)).folder
+    stage2_settings["annotations"]["view"] = "ego"
+    stage2_settings["probe"]["gaze_point"] = "measured" if reader == "probe" else "none"
+    result = anticipate.run(AnticipateConfig(**stage2_settings, checkpoint=stage1))
+    video = result.samples[0].segment.video.path
+    said = predict.run(result.folder, video, 4.0)
+    assert said.warnings == ()
+    assert said.observed_steps == 4
+    assert said.gaze_known_steps is not None
+    assert 0 < said.gaze_known_steps <= 4
+    early = predict.run(result.folder, video, 0.3)
+    assert early.gaze_known_steps is not None
+    assert early.gaze_known_steps <= early.observed_steps - early.padded_steps < 4
+
+    copy = tmp_path / "elsewhere.mp4"
+    copy.write_bytes(video.read_bytes())
+    capsys.readouterr()
+    asked = ["predict", str(result.folder), str(copy), "--at", "4"]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([*asked, "--json"])
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert told["gaze_known_steps"] == 0
+    assert len(told["warnings"]) == 1
+    assert "trained with measured gaze" in err
+    assert f"{copy} (no gaze file)" in err
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(asked)
+    assert "measured gaze is known in 0 of the 4 observed steps" in capsys.readouterr().out

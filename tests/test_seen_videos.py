@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hwm.data.annotations import read_annotations
 from hwm.data.seen_videos import FILE, SeenVideos, fingerprints, read_seen, take_name, write_seen
 from hwm.engine.assemble import load_stage1
 from hwm.engine.runlog import read_facts
+from hwm.engine.runtime import EXIT_STOPPED
 from hwm.errors import DataError
 from hwm.pipelines import anticipate, pretrain
 
@@ -74,7 +76,7 @@ def test_a_seen_take_is_found(lead: Callable[[Path, Path], Path], toy_world: Pat
     )  # fmt: skip
     segments = read_annotations(annotations.val, annotations, None).segments
     video = lead(segments[0].video.path, tmp_path)
-    recorded = write_seen(tmp_path, [video], go_on=False)
+    recorded = write_seen(tmp_path, [video], go_on=False, warn=pytest.fail)
     seen = read_seen(tmp_path, recorded)
     assert isinstance(seen, SeenVideos)
     assert seen.takes_among(segments) == {segments[0].take: str(video)}
@@ -85,9 +87,11 @@ def test_a_seen_take_is_found(lead: Callable[[Path, Path], Path], toy_world: Pat
 
 def test_the_record_grows_when_a_run_goes_on_and_starts_anew_with_it(toy_world: Path, tmp_path: Path) -> None:
     first, second = videos_in(toy_world, "cam01")
-    assert write_seen(tmp_path, [first], go_on=True)["count"] == 1
-    assert write_seen(tmp_path, [second], go_on=True)["count"] == 2
-    recorded = write_seen(tmp_path, [second], go_on=False)
+    told: list[str] = []
+    assert write_seen(tmp_path, [first], go_on=True, warn=pytest.fail)["count"] == 1
+    assert write_seen(tmp_path, [second], go_on=True, warn=told.append)["count"] == 2
+    assert len(told) == 1
+    recorded = write_seen(tmp_path, [second], go_on=False, warn=pytest.fail)
     assert recorded["count"] == 1
     assert read_seen(tmp_path, None) is None
     (tmp_path / FILE).write_text((tmp_path / FILE).read_text().replace("val", "vol") + " ")
@@ -96,6 +100,60 @@ def test_the_record_grows_when_a_run_goes_on_and_starts_anew_with_it(toy_world: 
     (tmp_path / FILE).write_text("{}")
     with pytest.raises(DataError, match="nobody can say which videos"):
         read_seen(tmp_path, recorded)
+
+
+def test_what_differs_from_the_earlier_part_is_told(tmp_path: Path) -> None:
+    names = ("a", "b", "c", "moved/a")
+    a, b, c, moved = (tmp_path / f"{name}.mp4" for name in names)
+    moved.parent.mkdir()
+    for path, content in ((a, "a"), (b, "b"), (c, "c"), (moved, "a")):
+        path.write_text(content)
+    told: list[str] = []
+
+    def goes_on(*videos: Path) -> str:
+        """What is told of a run that began with a and b, and goes on twice with other videos."""
+        told.clear()
+        write_seen(tmp_path, [a, b], go_on=False, warn=pytest.fail)
+        write_seen(tmp_path, videos, go_on=True, warn=told.append)
+        said = " ".join(told)
+        if set(videos) >= {a, b} or moved in videos:  # nothing is gone: the same ones again are the same
+            write_seen(tmp_path, videos, go_on=True, warn=pytest.fail)
+        return said
+
+    assert goes_on(a, b) == ""
+    assert goes_on(moved, b) == ""
+    assert f"1 added ({c})" in goes_on(c, a, b)
+    assert f"1 gone ({a})" in goes_on(b)
+    assert "1 added" in goes_on(a, b, moved)  # a copy beside its original is one more clip an epoch
+    assert "another order" in goes_on(b, a)
+    write_seen(tmp_path, [a, b], go_on=False, warn=pytest.fail)
+    b.write_text("other")
+    write_seen(tmp_path, [a, b], go_on=True, warn=told.append)
+    assert f"1 changed ({b}). Clips and their order differ from here on" in told[-1]
+
+
+def test_a_run_that_goes_on_with_a_longer_list_says_so(
+    stage1_settings: dict[str, Any], toy_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = (toy_world / "lists" / "train_cam01.txt").read_text().split()
+    videos = [str((toy_world / "lists" / name).resolve()) for name in names[:3]]
+    listed = tmp_path / "train.txt"
+    listed.write_text("\n".join(videos[:2]))
+    stage1_settings["data"]["train"] = [str(listed)]
+    stage1_settings["optim"] |= {"num_steps": 2, "batch_size": 2}
+    stage1_settings |= {"save_every": 1, "validate_every": 2}
+    config = PretrainConfig(**stage1_settings)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(pretrain, "validate", lambda *given: sys.exit(EXIT_STOPPED))
+        with pytest.raises(SystemExit):
+            pretrain.run(config)
+    listed.write_text("\n".join(videos))
+    folder = pretrain.run(config).folder
+    facts = read_facts(folder)
+    assert facts["resumed"][0]["step"] == 1
+    (warning,) = facts["warnings"]
+    assert f"1 added ({videos[2]})" in warning
+    assert facts["train_videos"]["count"] == 3
 
 
 def test_stage_2_refuses_takes_of_stage_1_unless_it_is_told_not_to(

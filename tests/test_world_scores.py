@@ -1,6 +1,7 @@
 """Scores of the world model: skill where it matters, drift, retrieval, collapse and the forecast of gaze."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hwm.models.predictor import GazePredictor
 from hwm.pipelines import pretrain
 from hwm.pipelines.pretrain_data import find_parts
 from hwm.pipelines.validation import grid_of, imagine, num_observed
+from hwm.tokens.extraction import Extractor, Wanted
 from hwm.tokens.source import open_source
 
 GRID = (4, 8)
@@ -262,6 +264,28 @@ def test_a_model_without_gaze_is_judged_by_a_gaze_that_it_is_never_shown(stage1_
     by_hand = scores.result()
     assert {name: by_hand[name] for name in places} == pytest.approx(places, abs=1e-5)
     assert places["near/skill_2"] != pytest.approx(places["elsewhere/skill_2"], abs=1e-6)
+
+
+def test_a_video_that_the_judge_cannot_see_is_left_out_and_counted(
+    stage1_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage1_settings["optim"]["num_steps"] = 1
+    settings = stage1_settings | {"gaze": "none", "validation_gaze": "estimated"}
+    with RunLog.open(PretrainConfig.model_validate(settings), "pretrain", resume=False) as log:
+        broken = find_parts(PretrainConfig.model_validate(settings).data, log)["val"].videos[0].path
+    make = Extractor._make
+
+    def torn(self: Extractor, item: Wanted, on_steps: Callable[[int], None]) -> None:
+        if item.video.path == broken and self._observer.gazelle is not None:
+            raise DataError("a frame is missing")
+        make(self, item, on_steps)
+
+    monkeypatch.setattr(Extractor, "_make", torn)
+    run = pretrain.run(PretrainConfig.model_validate(settings))
+    told = json.loads((run.folder / "run.json").read_text())["coverage"]["val videos"]
+    assert (told["expected"], told["used"]) == (2, 1)
+    assert told["items"] == [{"item": str(broken), "reason": "cannot be decoded whole: a frame is missing"}]
+    assert "near/skill_1" in run.validation
 
 
 def test_without_gaze_nothing_is_forecast_and_measured_gaze_is_read_as_it_stands(

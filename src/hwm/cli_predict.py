@@ -25,11 +25,15 @@ def predict(
     from hwm.pipelines import predict as pipeline
 
     said = pipeline.run(run, video, at)
+    for warning in said.warnings:
+        Console(stderr=True).print(Text(f"warning: {printable(warning)}", style="yellow"), soft_wrap=True)
     if as_json:
         typer.echo(json.dumps(_plain(said), indent=1, allow_nan=False))
         return
     seen = f"seen up to {said.last_seen_sec:g} s; the step that starts at {said.starts_at_sec:g} s:"
     lines = [seen]
+    if said.gaze_known_steps is not None:
+        lines.append(f"measured gaze is known in {said.gaze_known_steps} of the {said.observed_steps} observed steps")
     for task, guesses in said.tasks.items():
         lines += [f"{task}: {guess.probability:6.1%}  {guess.name}" for guess in guesses[:top]]
     for line in lines:

@@ -8,7 +8,7 @@ A take is known again by its name (another view of it, or the same at another si
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -64,13 +64,16 @@ def fingerprints(paths: Sequence[Path]) -> list[str]:
         return list(pool.map(_fingerprint, paths))
 
 
-def write_seen(folder: Path, videos: Sequence[Path], *, go_on: bool) -> dict[str, str | int]:
+def write_seen(
+    folder: Path, videos: Sequence[Path], *, go_on: bool, warn: Callable[[str], None]
+) -> dict[str, str | int]:
     """Write `train_videos.json` into a run folder.
 
     Args:
         folder: of the run.
         videos: what it trains on from now on.
         go_on: keep the videos of its earlier part.
+        warn: called where they are not those of its earlier part, with what differs.
 
     Returns:
         What `run.json` says of it: the number of videos and the file's sha256.
@@ -79,7 +82,13 @@ def write_seen(folder: Path, videos: Sequence[Path], *, go_on: bool) -> dict[str
         DataError: a video cannot be read, or the file of the earlier part is damaged.
     """
     earlier = _read(folder / FILE) if go_on and (folder / FILE).exists() else {}
-    known = earlier | dict(zip(map(str, videos), fingerprints(videos), strict=True))
+    now = dict(zip(map(str, videos), fingerprints(videos), strict=True))
+    if earlier and (changes := _changes(earlier, now)):
+        warn(
+            f"the training videos are not those of the run's earlier part: {'; '.join(changes)}. Clips and their order "
+            "differ from here on, so the run is no longer what one started now would be"
+        )
+    known = now | {path: fingerprint for path, fingerprint in earlier.items() if path not in now}
     rows = [{"path": path, "fingerprint": fingerprint} for path, fingerprint in known.items()]
     aside = folder / f"{FILE}.tmp"
     aside.write_text(json.dumps({"schema_version": SCHEMA, "videos": rows}, indent=1) + "\n", encoding="utf-8")
@@ -106,6 +115,25 @@ def read_seen(folder: Path, recorded: Mapping[str, object] | None) -> SeenVideos
     return SeenVideos(
         {take_name(Path(video)): video for video in known}, {mark: video for video, mark in known.items()}
     )
+
+
+def _changes(earlier: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What differs between two sets of videos, path → fingerprint; files that were only moved do not."""
+    moved = {earlier[path] for path in earlier.keys() - now.keys()} & set(now.values())
+    changes = {
+        "added": [path for path in now if path not in earlier and now[path] not in moved],
+        "gone": [path for path in earlier if path not in now and earlier[path] not in moved],
+        "changed": [path for path in now if now[path] != earlier.get(path, now[path])],
+    }
+    told = [
+        f"{len(paths)} {what} ({', '.join(paths[:3])}{', …' * (len(paths) > 3)})"
+        for what, paths in changes.items()
+        if paths
+    ]
+    orders = [dict.fromkeys(part.values()) for part in (earlier, now)]
+    if not told and list(orders[0]) != list(orders[1]):
+        told = ["they stand in another order"]
+    return told
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -7,15 +7,19 @@
 The record is `<folder>/<name>-extract/run.json`, beside the run's own.
 """
 
+import operator
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from hwm.config import AnticipateConfig, PretrainConfig
 from hwm.data.exclusions import Exclusion
+from hwm.data.segments import SegmentTable
 from hwm.data.video import VideoInfo
 from hwm.engine.assemble import Seer, load_stage1, new_world, probe_seer
 from hwm.engine.compiling import compile_blocks
@@ -25,6 +29,7 @@ from hwm.engine.runtime import check_precision, start
 from hwm.errors import ConfigError, DataError
 from hwm.pipelines.anticipate import read_tables, videos_of
 from hwm.pipelines.pretrain_data import find_parts, target_seer, training_crops
+from hwm.pipelines.validation_gaze import judge_seer
 from hwm.tokens.extraction import Extractor, Survey, Wanted, centre_only, require_room
 from hwm.tokens.maintenance import Checked, prune_cache, total_bytes, verify_cache
 from hwm.tokens.source import cache_folder, open_cache
@@ -53,6 +58,9 @@ class ExtractResult(NamedTuple):
     videos: int
     """Videos that can be used."""
     excluded: int
+    """Videos that cannot be used."""
+    segments_excluded: int
+    """Of stage 2, annotated segments that cannot be used: those without a video, and those of excluded videos."""
     crops_held: int
     """Crops that were there before."""
     bytes_made: int
@@ -65,6 +73,16 @@ class _Part(NamedTuple):
     wanted: tuple[Wanted, ...]
     excluded: tuple[Exclusion, ...]
     expected: int
+    table: SegmentTable | None = None
+    """Stage 2's segments; those that are left out have reasons of their own, such as a video that is not there."""
+
+
+class _Job(NamedTuple):
+    """What one extractor is to fill."""
+
+    extractor: Extractor
+    parts: frozenset[str]
+    wanted: list[Wanted]
 
 
 def run(config: ExtractConfig, on_estimate: Callable[[Estimate], None]) -> ExtractResult:
@@ -83,25 +101,22 @@ def run(config: ExtractConfig, on_estimate: Callable[[Estimate], None]) -> Extra
     with RunLog.open(record, "extract", resume=False) as log:
         extractors = _extractors(config, fabric.device, log)
         parts = _pretrain_parts(config, log) if isinstance(config, PretrainConfig) else _anticipate_parts(config, log)
-        wanted = _joined(parts)
-        survey = extractors[0].survey(wanted)
-        for extractor in extractors[1:]:
-            survey = survey + extractor.survey(wanted)
+        jobs = [_Job(extractor, seen, _joined(parts[name] for name in sorted(seen))) for extractor, seen in extractors]
+        survey = _surveyed(jobs, parts)
         folder = cache_folder(config.tokens)
-        estimate = Estimate(folder, _missing_hours(extractors, wanted), survey, require_room(survey, folder))
+        estimate = Estimate(folder, _missing_hours(jobs), survey, require_room(survey, folder))
         log.record(tokens={"folder": str(folder), "dtype": config.tokens.dtype, **survey._asdict()})
         on_estimate(estimate)
         before = total_bytes(folder)
         unusable: dict[str, Exclusion] = {}
         with Progress("steps encoded", total=survey.steps_missing) as bar:
-            for extractor in extractors:
+            for extractor, _, wanted in jobs:
                 unusable |= {exclusion.item: exclusion for exclusion in extractor.fill(wanted, on_steps=bar.advance)}
         made = total_bytes(folder) - before
         log.record(bytes_made=made)
-        used = _record_parts(log, parts, unusable)
-        return ExtractResult(
-            log.folder, folder, used, len(unusable), survey.crops_held, made, round(time.monotonic() - started, 1)
-        )
+        used, lost, rows_lost = _record_parts(log, parts, unusable)
+        seconds = round(time.monotonic() - started, 1)
+        return ExtractResult(log.folder, folder, used, lost, rows_lost, survey.crops_held, made, seconds)
 
 
 def verify(config: ExtractConfig) -> Checked:
@@ -118,35 +133,42 @@ def prune(config: ExtractConfig, *, dry_run: bool) -> Checked:
         HwmError: weights that cannot be read, or a file that cannot be removed.
     """
     folder = cache_folder(config.tokens)
-    keep = [kept for seer in _seers(config) for kept in open_cache(config.tokens, seer.grid, seer.weights).folders]
+    keep = [kept for seer, _ in _seers(config) for kept in open_cache(config.tokens, seer.grid, seer.weights).folders]
     with Progress("bytes read", total=total_bytes(folder)) as bar:
         return prune_cache(folder, keep, dry_run=dry_run, on_bytes=bar.advance)
 
 
-def _seers(config: ExtractConfig) -> list[Seer]:
-    """What turns the frames of a recipe into tokens: one, or two where stage 1 has other targets.
+def _seers(config: ExtractConfig) -> list[tuple[Seer, frozenset[str]]]:
+    """What turns the frames of a recipe into tokens, each with the parts that it sees.
+
+    Stage 1 has two for each part where it has other targets. The judge of its validation sees what the world model sees
+    and more, and takes its place there.
 
     Raises:
         ConfigError: stage 2 without a world model.
     """
+    both = frozenset({"train", "val"})
     if isinstance(config, PretrainConfig):
         world, weights = new_world(config)
-        targets = target_seer(config)
-        return [Seer(world.observer, world.grid, weights), *([targets] if targets else [])]
+        judge, targets = judge_seer(config, world, weights), target_seer(config)
+        own = Seer(world.observer, world.grid, weights)
+        seers = [(own, both)] if judge is None else [(own, frozenset({"train"})), (judge, frozenset({"val"}))]
+        return seers + ([(targets, both)] if targets else [])
     if config.checkpoint is None:
         raise ConfigError("no stage-1 checkpoint was given", fix="hwm extract CONFIG --checkpoint runs/NAME")
-    return [probe_seer(load_stage1(config.checkpoint), config.probe.gaze_point, config.gazelle)]
+    return [(probe_seer(load_stage1(config.checkpoint), config.probe.gaze_point, config.gazelle), both)]
 
 
-def _extractors(config: ExtractConfig, device: torch.device, log: RunLog) -> list[Extractor]:
+def _extractors(config: ExtractConfig, device: torch.device, log: RunLog) -> list[tuple[Extractor, frozenset[str]]]:
     seers = _seers(config)
-    for seer in seers:
+    for seer, _ in seers:
         check_precision(device, seer.grid.precisions)
-        if config.runtime.compile:
-            compile_blocks(seer.observer, log.warn)
+    if config.runtime.compile:  # together: a judge has the world model's own encoder
+        compile_blocks(nn.ModuleList(seer.observer for seer, _ in seers), log.warn)
+    caches = [open_cache(config.tokens, seer.grid, seer.weights) for seer, _ in seers]
     return [
-        Extractor(seer.observer.to(device), seer.grid, device, open_cache(config.tokens, seer.grid, seer.weights))
-        for seer in seers
+        (Extractor(seer.observer.to(device), seer.grid, device, cache), seen)
+        for (seer, seen), cache in zip(seers, caches, strict=True)
     ]
 
 
@@ -162,38 +184,62 @@ def _anticipate_parts(config: AnticipateConfig, log: RunLog) -> dict[str, _Part]
     parts = {}
     for part, table in zip(("train", "val"), read_tables(config, log), strict=True):
         videos = videos_of(table)
-        parts[part] = _Part(tuple(Wanted(video, centre_only(video)) for video in videos), (), len(videos))
+        parts[part] = _Part(tuple(Wanted(video, centre_only(video)) for video in videos), (), len(videos), table)
     return parts
 
 
-def _joined(parts: Mapping[str, _Part]) -> list[Wanted]:
+def _joined(parts: Iterable[_Part]) -> list[Wanted]:
     """Each video once, with all its crops."""
     joined: dict[Path, Wanted] = {}
-    for video, boxes in (item for part in parts.values() for item in part.wanted):
+    for video, boxes in (item for part in parts for item in part.wanted):
         before = joined[video.path].boxes if video.path in joined else ()
         joined[video.path] = Wanted(video, tuple(dict.fromkeys((*before, *boxes))))
     return list(joined.values())
 
 
-def _missing_hours(extractors: list[Extractor], wanted: list[Wanted]) -> float:
+def _surveyed(jobs: Sequence[_Job], parts: Mapping[str, _Part]) -> Survey:
+    """What all of it takes; an hour is one of the part that takes most."""
+    surveys = [job.extractor.survey(job.wanted) for job in jobs]
+    seen = list(zip(surveys, jobs, strict=True))
+    an_hour = max(sum(survey.bytes_per_hour for survey, job in seen if name in job.parts) for name in parts)
+    num_videos = len(_joined(parts.values()))
+    return reduce(operator.add, surveys)._replace(num_videos=num_videos, bytes_per_hour=an_hour)
+
+
+def _missing_hours(jobs: Sequence[_Job]) -> float:
     videos: dict[Path, VideoInfo] = {
-        item.video.path: item.video for item in wanted if any(each.lacks(item) for each in extractors)
+        item.video.path: item.video for extractor, _, wanted in jobs for item in wanted if extractor.lacks(item)
     }
     return sum(video.duration_sec for video in videos.values()) / 3600
 
 
-def _record_parts(log: RunLog, parts: Mapping[str, _Part], unusable: Mapping[str, Exclusion]) -> int:
-    """Coverage of each part in `run.json`; returns how many videos can be used.
+def _record_parts(log: RunLog, parts: Mapping[str, _Part], unusable: Mapping[str, Exclusion]) -> tuple[int, int, int]:
+    """Coverage of each part in `run.json`: its videos and, of stage 2, its segments.
+
+    Returns:
+        How many videos can be used, how many cannot, and how many segments cannot.
 
     Raises:
-        DataError: a part has none.
+        DataError: a part has no video.
     """
-    total = 0
+    used, lost, rows_lost = 0, 0, 0
     for name, part in parts.items():
-        lost = [unusable[str(video.path)] for video, _ in part.wanted if str(video.path) in unusable]
-        used = len(part.wanted) - len(lost)
-        log.record_coverage(f"{name} videos", expected=part.expected, used=used, excluded=[*part.excluded, *lost])
-        if not used:
-            raise DataError(f"no {name} video can be decoded", found="; ".join(e.reason for e in lost[:3]))
-        total += used
-    return total
+        videos = [unusable[str(video.path)] for video, _ in part.wanted if str(video.path) in unusable]
+        excluded = [*part.excluded, *videos]
+        left = len(part.wanted) - len(videos)
+        log.record_coverage(f"{name} videos", expected=part.expected, used=left, excluded=excluded)
+        used, lost = used + left, lost + len(excluded)
+        if part.table is not None:
+            rows_lost += _record_segments(log, name, part.table, unusable)
+        if not left:
+            raise DataError(f"no {name} video can be decoded", found="; ".join(e.reason for e in videos[:3]))
+    return used, lost, rows_lost
+
+
+def _record_segments(log: RunLog, name: str, table: SegmentTable, unusable: Mapping[str, Exclusion]) -> int:
+    """Coverage of a part's segments; returns how many cannot be used."""
+    paths = [(segment.row, str(segment.video.path)) for segment in table.segments]
+    excluded = [*table.excluded, *(Exclusion(row, unusable[path].reason) for row, path in paths if path in unusable)]
+    used = table.expected - len(excluded)
+    log.record_coverage(f"{name} segments", expected=table.expected, used=used, excluded=excluded)
+    return len(excluded)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hwm.config import AnticipateConfig
 from hwm.data.clips import ClipRequest
+from hwm.data.gaze_files import GazeFiles
 from hwm.data.protocol import START_MINUS_TAU, last_step_at
 from hwm.data.segments import ClassTable, Task
 from hwm.data.transforms import centre_square
@@ -27,6 +28,7 @@ from hwm.evaluation.outputs import read_outputs
 from hwm.recipes import load_config
 from hwm.tokens.features import FeatureRequest
 from hwm.tokens.foresight import open_foresight
+from hwm.tokens.measured import gaze_files_folder, gaze_of_clip
 
 
 class Guess(NamedTuple):
@@ -47,12 +49,18 @@ class Prediction(NamedTuple):
     at_sec: float
     last_seen_sec: float
     """Time of the last step that was observed: at or before `at_sec`."""
+    observed_steps: int
+    """Padded ones among them."""
     padded_steps: int
     """Observed steps that lie before the video's start."""
+    gaze_known_steps: int | None
+    """Observed steps whose measured gaze is known; None where the run was trained without measured gaze."""
     starts_at_sec: float
     """When the step that is named starts: `at_sec` + τ."""
     tasks: dict[str, tuple[Guess, ...]]
     """Task → its classes, most likely first."""
+    warnings: tuple[str, ...] = ()
+    """Why the answer may not be what the run's scores promise."""
 
 
 def run(folder: Path, video: Path, at_sec: float) -> Prediction:
@@ -91,14 +99,18 @@ def run(folder: Path, video: Path, at_sec: float) -> Prediction:
     with torch.inference_mode():
         logits = probe.to(fabric.device)(tokens, valid, known)
     clip = request.clip
+    gaze_known_steps, warnings = _gaze_known(clip, config, foresight.fps) if _reads_measured(folder) else (None, ())
     return Prediction(
         folder,
         video,
         at_sec,
         (clip.first_step + clip.num_steps - 1) / foresight.fps,
+        clip.num_steps,
         max(0, -clip.first_step),
+        gaze_known_steps,
         at_sec + config.protocol.horizon_sec,
         {name: _guesses(logits[name][0, 0].cpu(), table, config) for name, table in tables.items()},
+        warnings,
     )
 
 
@@ -145,6 +157,26 @@ def _request(info: VideoInfo, at_sec: float, config: AnticipateConfig, fps: floa
     num_future = max(1, int((at_sec + tau - last / fps) * fps + 0.5))  # as `observe_before`: half up, at least one
     clip = ClipRequest(info, last - num_steps + 1, num_steps, centre_square(info))
     return FeatureRequest(clip, num_future, tau)
+
+
+def _reads_measured(folder: Path) -> bool:
+    """Whether the run's world model or its probe was given measured gaze."""
+    return read_facts(folder).get("measured_gaze") is not None
+
+
+def _gaze_known(clip: ClipRequest, config: AnticipateConfig, fps: float) -> tuple[int, tuple[str, ...]]:
+    """How many steps of a clip have measured gaze, and a warning where none has."""
+    where = gaze_files_folder(config)
+    files = GazeFiles(where, config.gaze_files)
+    known = int(gaze_of_clip(files, clip, fps)[1].sum())
+    if known:
+        return known, ()
+    missing = files.coverage([clip.video], fps).missing
+    reason = missing[0].reason if missing else "no usable sample at the observed steps"
+    return 0, (
+        f"the run was trained with measured gaze, and none is known of {clip.video.path} ({reason}), so the answer is "
+        f"one without gaze; gaze files are looked for in {where}",
+    )
 
 
 def _guesses(logits_C: Tensor, classes: ClassTable, config: AnticipateConfig) -> tuple[Guess, ...]:

@@ -28,7 +28,7 @@ from hwm.errors import DataError
 from hwm.models.observer import Observer
 from hwm.models.world_model import TimeGrid, WorldModel
 from hwm.pipelines.validation import with_targets
-from hwm.pipelines.validation_gaze import validation_source
+from hwm.pipelines.validation_gaze import JudgedSource, validation_source
 from hwm.tokens.controls import ControlledSource, fixed_clips, mean_scene, with_gaze_control
 from hwm.tokens.extraction import Crops, centre_only
 from hwm.tokens.measured import MeasuredSource
@@ -76,35 +76,38 @@ def open_data(
         stop: ends the run between two videos of a cache that fills; those that are done are kept.
 
     Raises:
-        HwmError: videos, gaze files or weights that cannot be used.
+        HwmError: videos or weights that cannot be used, or gaze files that tell no gaze of a part's videos.
     """
     source = _token_source(config, world, weights, fabric)
     if config.runtime.compile:
         compile_blocks(world, log.warn)
     targets = _target_source(config, fabric, log)
-    train, val = load_videos(config, log, [source] + ([targets] if targets else []), stop)
-    if isinstance(source, MeasuredSource | ControlledSource):
-        source.record(log, {"train": train, "val": val})
+    held_out = validation_source(config, world, weights, source, log, fabric.device)
+    others = [targets] if targets else []
+    train, val = load_videos(config, log, {"train": [source, *others], "val": [held_out, *others]}, stop)
     data = config.data
     plan = ClipPlan(train, data.fps, data.num_steps, data.augment, config.seed, config.tokens.views)
     fixed = ClipPlan(val, data.fps, data.num_steps, None, config.seed).validation()
-    truths = _gaze_truths(source, config, world, (*train, *val))
-    held_out = validation_source(config, world, weights, source, val, log, fabric.device)
+    truths = _gaze_truths(source, config, world)
+    if isinstance(measured := truths.get("measured"), MeasuredSource):
+        measured.record(log, {"train": train, "val": val})
+    elif isinstance(held_out, JudgedSource):
+        held_out.record(log, val)
     return Stage1Data(source, held_out, targets, train, plan, fixed, truths)
 
 
 def load_videos(
-    config: PretrainConfig, log: RunLog, sources: Sequence[TokenSource], stop: StopFlag
+    config: PretrainConfig, log: RunLog, sources: Mapping[str, Sequence[TokenSource]], stop: StopFlag
 ) -> tuple[tuple[VideoInfo, ...], tuple[VideoInfo, ...]]:
-    """Training and validation videos that every source can use; what is left out is recorded with its reason.
+    """Training and validation videos that all of their part's sources can use; the others are recorded with reasons.
 
     Raises:
         DataError: none is left, a video is in both, or the data are not those of the manifest.
     """
     found = find_parts(config.data, log)
     crops = training_crops(config)
-    train = _prepared("train", found["train"], log, sources, stop, crops)
-    return train, _prepared("val", found["val"], log, sources, stop)
+    train = _prepared("train", found["train"], log, sources["train"], stop, crops)
+    return train, _prepared("val", found["val"], log, sources["val"], stop)
 
 
 def find_parts(data: ClipDataConfig, log: RunLog) -> dict[str, VideoSet]:
@@ -167,14 +170,11 @@ def _token_source(config: PretrainConfig, world: WorldModel, weights: Mapping[st
     return with_gaze_control(source, world, "none", config.seed)
 
 
-def _gaze_truths(
-    source: TokenSource, config: PretrainConfig, world: WorldModel, videos: Sequence[VideoInfo]
-) -> dict[str, TokenSource]:
+def _gaze_truths(source: TokenSource, config: PretrainConfig, world: WorldModel) -> dict[str, TokenSource]:
     """Sources whose gaze weights are the clips' own: Gazelle's, and an eye tracker's where there are files.
 
     Raises:
-        DataError: a gaze file is damaged, or the folder is not there.
-        ConfigError: as `GazeFiles.track`.
+        DataError: the folder of gaze files is not there.
     """
     own = source.uncontrolled if isinstance(source, ControlledSource) else source
     if config.gaze != "estimated":
@@ -182,19 +182,20 @@ def _gaze_truths(
     if config.gaze_files.folder is None:
         return {"estimated": own}
     files = GazeFiles(config.gaze_files.folder, config.gaze_files)
-    for video in videos:  # what cannot be read is told before the training, not after it
-        files.track(video)
     return {"estimated": own, "measured": MeasuredSource(own, files, world, scene=False, point=True)}
 
 
 def record_training_videos(data: Stage1Data, log: RunLog, *, is_new: bool, is_writer: bool) -> None:
     """Leaves beside the checkpoints what they were trained on, for stage 2 to hold its validation takes against.
 
+    A run that goes on with other videos than its earlier part had warns of it.
+
     Raises:
         DataError: a video cannot be read, or the record of the run's earlier part is damaged.
     """
     if is_writer:
-        log.record(train_videos=write_seen(log.folder, [video.path for video in data.train], go_on=not is_new))
+        videos = [video.path for video in data.train]
+        log.record(train_videos=write_seen(log.folder, videos, go_on=not is_new, warn=log.warn))
 
 
 def set_mean_scene(world: WorldModel, data: Stage1Data, log: RunLog, *, is_new: bool, is_writer: bool) -> None:

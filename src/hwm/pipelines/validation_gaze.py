@@ -12,8 +12,7 @@ from hwm.config import PretrainConfig
 from hwm.data.exclusions import Exclusion
 from hwm.data.gaze_files import GazeFiles
 from hwm.data.video import VideoInfo
-from hwm.engine.assemble import load_gazelle
-from hwm.engine.progress import Progress
+from hwm.engine.assemble import Seer, load_gazelle
 from hwm.engine.runlog import RunLog
 from hwm.models.observer import Observer
 from hwm.models.world_model import TimeGrid, WorldModel
@@ -37,9 +36,18 @@ class JudgedSource:
     def prepare(
         self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None], crops: Crops = centre_only
     ) -> tuple[Exclusion, ...]:
-        """See `TokenSource`."""
-        excluded = self._source.prepare(videos, on_progress, crops)
-        return (*excluded, *self._judge.prepare(videos, on_progress, crops))
+        """See `TokenSource`; the judge goes first: one with Gazelle caches the source's latents in the same go."""
+        excluded = self._judge.prepare(videos, on_progress, crops)
+        return (*excluded, *self._source.prepare(videos, on_progress, crops))
+
+    def record(self, log: RunLog, videos: Sequence[VideoInfo]) -> None:
+        """Write to `run.json` what is measured of the validation videos, where the judge's gaze is measured.
+
+        Raises:
+            DataError: as `record_measured_gaze`.
+        """
+        if isinstance(self._judge, MeasuredSource):
+            self._judge.record(log, {"val": videos})
 
     def batches(self, plan: Plan) -> Iterator[TokenBatch]:
         """See `TokenSource`."""
@@ -48,8 +56,8 @@ class JudgedSource:
 
 
 def validation_source(
-    config: PretrainConfig, world: WorldModel, weights: Mapping[str, str], source: TokenSource,
-    val: Sequence[VideoInfo], log: RunLog, device: torch.device,
+    config: PretrainConfig, world: WorldModel, weights: Mapping[str, str], source: TokenSource, log: RunLog,
+    device: torch.device,
 ) -> TokenSource:  # fmt: skip
     """The source that a world model is validated on: its own, judged by the gaze of `validation_gaze`.
 
@@ -58,7 +66,6 @@ def validation_source(
         world: the world model.
         weights: sha256 of its frozen parts' weight files, by name.
         source: what it is trained on.
-        val: validation videos that the source can use.
         log: gets the hashes of the weight files that are read for this alone.
         device: where the source's tokens are.
 
@@ -73,16 +80,30 @@ def validation_source(
         own = source.uncontrolled if isinstance(source, ControlledSource) else source
         tracked = GazeFiles(config.gaze_files.folder, config.gaze_files)
         return JudgedSource(source, MeasuredSource(own, tracked, world, scene=False, point=True))
+    seer = judge_seer(config, world, weights)
+    assert seer is not None, "an estimated gaze that the model is not given is a judge's"
+    log.record(validation_weights={name: digest for name, digest in seer.weights.items() if name not in weights})
+    observer = seer.observer.to(device)
+    judge = open_source(config.tokens, observer, seer.grid, seer.weights, device, config.runtime.num_workers)
+    return JudgedSource(source, judge)
+
+
+def judge_seer(config: PretrainConfig, world: WorldModel, weights: Mapping[str, str]) -> Seer | None:
+    """What turns the frames of validation videos into the world model's latents and a judge's gaze.
+
+    Returns:
+        The world model's encoder beside a Gazelle that it is not given; None where no estimated gaze judges it, or
+        the one that it is given.
+
+    Raises:
+        WeightsError: Gazelle's weights are missing, damaged, or do not fit.
+    """
+    if config.validation_gaze != "estimated" or config.gaze == "estimated":
+        return None
     gazelle, files = load_gazelle(config.gazelle)
-    log.record(validation_weights=files)
     seen = world.grid
     grid = TimeGrid(
         seen.fps, seen.step, seen.encoder_resolution, config.gazelle.resolution,
         encoder_precision=seen.encoder_precision, gazelle_precision=config.gazelle.precision,
     )  # fmt: skip
-    observer = Observer(world.observer.encoder, gazelle).to(device)
-    read = files | {"encoder": weights["encoder"]}
-    judge = open_source(config.tokens, observer, grid, read, device, config.runtime.num_workers)
-    with Progress("gaze of val videos", total=len(val)) as bar:
-        judge.prepare(val, bar.set)
-    return JudgedSource(source, judge)
+    return Seer(Observer(world.observer.encoder, gazelle), grid, {"encoder": weights["encoder"]} | files)

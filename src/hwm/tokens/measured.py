@@ -6,6 +6,7 @@ t gets the last gaze sample at or before t, in the crop that the step is seen th
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ class MeasuredSource:
     def batches(self, plan: Plan) -> Iterator[TokenBatch]:
         """See `TokenSource`."""
         for requests, batch in zip(plan, self._source.batches(plan), strict=True):
-            looked = [self._look(request) for request in requests]
+            looked = [gaze_of_clip(self._files, request, self._fps) for request in requests]
             points = np.concatenate([points for points, _ in looked])
             points_S2 = torch.from_numpy(points).to(batch.z_BTND.device, torch.float32)
             known_BT = torch.from_numpy(np.stack([known for _, known in looked])).to(batch.z_BTND.device)
@@ -66,14 +67,24 @@ class MeasuredSource:
                 batch = batch._replace(gaze_BTN=gaze_SN.unflatten(0, shape), gaze_known_BT=known_BT)
             yield batch
 
-    def _look(self, request: ClipRequest) -> tuple[np.ndarray, np.ndarray]:
-        """Points [T, 2] in the clip's crop and known [T]; nothing is known of padding or without a file."""
-        steps = np.arange(request.first_step, request.first_step + request.num_steps)
-        track = self._files.track(request.video)
-        if track is None:
-            return np.zeros((len(steps), 2)), np.zeros(len(steps), dtype=bool)
-        points, known = gaze_in_box(track, request.video, request.box, np.maximum(steps, 0) / self._fps)
-        return np.where((steps >= 0)[:, None], points, 0.0), known & (steps >= 0)
+
+def gaze_of_clip(files: GazeFiles, request: ClipRequest, fps: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points [T, 2] in the clip's crop and known [T]; nothing is known of padding or without a file.
+
+    Raises:
+        ConfigError: as `GazeFiles.track`.
+    """
+    steps = np.arange(request.first_step, request.first_step + request.num_steps)
+    track = files.track(request.video)
+    if track is None:
+        return np.zeros((len(steps), 2)), np.zeros(len(steps), dtype=bool)
+    points, known = gaze_in_box(track, request.video, request.box, np.maximum(steps, 0) / fps)
+    return np.where((steps >= 0)[:, None], points, 0.0), known & (steps >= 0)
+
+
+def gaze_files_folder(config: AnticipateConfig) -> Path:
+    """Where stage 2 looks for gaze files."""
+    return config.gaze_files.folder or config.annotations.videos
 
 
 def with_measured_gaze(source: TokenSource, config: AnticipateConfig, world: WorldModel) -> TokenSource:
@@ -92,7 +103,7 @@ def with_measured_gaze(source: TokenSource, config: AnticipateConfig, world: Wor
             expected="annotations.view=ego",
             found=f"{config.annotations.view}, with measured gaze in the {'world model' if scene else 'probe'}",
         )
-    files = GazeFiles(config.gaze_files.folder or config.annotations.videos, config.gaze_files)
+    files = GazeFiles(gaze_files_folder(config), config.gaze_files)
     return MeasuredSource(source, files, world, scene=scene, point=point)
 
 
