@@ -1,6 +1,7 @@
 """The frozen parts, made or adapted: `hwm adapt CONFIG` and `hwm adapt-gaze CONFIG`."""
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -10,9 +11,13 @@ from hwm.config.base import (
     OptimConfig,
     Part,
     PredictorConfig,
+    Range,
     RunConfig,
+    ShareRange,
     refuse_compile,
 )
+
+_Averaging = Annotated[float, Field(ge=0, le=1)]
 
 
 class MaskConfig(Part):
@@ -20,9 +25,9 @@ class MaskConfig(Part):
 
     num_blocks: int = Field(default=4, ge=1)
     """Blocks a mask."""
-    scale: tuple[float, float] = (0.1, 0.25)
+    scale: ShareRange = (0.1, 0.25)
     """Share of the patch grid that one block hides, lowest and highest."""
-    aspect: tuple[float, float] = (0.75, 1.5)
+    aspect: Range = (0.75, 1.5)
     """Aspect ratio of a block, lowest and highest."""
 
 
@@ -41,7 +46,7 @@ class AdaptConfig(RunConfig):
     in_memory: bool = False
     """Decode every video once and keep its frames (centre square) in memory; for sets that fit."""
     masks: MaskConfig = MaskConfig()
-    ema: tuple[float, float] = (0.99, 0.9995)
+    ema: tuple[_Averaging, _Averaging] = (0.99, 0.9995)
     """Averaging constant of the target encoder, first and last step (linear between)."""
     context_weight: float = Field(default=0.5, ge=0)
     """Weight of the loss on visible patches (V-JEPA 2.1's dense loss)."""
@@ -68,11 +73,11 @@ class AdaptConfig(RunConfig):
 class DinoConfig(Part):
     """Size of a DINOv2-architecture backbone made from scratch."""
 
-    width: int = 96
+    width: int = Field(default=96, ge=1)
     """Width."""
-    depth: int = 4
+    depth: int = Field(default=4, ge=1)
     """Blocks."""
-    num_heads: int = 4
+    num_heads: int = Field(default=4, ge=1)
     """Attention heads."""
 
 
@@ -82,7 +87,7 @@ class AdaptGazeConfig(RunConfig):
     world: Path
     """Folder made by `hwm toyworld`."""
     backbone: DinoConfig = DinoConfig()
-    decoder_width: int = 64
+    decoder_width: int = Field(default=64, ge=16)
     """Width of the Gaze-LLE decoder, which is the width of the scene tokens."""
     resolution: int = Field(default=224, ge=14)
     """Pixels of the square view; must be a multiple of 14."""

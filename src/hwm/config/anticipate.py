@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 
 from hwm.config.backbone import HwmBackboneConfig, VJEPA2BackboneConfig
 from hwm.config.base import Gaze, GazeFilesConfig, GazelleConfig, GazePointControl, Part, RunConfig, TokenConfig
@@ -127,9 +127,9 @@ class ProbeConfig(Part):
     """Pooler blocks, the cross-attention block included (upstream: 4)."""
     num_heads: int = Field(default=16, ge=1)
     """Attention heads of the pooler."""
-    lrs: tuple[float, ...] = (1e-3, 3e-4)
+    lrs: tuple[PositiveFloat, ...] = Field(default=(1e-3, 3e-4), min_length=1)
     """Learning rates of the sweep."""
-    weight_decays: tuple[float, ...] = (1e-2,)
+    weight_decays: tuple[NonNegativeFloat, ...] = Field(default=(1e-2,), min_length=1)
     """Weight decays of the sweep."""
     num_views: int = Field(default=2, ge=1)
     """Horizons drawn for each training segment, fixed over epochs; features are computed once for each."""

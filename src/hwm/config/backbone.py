@@ -21,7 +21,7 @@ class MaskedPredictorConfig(Part):
 
     weights: str | None = None
     """A released V-JEPA 2 `.pt` or a folder of ours; null reads it from the `.pt` of the encoder."""
-    num_heads: int | None = None
+    num_heads: int | None = Field(default=None, ge=1)
     """Attention heads, only where the file cannot tell (a released `.pt` whose width is not in the table)."""
     precision: Precision = "32-true"
     """Numeric precision of the frozen masked predictor; see `EncoderConfig`."""

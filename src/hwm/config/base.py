@@ -1,9 +1,9 @@
 """What the verbs share: the base of every node, the frozen models, clips of video, the optimiser, the run folder."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
 Gaze = Literal["none", "estimated", "measured"]
 """Where people look: unknown, Gazelle's estimate, or an eye tracker's measurement (ego view only)."""
@@ -26,6 +26,21 @@ Precision = Literal["32-true", "bf16-mixed"]
 in bfloat16 and keeps layer norms and the stream between blocks in float32."""
 
 
+def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError("must be lowest, highest")
+    return value
+
+
+_Share = Annotated[float, Field(gt=0, le=1)]
+Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered)]
+"""Lowest and highest of something above 0."""
+ShareRange = Annotated[tuple[_Share, _Share], AfterValidator(_ordered)]
+"""Lowest and highest share of something: above 0, at most 1."""
+
+_Averaging = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Part(BaseModel):
     """Base of every node of the tree: immutable, no unknown keys, defaults validated."""
 
@@ -39,7 +54,7 @@ class EncoderConfig(Part):
     """`mini` (in the package), a name of `hwm weights list`, a folder or file of ours, or a released V-JEPA 2 file."""
     key: str | None = None
     """Which encoder of a released `.pt` to read; null: `ema_encoder`, else `target_encoder`, else `encoder`."""
-    num_heads: int | None = None
+    num_heads: int | None = Field(default=None, ge=1)
     """Attention heads, only where the file cannot tell (a released `.pt` whose width is not in the table)."""
     resolution: int = Field(default=256, ge=16)
     """Pixels of the square encoder view; must be a multiple of the patch size."""
@@ -75,9 +90,9 @@ class GazeFilesConfig(Part):
 class AugmentConfig(Part):
     """One random crop box a clip, the same for the encoder and for Gazelle; a function of (seed, epoch, sample)."""
 
-    scale: tuple[float, float] = (0.6, 1.0)
+    scale: ShareRange = (0.6, 1.0)
     """Share of the frame's area that the crop box keeps, lowest and highest."""
-    ratio: tuple[float, float] = (0.75, 1.35)
+    ratio: Range = (0.75, 1.35)
     """Aspect ratio (width / height) of the crop box, lowest and highest."""
 
 
@@ -106,13 +121,13 @@ class ClipDataConfig(Part):
 class PredictorConfig(Part):
     """The gaze-conditioned causal predictor."""
 
-    width: int = 384
+    width: int = Field(default=384, ge=1)
     """Predictor width E."""
-    depth: int = 12
+    depth: int = Field(default=12, ge=1)
     """Transformer blocks."""
-    num_heads: int = 12
+    num_heads: int = Field(default=12, ge=1)
     """Attention heads."""
-    mlp_ratio: float = 4.0
+    mlp_ratio: float = Field(default=4.0, gt=0)
     """Hidden width of the MLP over E."""
 
     @model_validator(mode="after")
@@ -131,7 +146,7 @@ class OptimConfig(Part):
     """Learning rate at the end over the peak."""
     weight_decay: float = Field(default=0.04, ge=0)
     """Decoupled weight decay of matrices."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Averaging, _Averaging] = (0.9, 0.999)
     """AdamW's averaging constants."""
     warmup_steps: int = Field(default=100, ge=0)
     """Optimiser steps of linear warm-up from 0."""
