@@ -230,6 +230,12 @@ def test_torn_and_foreign_lines_are_checked_again_and_timeouts_are_not_kept(tmp_
     log.add(video, video.stat(), final)
     again = CheckLog(tmp_path / "data_manifest.json")
     assert again.get(video, video.stat()) == final
+    with log.path.open("ab") as file:
+        file.write(b"\xff\n")
+    again = CheckLog(tmp_path / "data_manifest.json")
+    assert again.get(video, video.stat()) == final
+    again.keep_only([(video, video.stat())])
+    assert CheckLog(tmp_path / "data_manifest.json").get(video, video.stat()) == final
     log.path.write_text(
         log.path.read_text().replace("null, ", '{"sha256": 3}, ', 1).replace('"facts": null', '"facts": {}')
     )
