@@ -158,6 +158,8 @@ def test_an_override_given_twice_is_refused(recipe: Path) -> None:
         (SMALL + "gazelle: !!python/object/apply:os.system [id]\n", [":7", "tag"]),
         (SMALL + "encoder: &e {weights: mini}\ntarget_encoder: *e\n", [":7", "anchors"]),
         (SMALL + "3: 4\n", ["3 is not a setting's name"]),
+        (SMALL + "? [a, b]\n: 4\n", ["a sequence is not a setting's name", "a word"]),
+        (SMALL + "optim2:\n  ? {a: b}\n  : 4\n", [":8", "a mapping is not a setting's name"]),
         ("- a\n- b\n", ["not a recipe"]),
         ("", ["not a recipe"]),
         ("name: [1\n", [":2", "not a plain YAML"]),

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 from hwm.errors import ConfigError
 
@@ -181,7 +181,10 @@ def _origins(node: Node, place: Callable[[int], str]) -> Iterator[tuple[Loc, str
         seen.add(id(current))
         yield loc, said_at
         if isinstance(current, MappingNode):
-            todo += [((*loc, key.value), value) for key, value in current.value]
+            for key, value in current.value:
+                if not isinstance(key, ScalarNode):
+                    raise ConfigError(f"{said_at}: a {key.id} is not a setting's name", expected="a word")
+                todo.append(((*loc, key.value), value))
         elif isinstance(current.value, list):
             todo += [((*loc, index), value) for index, value in enumerate(current.value)]
 
