@@ -27,12 +27,11 @@ from hwm.config.base import (
     TokenDtype,
 )
 from hwm.config.compare import CompareConfig
-from hwm.config.demo import MIN_TAKES_FOR_TRAPS, TOYWORLD_FORMATS, TOYWORLD_VIEWS, DemoConfig, ToyWorldConfig
+from hwm.config.demo import TOYWORLD_FORMATS, TOYWORLD_VIEWS, DemoConfig, ToyWorldConfig
 from hwm.config.gaze_score import GazeScoreConfig
 from hwm.config.pretrain import LossConfig, PretrainConfig
 
 __all__ = [
-    "MIN_TAKES_FOR_TRAPS",
     "TOYWORLD_FORMATS",
     "TOYWORLD_VIEWS",
     "AdaptConfig",
