@@ -194,7 +194,7 @@ def compare(
     if from_runs:
         if plan:
             raise ConfigError("--from trains nothing: there is no --plan of it", fix="leave one of the two out")
-        out = folder or Path("runs/compared")
+        out = (folder or Path("runs/compared")).expanduser()
         if out.exists() and not out.is_dir():
             raise ConfigError(f"{out} is no folder", expected="the folder of the report", fix="another --folder")
         from hwm.pipelines import compare_runs

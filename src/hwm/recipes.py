@@ -5,7 +5,7 @@
 Values come from three places in this order: the defaults of `hwm.config`, the recipe, the overrides. A recipe may say
 `extends: other.yaml` (beside it) in its first level and then gives only what differs; lists are replaced, not joined.
 Recipes are YAML 1.2: `1e-4` is a number, `no` is a word, a key given twice is an error, tags, anchors and dates are
-refused. Relative paths inside a recipe are relative to the folder the command runs in.
+refused. Relative paths inside a recipe are relative to the folder the command runs in, and `~` is the home folder.
 
 What has no tag and passes `hwm.config` is all a recipe can say: it can name no code. Nothing here imports torch.
 """

@@ -1,6 +1,5 @@
 """The frozen parts, made or adapted: `hwm adapt CONFIG` and `hwm adapt-gaze CONFIG`."""
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -10,6 +9,7 @@ from hwm.config.base import (
     EncoderConfig,
     OptimConfig,
     Part,
+    PathSetting,
     PredictorConfig,
     Range,
     RunConfig,
@@ -84,7 +84,7 @@ class DinoConfig(Part):
 class AdaptGazeConfig(RunConfig):
     """Train a Gaze-LLE-architecture model on the toy world's gaze: `hwm adapt-gaze CONFIG`."""
 
-    world: Path
+    world: PathSetting
     """Folder made by `hwm toyworld`."""
     backbone: DinoConfig = DinoConfig()
     decoder_width: int = Field(default=64, ge=16)

@@ -1,5 +1,6 @@
 """What the verbs share: the base of every node, the frozen models, clips of video, the optimiser, the run folder."""
 
+from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,6 +27,16 @@ Precision = Literal["32-true", "bf16-mixed"]
 in bfloat16 and keeps layer norms and the stream between blocks in float32."""
 
 
+def _expanded(path: Path) -> Path:
+    return Path(expanduser(path))
+
+
+PathSetting = Annotated[Path, AfterValidator(_expanded)]
+"""A file or folder; `~` is expanded here and nowhere else."""
+PathText = Annotated[str, AfterValidator(expanduser)]
+"""The same, kept as it is written otherwise."""
+
+
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:
     if value[0] > value[1]:
         raise ValueError("must be lowest, highest")
@@ -50,7 +61,7 @@ class Part(BaseModel):
 class EncoderConfig(Part):
     """The frozen V-JEPA 2 encoder."""
 
-    weights: str = "mini"
+    weights: PathText = "mini"
     """`mini` (in the package), a name of `hwm weights list`, a folder or file of ours, or a released V-JEPA 2 file."""
     key: str | None = None
     """Which encoder of a released `.pt` to read; null: `ema_encoder`, else `target_encoder`, else `encoder`."""
@@ -65,9 +76,9 @@ class EncoderConfig(Part):
 class GazelleConfig(Part):
     """The frozen Gaze-LLE model ("Gazelle")."""
 
-    weights: str = "mini"
+    weights: PathText = "mini"
     """`mini` (in the package), a name of `hwm weights list`, a folder of ours, or a released Gaze-LLE decoder `.pt`."""
-    backbone: str | None = None
+    backbone: PathText | None = None
     """DINOv2 file, or its catalogue name, that goes with a released decoder; null for `mini` and folders of ours."""
     resolution: int = Field(default=448, ge=14)
     """Pixels of the square Gazelle view; must be a multiple of the backbone's patch size."""
@@ -78,7 +89,7 @@ class GazelleConfig(Part):
 class GazeFilesConfig(Part):
     """Files of measured gaze; read where gaze is `measured`, and in stage 1 to score the forecast of gaze."""
 
-    folder: Path | None = None
+    folder: PathSetting | None = None
     """Dataset root with `takes/<take>/eye_gaze/`, folder of takes, or folder of CSVs named after the videos; null in
     stage 2 means `annotations.videos`."""
     ego4d_y: Literal["down", "up"] | None = None
@@ -99,9 +110,9 @@ class AugmentConfig(Part):
 class ClipDataConfig(Part):
     """Stage-1 clips."""
 
-    train: tuple[str, ...]
+    train: tuple[PathText, ...]
     """Videos to train on: files, folders, `.txt` lists, `.csv` lists (column `path`), in any mixture."""
-    val: tuple[str, ...]
+    val: tuple[PathText, ...]
     """Videos to validate on; none may also be in `train`."""
     glob: str = "**/*"
     """Pattern of the files taken from a folder, e.g. `**/*_214-1.mp4` or `**/cam01.mp4`."""
@@ -114,7 +125,7 @@ class ClipDataConfig(Part):
     augment: AugmentConfig | None = None
     """Random crops: fresh ones with live tokens, `tokens.views` fixed ones with cached tokens; null takes the centre
     square."""
-    manifest: Path | None = None
+    manifest: PathSetting | None = None
     """`data_manifest.json` of `hwm data check`, which the videos are held to; null probes the videos instead."""
 
 
@@ -182,7 +193,7 @@ class TokenConfig(Part):
 
     source: Literal["live", "cached"] = "live"
     """`live` decodes and encodes every clip; `cached` encodes each video once (centre square) and reads it back."""
-    folder: Path | None = None
+    folder: PathSetting | None = None
     """Folder of cached tokens; null means `$HWM_HOME/tokens`."""
     dtype: TokenDtype = "float16"
     """Precision of cached tokens; `int8` has one scale a token."""
@@ -195,7 +206,7 @@ class RunConfig(Part):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run: its folder is `<folder>/<name>`."""
-    folder: Path = Path("runs")
+    folder: PathSetting = Path("runs")
     """Folder that holds run folders."""
     seed: int = Field(default=0, ge=0)
     """Seed of initial weights, sample order, augmentation and gaze dropout."""

@@ -65,7 +65,7 @@ def require_data(config: RunConfig) -> None:
 
 def is_there(item: Needed) -> bool:
     """Whether a file or folder exists."""
-    return item.path.expanduser().exists()
+    return item.path.exists()
 
 
 def require_files(needed: Sequence[Needed]) -> None:
