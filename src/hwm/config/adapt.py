@@ -14,7 +14,7 @@ from hwm.config.base import (
     Range,
     RunConfig,
     ShareRange,
-    refuse_compile,
+    refuse_unread,
 )
 
 _Averaging = Annotated[float, Field(ge=0, le=1)]
@@ -62,7 +62,7 @@ class AdaptConfig(RunConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> "AdaptConfig":
-        refuse_compile(self)
+        refuse_unread(self, "num_workers", "recompute_activations", "compile")
         if self.init is not None and self.init.precision != "32-true":
             raise ValueError("init.precision is of frozen encoders: this one is trained, in runtime.precision")
         if self.in_memory and self.data.augment is not None:
@@ -98,6 +98,6 @@ class AdaptGazeConfig(RunConfig):
     """Optimiser steps between lines of `metrics.jsonl`."""
 
     @model_validator(mode="after")
-    def _has_no_encoder(self) -> "AdaptGazeConfig":
-        refuse_compile(self)
+    def _fits(self) -> "AdaptGazeConfig":
+        refuse_unread(self, "precision", "num_workers", "recompute_activations", "compile")
         return self

@@ -179,7 +179,7 @@ class RuntimeConfig(Part):
     precision: Precision = "32-true"
     """Numeric precision of training: of the predictor, or in stage 2 of the probe. Frozen models have their own."""
     num_workers: int = Field(default=0, ge=0)
-    """Processes that decode video ahead of training; 0 decodes in the main process."""
+    """Both stages and extraction: processes that decode video ahead; 0 decodes in the main process."""
     recompute_activations: bool = False
     """Stage 1: activation checkpointing in the predictor; less memory, about a third more time, the same gradients."""
     compile: bool = False
@@ -215,7 +215,17 @@ class RunConfig(Part):
     """Where `metrics.jsonl` is shown as well; each needs the extra of its name (`pip install 'hwm[wandb]'`)."""
 
 
-def refuse_compile(config: RunConfig) -> None:
-    """For a verb that compiles nothing: `runtime.compile` must not be given in vain."""
-    if config.runtime.compile:
-        raise ValueError("runtime.compile is for pretrain, anticipate and extract")
+_VERBS_OF = {
+    "precision": "pretrain, anticipate and adapt",
+    "num_workers": "pretrain, anticipate and extract",
+    "recompute_activations": "pretrain",
+    "compile": "pretrain, anticipate and extract",
+}
+"""Settings of `RuntimeConfig` that not all verbs read."""
+
+
+def refuse_unread(config: RunConfig, *settings: str) -> None:
+    """For a verb that does not read these settings of `runtime`: they must not be given in vain."""
+    for name in settings:
+        if getattr(config.runtime, name) != RuntimeConfig.model_fields[name].default:
+            raise ValueError(f"runtime.{name} is for {_VERBS_OF[name]}")

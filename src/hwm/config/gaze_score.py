@@ -2,7 +2,7 @@
 
 from pydantic import Field, model_validator
 
-from hwm.config.base import GazeFilesConfig, GazelleConfig, PathText, RunConfig, refuse_compile
+from hwm.config.base import GazeFilesConfig, GazelleConfig, PathText, RunConfig, refuse_unread
 
 
 class GazeScoreConfig(RunConfig):
@@ -23,7 +23,7 @@ class GazeScoreConfig(RunConfig):
 
     @model_validator(mode="after")
     def _has_gaze(self) -> "GazeScoreConfig":
-        refuse_compile(self)
+        refuse_unread(self, "precision", "num_workers", "recompute_activations", "compile")
         if self.gaze_files.folder is None:
             raise ValueError("gaze-score needs gaze_files.folder: where the eye tracker's files are")
         return self
