@@ -13,9 +13,11 @@ import pytest
 import hwm
 from hwm.cli import main
 from hwm.cli_show import tell
-from hwm.config import AnticipateConfig, PretrainConfig
+from hwm.config import AdaptConfig, AnticipateConfig, PretrainConfig
 from hwm.engine.disk import Disk
-from hwm.errors import RunError
+from hwm.engine.requirements import require_inputs
+from hwm.errors import ConfigError, RunError
+from hwm.recipes import load_config
 
 
 class Result(NamedTuple):
@@ -151,6 +153,13 @@ def test_real_recipes_without_their_data_stop_at_once(
     monkeypatch.chdir(tmp_path)
     assert ends(name.split("/")[0], name) == 2
     assert "are missing" in capsys.readouterr().err
+
+
+def test_adapt_needs_no_videos_to_validate_on(recipe: Path, tmp_path: Path) -> None:
+    given = [f"data.val=[{tmp_path}/nowhere]"]
+    require_inputs(load_config(AdaptConfig, recipe, given))
+    with pytest.raises(ConfigError, match=r"data\.val = .*nowhere"):
+        require_inputs(load_config(PretrainConfig, recipe, given))
 
 
 def test_other_errors_are_code_1_without_traceback_and_debug_shows_it(

@@ -5,7 +5,7 @@ Values come from three places in this order: the defaults here, a YAML recipe, d
 Nothing here imports torch: a wrong recipe is refused before anything heavy is loaded.
 """
 
-from hwm.config.adapt import AdaptConfig, AdaptGazeConfig, DinoConfig, MaskConfig
+from hwm.config.adapt import AdaptConfig, AdaptDataConfig, AdaptGazeConfig, DinoConfig, MaskConfig
 from hwm.config.anticipate import AnnotationConfig, AnticipateConfig, ProbeConfig, ProtocolConfig
 from hwm.config.backbone import HwmBackboneConfig, MaskedPredictorConfig, VJEPA2BackboneConfig
 from hwm.config.base import (
@@ -35,6 +35,7 @@ __all__ = [
     "TOYWORLD_FORMATS",
     "TOYWORLD_VIEWS",
     "AdaptConfig",
+    "AdaptDataConfig",
     "AdaptGazeConfig",
     "AnnotationConfig",
     "AnticipateConfig",

@@ -10,6 +10,7 @@ from hwm.config.base import (
     OptimConfig,
     Part,
     PathSetting,
+    PathText,
     PredictorConfig,
     Range,
     RunConfig,
@@ -31,6 +32,13 @@ class MaskConfig(Part):
     """Aspect ratio of a block, lowest and highest."""
 
 
+class AdaptDataConfig(ClipDataConfig):
+    """Clips to adapt to."""
+
+    val: tuple[PathText, ...] = ()
+    """For `hwm data check` alone: no part of this objective is validated, and none of these videos is trained on."""
+
+
 class AdaptConfig(RunConfig):
     """Adapt (or make) an encoder by the masked-latent objective: `hwm adapt CONFIG`."""
 
@@ -42,7 +50,7 @@ class AdaptConfig(RunConfig):
     """Pixels of the square view; must be a multiple of 16."""
     predictor: PredictorConfig = PredictorConfig(width=96, depth=3, num_heads=4)
     """Size of the masked predictor, which is thrown away afterwards."""
-    data: ClipDataConfig
+    data: AdaptDataConfig
     in_memory: bool = False
     """Decode every video once and keep its frames (centre square) in memory; for sets that fit."""
     masks: MaskConfig = MaskConfig()

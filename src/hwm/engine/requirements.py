@@ -107,7 +107,7 @@ def needed_inputs(config: RunConfig) -> Iterator[Needed]:
             yield from _clips(config.data)
         case AdaptConfig():
             yield from _encoder(config.init, "init")
-            yield from _clips(config.data)
+            yield from (item for item in _clips(config.data) if item.setting != "data.val")
         case AdaptGazeConfig():
             yield Needed("world", config.world, "a toy world; make it: hwm toyworld " + str(config.world))
         case GazeScoreConfig():
