@@ -94,7 +94,7 @@ def find_recipe(source: Path | str) -> Path:
     path = Path(source).expanduser()
     if path.is_file():
         return path
-    shipped = {name: folder / f"{name}.yaml" for folder in _shipped_folders() for name in _names_below(folder)}
+    shipped = shipped_recipes()
     name = Path(source).as_posix().removeprefix("configs/").removesuffix(".yaml")
     if name in shipped:
         return shipped[name]
@@ -106,9 +106,9 @@ def find_recipe(source: Path | str) -> Path:
     )
 
 
-def shipped_recipes() -> tuple[str, ...]:
-    """Names of all recipes that come with the package, e.g. `pretrain/toyworld`."""
-    return tuple(sorted({name for folder in _shipped_folders() for name in _names_below(folder)}))
+def shipped_recipes() -> dict[str, Path]:
+    """All recipes that come with the package by their names, e.g. `pretrain/toyworld`."""
+    return {name: folder / f"{name}.yaml" for folder in _shipped_folders() for name in _names_below(folder)}
 
 
 def _shipped_folders() -> Iterator[Path]:
