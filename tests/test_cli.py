@@ -155,6 +155,22 @@ def test_real_recipes_without_their_data_stop_at_once(
     assert "are missing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("~nobody-of-this-name/x.yaml",),
+        ("encoder.weights=~nobody-of-this-name/x",),
+        ("data.val=['~nobody-of-this-name']",),
+    ],
+)
+def test_the_home_of_nobody_is_a_file_that_is_not_there(
+    recipe: Path, calls: list[Any], capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    given = arguments if arguments[0].endswith("yaml") else (str(recipe), *arguments)
+    assert ends("pretrain", *given) == 2
+    assert "~nobody-of-this-name" in capsys.readouterr().err
+
+
 def test_adapt_needs_no_videos_to_validate_on(recipe: Path, tmp_path: Path) -> None:
     given = [f"data.val=[{tmp_path}/nowhere]"]
     require_inputs(load_config(AdaptConfig, recipe, given))

@@ -9,6 +9,7 @@ configuration, 1 for anything else, 143 for a run that was asked to stop and did
 
 import sys
 from collections.abc import Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Optional, TypeVar
 
@@ -194,7 +195,7 @@ def compare(
     if from_runs:
         if plan:
             raise ConfigError("--from trains nothing: there is no --plan of it", fix="leave one of the two out")
-        out = (folder or Path("runs/compared")).expanduser()
+        out = Path(expanduser(folder or "runs/compared"))
         if out.exists() and not out.is_dir():
             raise ConfigError(f"{out} is no folder", expected="the folder of the report", fix="another --folder")
         from hwm.pipelines import compare_runs

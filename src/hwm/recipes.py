@@ -14,6 +14,7 @@ import difflib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar, get_args
 
@@ -91,7 +92,7 @@ def find_recipe(source: Path | str) -> Path:
     Raises:
         ConfigError: there is no such file; the nearest shipped names are suggested.
     """
-    path = Path(source).expanduser()
+    path = Path(expanduser(source))
     if path.is_file():
         return path
     shipped = shipped_recipes()
