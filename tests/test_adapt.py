@@ -42,7 +42,7 @@ def settings_of_adapt(toy_world: Path, tmp_path: Path) -> dict[str, Any]:
         "model": {"width": 32, "depth": 1, "num_heads": 2},
         "predictor": {"width": 24, "depth": 1, "num_heads": 2},
         "resolution": 64,
-        "data": {"train": videos, "val": videos, "num_steps": 2},
+        "data": {"train": videos, "num_steps": 2},
         "in_memory": True,
         "pixel_weight": 0.5,
         "variance_weight": 0.5,

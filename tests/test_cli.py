@@ -1,5 +1,6 @@
 """The command line: what it refuses, how it says so, and that it does so before anything heavy is imported."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,8 +13,11 @@ import pytest
 import hwm
 from hwm.cli import main
 from hwm.cli_show import tell
-from hwm.config import AnticipateConfig, PretrainConfig
-from hwm.errors import RunError
+from hwm.config import AdaptConfig, AnticipateConfig, PretrainConfig
+from hwm.engine.disk import Disk
+from hwm.engine.requirements import require_inputs
+from hwm.errors import ConfigError, RunError
+from hwm.recipes import load_config
 
 
 class Result(NamedTuple):
@@ -151,6 +155,29 @@ def test_real_recipes_without_their_data_stop_at_once(
     assert "are missing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("~nobody-of-this-name/x.yaml",),
+        ("encoder.weights=~nobody-of-this-name/x",),
+        ("data.val=['~nobody-of-this-name']",),
+    ],
+)
+def test_the_home_of_nobody_is_a_file_that_is_not_there(
+    recipe: Path, calls: list[Any], capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    given = arguments if arguments[0].endswith("yaml") else (str(recipe), *arguments)
+    assert ends("pretrain", *given) == 2
+    assert "~nobody-of-this-name" in capsys.readouterr().err
+
+
+def test_adapt_needs_no_videos_to_validate_on(recipe: Path, tmp_path: Path) -> None:
+    given = [f"data.val=[{tmp_path}/nowhere]"]
+    require_inputs(load_config(AdaptConfig, recipe, given))
+    with pytest.raises(ConfigError, match=r"data\.val = .*nowhere"):
+        require_inputs(load_config(PretrainConfig, recipe, given))
+
+
 def test_other_errors_are_code_1_without_traceback_and_debug_shows_it(
     recipe: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,6 +190,57 @@ def test_other_errors_are_code_1_without_traceback_and_debug_shows_it(
     assert error == "error: take \\x1b[31mred\\x07 [bold]x[/bold]: step 3\n  found: NaN\n"
     with pytest.raises(RunError):
         main(["pretrain", str(recipe), "--debug"])
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(
+    recipe: Path,
+    calls: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def fill(config: Any, **options: Any) -> None:
+        Disk().replace(tmp_path / "run.json", b"{}")
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys.modules["hwm.pipelines.pretrain"], "run", fill)
+    monkeypatch.setattr(os, "fsync", full)
+    assert ends("pretrain", str(recipe)) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path}/run.json.tmp: No space left on device\n"
+    with pytest.raises(OSError, match="No space left"):
+        main(["--debug", "pretrain", str(recipe)])
+
+
+def test_files_that_may_not_be_made_are_one_line(
+    recipe: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for error, told in (
+        (OSError("it went away"), "it went away"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "a\x1b[31m", None, "b"),
+            "a\\x1b[31m -> b: Permission denied",
+        ),
+        (TimeoutError(), "TimeoutError"),
+    ):
+
+        def fail(config: Any, error: OSError = error, **options: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(sys.modules["hwm.pipelines.pretrain"], "run", fail)
+        assert ends("pretrain", str(recipe)) == 1
+        assert capsys.readouterr().err == f"error: {told}\n"
+
+
+def test_a_report_of_finished_runs_needs_a_folder_and_has_no_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert ends("compare", "--from", "run", "--folder", str(tmp_path / "file")) == 2
+    assert "file is no folder" in capsys.readouterr().err
+    assert ends("compare", "--from", "run", "--plan") == 2
+    assert "no --plan" in capsys.readouterr().err
 
 
 def test_the_exit_code_of_a_stopped_run_comes_through(
@@ -183,6 +261,10 @@ def test_version_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert ends("toyworld", "x", "--gaze", "some") == 2
     assert ends("toyworld", "x", "--formats", "epic,kitchen") == 2
     assert ends("toyworld", "x", "--takes", "15", "--traps") == 2
+    capsys.readouterr()
+    assert ends("toyworld", "x", "--takes", "16", "--traps", "--val-fraction", "0.5") == 2
+    assert "traps need num_takes >= 16 and val_fraction from 0.18 to 0.25" in capsys.readouterr().err
+    assert ends("toyworld", "x", "--grid-fps", "nan") == 2
 
 
 @pytest.mark.parametrize(

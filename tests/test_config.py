@@ -54,6 +54,34 @@ def test_fields_that_must_fit_each_other_are_both_named() -> None:
         PretrainConfig(name="x", data=data, loss=LossConfig(rollout_steps=3))
 
 
+def test_the_home_folder_is_expanded_once_for_all_who_read_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tree = {
+        "name": "x", "folder": "~/runs", "data": {"train": ["~/a.txt", "./b"], "val": ["c~"], "manifest": "~/m.json"},
+        "tokens": {"folder": "~"}, "gaze_files": {"folder": Path("~/gaze")},
+        "encoder": {"weights": "vitl"}, "gazelle": {"weights": "~/g.pt"},
+    }  # fmt: skip
+    made = PretrainConfig.model_validate(tree)
+    assert made.folder == tmp_path / "runs"
+    assert (made.data.train, made.data.val) == ((f"{tmp_path}/a.txt", "./b"), ("c~",))
+    assert made.data.manifest == tmp_path / "m.json"
+    assert (made.tokens.folder, made.gaze_files.folder) == (tmp_path, tmp_path / "gaze")
+    assert (made.encoder.weights, made.gazelle.weights) == ("vitl", f"{tmp_path}/g.pt")
+    assert PretrainConfig.model_validate(made.model_dump(mode="json")) == made
+
+
+def test_no_setting_takes_a_path_as_it_stands() -> None:
+    settings = [(f"{kind.__name__}.{name}", kind.model_fields[name]) for kind, name in fields()]
+    raw = [
+        name
+        for name, field in settings
+        if Path in get_args(field.annotation) or (field.annotation is Path and not field.metadata)
+    ]
+    assert not raw, f"PathSetting expands ~ in {raw}"
+
+
 def test_every_field_is_read_somewhere() -> None:
     """A setting that nothing reads is a promise that nothing keeps."""
     code = "\n".join(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hwm.cli import main
-from hwm.config import AnticipateConfig, PretrainConfig
+from hwm.config import AdaptConfig, AnticipateConfig, PretrainConfig
 from hwm.data.check_log import CheckLog
 from hwm.data.checking import VideoCheck
 from hwm.data.clips import find_videos
@@ -96,6 +96,14 @@ def test_a_whole_set_is_whole(recipe: AnticipateConfig, world: Path) -> None:
         assert record.gaze.period_error_ms == 0.0
     assert list(result.path.parent.iterdir()) != []
     assert not list(result.path.parent.glob(".*"))  # no draft is left
+
+
+def test_adapt_may_name_videos_to_train_on_alone(world: Path, tmp_path: Path) -> None:
+    lists = world / "lists"
+    settings = {"name": "check", "folder": tmp_path / "runs", "data": {"train": [str(lists / "train_ego.txt")]}}
+    manifest = run(AdaptConfig.model_validate(settings)).manifest
+    assert set(manifest.coverage) == {"train videos"}
+    assert not manifest.unusable
 
 
 def test_every_kind_of_damage_is_counted_by_its_reason(recipe: AnticipateConfig, world: Path) -> None:
@@ -230,6 +238,12 @@ def test_torn_and_foreign_lines_are_checked_again_and_timeouts_are_not_kept(tmp_
     log.add(video, video.stat(), final)
     again = CheckLog(tmp_path / "data_manifest.json")
     assert again.get(video, video.stat()) == final
+    with log.path.open("ab") as file:
+        file.write(b"\xff\n")
+    again = CheckLog(tmp_path / "data_manifest.json")
+    assert again.get(video, video.stat()) == final
+    again.keep_only([(video, video.stat())])
+    assert CheckLog(tmp_path / "data_manifest.json").get(video, video.stat()) == final
     log.path.write_text(
         log.path.read_text().replace("null, ", '{"sha256": 3}, ', 1).replace('"facts": null', '"facts": {}')
     )

@@ -13,9 +13,9 @@ from paired_worlds import World, as_logits, simulate_segments
 from safetensors.torch import load_file
 
 from hwm.errors import DataError, RunError
-from hwm.evaluation.class_gains import class_gains, recall_by_support
+from hwm.evaluation.class_gains import class_gains
 from hwm.evaluation.differences import Difference, difference_of, metric_difference, resampled_model
-from hwm.evaluation.metrics import class_mean_recall, score, top_k_hits
+from hwm.evaluation.metrics import score, top_k_hits
 from hwm.evaluation.resampled import METRICS, resampled_metric
 from hwm.evaluation.statistics import draw_takes, number_takes, statistic_interval
 
@@ -242,17 +242,6 @@ def test_what_cannot_be_compared_is_refused():
     few, many = (resampled_model("top1", [logits], labels, take_of, draw_takes(6, n, rng)) for n in (3, 4))
     with pytest.raises(DataError, match="on the same resamples"):
         few.minus(many)
-
-
-def test_class_means_show_their_support():
-    labels = torch.tensor([0] * 6 + [1] * 2 + [2])
-    logits = torch.eye(4)[[0, 0, 0, 1, 1, 1, 1, 0, 2]]
-    rows = recall_by_support(logits, labels, 1, (1, 2, 6, 7))
-    assert [row.recall for row in rows] == [pytest.approx((0.5 + 0.5 + 1) / 3), 0.5, 0.5, None]
-    assert [(row.num_classes, row.num_segments) for row in rows] == [(3, 9), (2, 8), (1, 6), (0, 0)]
-    assert rows[0].recall == class_mean_recall(logits, labels, 1)
-    with pytest.raises(DataError, match="min_supports"):
-        recall_by_support(logits, labels, 1, (0,))
 
 
 def test_the_gain_of_a_class_is_judged_on_the_takes_that_hold_it():

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from hwm.config import AdaptConfig, AnticipateConfig, GazeScoreConfig, PretrainConfig
+from hwm.config import AdaptConfig, AdaptGazeConfig, AnticipateConfig, GazeScoreConfig, PretrainConfig, RunConfig
 from hwm.data.clips import find_videos
 from hwm.engine import runtime
 from hwm.engine import sweep as sweeping
@@ -148,8 +148,19 @@ def test_settings_that_nothing_would_read_are_refused() -> None:
     data: dict[str, Any] = {"train": ["a"], "val": ["b"]}
     with pytest.raises(ValidationError, match=r"init\.precision is of frozen encoders"):
         AdaptConfig(name="a", data=data, init=LOW)  # type: ignore[arg-type]
-    with pytest.raises(ValidationError, match=r"runtime\.compile is for pretrain"):
-        AdaptConfig(name="a", data=data, runtime={"compile": True})  # type: ignore[arg-type]
+    scored: dict[str, Any] = {"videos": ["a"], "prior_videos": ["b"], "gaze_files": {"folder": "c"}}
+    verbs: list[tuple[type[RunConfig], dict[str, Any]]] = [
+        (AdaptConfig, {"data": data}), (AdaptGazeConfig, {"world": "w"}), (GazeScoreConfig, scored),
+    ]  # fmt: skip
+    given = {"compile": True, "num_workers": 2, "recompute_activations": True, "precision": "bf16-mixed"}
+    for verb, settings in verbs:
+        for name, value in given.items():
+            config = {"name": "a", **settings, "runtime": {name: value}}
+            if verb is AdaptConfig and name == "precision":
+                assert verb.model_validate(config).runtime.precision == "bf16-mixed"
+                continue
+            with pytest.raises(ValidationError, match=rf"runtime\.{name} is for pretrain"):
+                verb.model_validate(config)
 
 
 def test_stage_2_trains_its_probe_in_the_runs_precision(

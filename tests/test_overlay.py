@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from hwm.errors import DataError
-from hwm.viz.latents import enlarge_patches, pca_colours
 from hwm.viz.overlay import Forecast, annotate, annotate_clip, blend_heat, mark_gaze, resize_frame
 
 FORECAST = Forecast((("Crack the egg", 0.62), ("Pour water", 0.21), ("Stir", 0.09)), "Pour water", 1.0)
@@ -113,39 +112,3 @@ def test_frames_of_another_form_are_refused():
     ):
         with pytest.raises(DataError, match="wrong form"):
             resize_frame(frame)
-
-
-def test_latent_colours_follow_the_tokens_and_are_the_same_each_time():
-    rng = np.random.default_rng(0)
-    kinds = rng.normal(size=(4, 24))
-    which = rng.integers(4, size=(3, 5, 6))
-    tokens = kinds[which] + 0.01 * rng.normal(size=(3, 5, 6, 24))
-    colours = pca_colours(tokens)
-    assert colours.shape == (3, 5, 6, 3)
-    assert colours.dtype == np.uint8
-    means = np.stack([colours[which == kind].mean(axis=0) for kind in range(4)])
-    spread = max(colours[which == kind].std(axis=0).max() for kind in range(4))
-    gaps = [np.abs(means[a] - means[b]).max() for a in range(4) for b in range(a)]
-    assert min(gaps) > 10 * spread
-    assert np.array_equal(colours, pca_colours(tokens))
-    assert np.array_equal(colours, pca_colours(tokens * 3 + 1))
-
-
-def test_one_analysis_serves_all_frames_of_a_clip():
-    rng = np.random.default_rng(1)
-    tokens = rng.normal(size=(1, 6, 6, 8))
-    colours = pca_colours(np.concatenate([tokens, tokens * 0.1]))
-    assert colours[1].std(axis=(0, 1)).max() < 0.3 * colours[0].std(axis=(0, 1)).min()
-
-
-def test_tokens_that_do_not_differ_are_grey_and_bad_tokens_are_refused():
-    assert (pca_colours(np.ones((2, 3, 3, 4))) == 128).all()
-    line = np.zeros((1, 4, 4, 5))
-    line[..., 2] = np.arange(16).reshape(1, 4, 4)
-    colours = pca_colours(line)
-    assert colours[..., 0].std() > 50
-    assert (colours[..., 1:] == 128).all()
-    for bad in (np.ones((2, 3, 4)), np.ones((2, 3, 3, 2)), np.full((1, 2, 2, 4), np.nan)):
-        with pytest.raises(DataError, match="cannot be coloured"):
-            pca_colours(bad)
-    assert enlarge_patches(colours, 8).shape == (1, 32, 32, 3)

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from hwm.config import PretrainConfig
 from hwm.data.batches import StepBatches
 from hwm.data.clips import ClipPlan, find_videos
+from hwm.data.video import write_video
 from hwm.engine.assemble import load_stage1
 from hwm.engine.checkpoint import CheckpointStore
 from hwm.engine.runlog import TIMINGS, RunLog, read_metrics
@@ -70,6 +72,38 @@ def test_resumed_equals_straight(stage1_settings: dict[str, Any], monkeypatch: p
     resumed = pretrain.run(config)
     assert json.loads((resumed.folder / "run.json").read_text())["resumed"][0]["step"] == config.save_every
     assert resumed.predictor_sha256 == straight.predictor_sha256
+    assert read_metrics(resumed.folder) == read_metrics(straight.folder)
+
+
+def test_videos_that_do_not_change_have_no_skill_and_stop_nothing(
+    stage1_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    black = tmp_path / "black.mp4"
+    write_video(black, np.zeros((24, 64, 64, 3), dtype=np.uint8), 8.0)
+    stage1_settings["data"]["val"] = [str(black)]
+    result = pretrain.run(PretrainConfig(**stage1_settings))
+    assert result.validation["copy_l1"] == 0
+    assert not any("skill" in name for name in result.validation)
+    assert "val/l1" in set().union(*read_metrics(result.folder))
+
+
+def test_a_validation_that_fails_loses_no_training(
+    stage1_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = pretrain.run(PretrainConfig(**stage1_settings | {"name": "straight"}))
+    config = PretrainConfig(**stage1_settings | {"name": "resumed"})
+
+    def failing(*_: object) -> None:
+        raise InterruptedRunError
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(pretrain, "validate", failing)
+            with pytest.raises(InterruptedRunError):
+                pretrain.run(config)
+        assert CheckpointStore(config.folder / "resumed" / "checkpoints", 3, is_writer=False).steps() == [4]
+    resumed = pretrain.run(config)
+    assert resumed.validation == straight.validation
     assert read_metrics(resumed.folder) == read_metrics(straight.folder)
 
 

@@ -51,9 +51,9 @@ def test_defaults_then_recipe_then_overrides(recipe: Path) -> None:
     plain = load_config(PretrainConfig, recipe)
     assert (plain.optim.lr, plain.optim.weight_decay) == (1e-4, OptimConfig().weight_decay)
     overridden = load_config(
-        PretrainConfig, recipe, ["optim.lr=3E-5", "gaze=none", "optim.betas=[0.8, 1]", "optim.num_steps=1e4"]
+        PretrainConfig, recipe, ["optim.lr=3E-5", "gaze=none", "optim.betas=[0, 0.95]", "optim.num_steps=1e4"]
     )
-    assert (overridden.optim.lr, overridden.gaze, overridden.optim.betas) == (3e-5, "none", (0.8, 1.0))
+    assert (overridden.optim.lr, overridden.gaze, overridden.optim.betas) == (3e-5, "none", (0.0, 0.95))
     assert overridden.optim.num_steps == 10_000
 
 
@@ -88,6 +88,12 @@ def test_an_override_of_a_group_replaces_it(recipe: Path) -> None:
         ("gaze=maybe", ["'none', 'estimated' or 'measured'"]),
         ("loss.rollout_steps=8", ["loss.rollout_steps (8)", "data.num_steps (8)"]),
         ("optim.betas=[1, 2, 3]", ["optim.betas"]),
+        ("optim.betas=[0.9, 1]", ["optim.betas.1", "less than 1", "found 1"]),
+        ("predictor.num_heads=0", ["predictor.num_heads", "greater than or equal to 1"]),
+        ("encoder.num_heads=0", ["encoder.num_heads", "greater than or equal to 1"]),
+        ("predictor.mlp_ratio=-1", ["predictor.mlp_ratio", "greater than 0"]),
+        ("data.augment.scale=[0.5, 1.5]", ["data.augment.scale.1", "less than or equal to 1"]),
+        ("data.augment.ratio=[2, 1]", ["data.augment.ratio", "lowest, highest"]),
         ("name=../evil", ["name"]),
         ("name=2024-01-01", ["date", "quotes"]),
         ("name=!!python/name:os.system", ["override name", "tag"]),
@@ -117,6 +123,26 @@ def test_settings_of_a_kind_are_named_as_they_are_written(override: str, words: 
         assert word in str(caught.value), caught.value
 
 
+@pytest.mark.parametrize(
+    ("name", "override", "words"),
+    [
+        ("anticipate/toyworld", "probe.lrs=[-1]", ["probe.lrs.0", "greater than 0"]),
+        ("anticipate/toyworld", "probe.lrs=[]", ["probe.lrs", "at least 1 item"]),
+        ("anticipate/toyworld", "probe.weight_decays=[-1]", ["probe.weight_decays.0", "greater than or equal to 0"]),
+        ("anticipate/toyworld", "probe.weight_decays=[]", ["probe.weight_decays", "at least 1 item"]),
+        ("adapt/toyworld", "masks.aspect=[-1, 1]", ["masks.aspect.0", "greater than 0"]),
+        ("adapt/toyworld", "ema=[0.9, 2]", ["ema.1", "less than or equal to 1"]),
+        ("adapt-gaze/toyworld", "backbone.num_heads=0", ["backbone.num_heads", "greater than or equal to 1"]),
+        ("adapt-gaze/toyworld", "decoder_width=8", ["decoder_width", "greater than or equal to 16"]),
+    ],
+)
+def test_numbers_that_no_run_could_use_are_refused_before_it(name: str, override: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(VERBS[name.split("/")[0]], name, [override])
+    for word in words:
+        assert word in str(caught.value), caught.value
+
+
 def test_an_override_given_twice_is_refused(recipe: Path) -> None:
     assert "already given" in refused(recipe, "seed=1", "seed=2")
 
@@ -132,6 +158,8 @@ def test_an_override_given_twice_is_refused(recipe: Path) -> None:
         (SMALL + "gazelle: !!python/object/apply:os.system [id]\n", [":7", "tag"]),
         (SMALL + "encoder: &e {weights: mini}\ntarget_encoder: *e\n", [":7", "anchors"]),
         (SMALL + "3: 4\n", ["3 is not a setting's name"]),
+        (SMALL + "? [a, b]\n: 4\n", ["a sequence is not a setting's name", "a word"]),
+        (SMALL + "optim2:\n  ? {a: b}\n  : 4\n", [":8", "a mapping is not a setting's name"]),
         ("- a\n- b\n", ["not a recipe"]),
         ("", ["not a recipe"]),
         ("name: [1\n", [":2", "not a plain YAML"]),

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from hwm.errors import RunError
-from hwm.evaluation import figures
+from hwm.evaluation import demo_report, figures
 from hwm.evaluation.figures import Bar, Ceiling, ClassScore, Figure, Line
 from hwm.evaluation.report import Report
 from hwm.evaluation.report_parts import (
@@ -348,3 +348,20 @@ def test_the_csv_holds_the_numbers_drawn_with_full_names():
     bars = list(csv.reader(io.StringIO(steps["bars"].csv)))
     assert ["Majority", "baseline", "0.14", "", ""] in bars
     assert ["Best possible with gaze", "ceiling", "0.81", "", ""] in bars
+
+
+@pytest.mark.parametrize("validation", [{"skill": 0.1, "skill_1": 0.25}, {"l1": 0.0, "copy_l1": 0.0}])
+def test_the_demo_leaves_out_a_skill_that_cannot_be_told(tmp_path: Path, validation: dict[str, float]) -> None:
+    names = ("top1", "top5", "mean_average_precision", "class_mean_recall_at_1", "class_mean_recall_at_5")
+    scores, stage1 = dict.fromkeys(names, 0.5), [{"step": 1, "train/teacher_forced": 1, "val/l1": 1, "train/gate": 0}]
+    arms = [
+        demo_report.Arm(name, scores, np.array([True, False]), stage1, validation, {"stir": (0.5, 2)})
+        for name in "abcde"
+    ]
+    best = demo_report.BestScores(0.9, 0.8, 0.9, 0.8)
+    findings = demo_report.DemoFindings(
+        demo_report.Arms(*arms), {"majority": scores}, best, ["t", "u"], 1.0, "the camera", 2, (), {}, 1.0
+    )
+    page = demo_report.write_report(tmp_path / "report.html", findings, [], Clip("clip", b"", "")).read_text()
+    assert ("25.0%" in page) == ("skill_1" in validation)
+    assert "Stage 1: the world model" in page

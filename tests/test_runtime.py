@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hwm.config import RuntimeConfig
-from hwm.engine.runtime import EXIT_STOPPED, StopFlag, deterministic, rng_for, seeded_weights, start, torch_rng_for
+from hwm.engine.runtime import EXIT_STOPPED, StopFlag, rng_for, seeded_weights, start, torch_rng_for
 from hwm.errors import ConfigError
 
 
@@ -48,13 +48,6 @@ def test_seeded_weights_depend_on_the_seed_alone_and_leave_the_global_generator(
     torch.rand(5)
     assert torch.equal(first, weights(3))
     assert not torch.equal(first, weights(4))
-
-
-def test_deterministic_is_set_inside_only() -> None:
-    assert not torch.are_deterministic_algorithms_enabled()
-    with deterministic():
-        assert torch.are_deterministic_algorithms_enabled()
-    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_starting_on_the_cpu_leaves_the_threads_alone() -> None:

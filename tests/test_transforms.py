@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hwm.data.transforms import box_to_grid, centre_square, normalise, point_in_box, random_box
+from hwm.data.transforms import centre_square, normalise, point_in_box, random_box
 from hwm.data.video import CropBox, VideoInfo
 from hwm.errors import DataError
 
@@ -68,11 +68,6 @@ def test_points_in_boxes():
     assert point_in_box(20, 10, box) == (0, 0)
     assert point_in_box(100, 50, box) == (1, 1)
     assert point_in_box(40, 40, box) == (0.25, 0.75)
-    assert box_to_grid(40, 40, box, 4, 8) == (3, 2)
-    assert box_to_grid(20, 10, box, 4, 8) == (0, 0)
-    assert box_to_grid(99.999999, 49.999999, box, 4, 8) == (3, 7)
-    for x, y in ((19.9, 30), (100, 30), (40, 9.9), (40, 50)):
-        assert box_to_grid(x, y, box, 4, 8) is None
 
 
 def test_normalise_uses_imagenet_statistics_and_moves_channels():

@@ -3,16 +3,18 @@
     hwm VERB CONFIG [key=value ...]
 
 Configurations are read and checked before a pipeline, and with it torch, is imported. Errors are told in plain words
-(`--debug` shows the traceback): exit code 2 for a wrong command or configuration, 1 for anything else, 143 for a run
-that was asked to stop and did so in order.
+(`--debug` shows the traceback), those of the system too, such as a full disk: exit code 2 for a wrong command or
+configuration, 1 for anything else, 143 for a run that was asked to stop and did so in order.
 """
 
 import sys
 from collections.abc import Sequence
+from os.path import expanduser
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional, TypeVar
+from typing import Annotated, Optional, TypeVar
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
@@ -21,7 +23,6 @@ from hwm import cli_extract, cli_predict, cli_weights
 from hwm.cli_arguments import Checkpoint, ConfigArgument, Folder, Overrides, with_options
 from hwm.cli_show import show, tell
 from hwm.config import (
-    MIN_TAKES_FOR_TRAPS,
     TOYWORLD_FORMATS,
     TOYWORLD_VIEWS,
     AdaptConfig,
@@ -38,9 +39,6 @@ from hwm.engine.requirements import require_data, require_inputs
 from hwm.errors import ConfigError, HwmError
 from hwm.recipes import load_any, load_config
 from hwm.terminal import printable
-
-if TYPE_CHECKING:
-    pass
 
 
 def _command_line() -> typer.Typer:
@@ -129,23 +127,16 @@ def toyworld(
         raise ConfigError(
             "--formats names a format that is not there", expected=", ".join(TOYWORLD_FORMATS), found=formats
         )
-    if traps and takes < MIN_TAKES_FOR_TRAPS:
-        raise ConfigError(
-            "there are too few takes for all traps", found=f"{takes}", fix=f"give --takes {MIN_TAKES_FOR_TRAPS} or more"
-        )
-    config = ToyWorldConfig.model_validate(
-        {
-            "num_takes": takes,
-            "val_fraction": val_fraction,
-            "seed": seed,
-            "fps": fps,
-            "grid_fps": grid_fps,
-            "gaze": gaze,
-            "views": views,
-            "formats": tuple(names),
-            "traps": traps,
-        }
-    )
+    options = {
+        "num_takes": takes, "val_fraction": val_fraction, "seed": seed, "fps": fps, "grid_fps": grid_fps, "gaze": gaze,
+        "views": views, "formats": tuple(names), "traps": traps,
+    }  # fmt: skip
+    try:
+        config = ToyWorldConfig.model_validate(options)
+    except ValidationError as error:
+        said = (" ".join([*map(str, detail["loc"]), detail["msg"]]) for detail in error.errors())
+        problems = "; ".join(text.removeprefix("Value error, ") for text in said)
+        raise ConfigError("these options make no toy world", found=problems) from None
     from hwm.data.toyworld import generate
     from hwm.engine.progress import Progress
 
@@ -202,10 +193,15 @@ def compare(
 ) -> None:
     """Does gaze help? Arms, controls and baselines over seeds, and a report with a verdict."""
     if from_runs:
+        if plan:
+            raise ConfigError("--from trains nothing: there is no --plan of it", fix="leave one of the two out")
+        out = Path(expanduser(folder or "runs/compared"))
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f"{out} is no folder", expected="the folder of the report", fix="another --folder")
         from hwm.pipelines import compare_runs
 
         runs = [Path(run) for run in (config, *(overrides or ()))]
-        tell(compare_runs.run(runs, folder or Path("runs/compared"), frames=not no_frames))
+        tell(compare_runs.run(runs, out, frames=not no_frames))
         return
     given = [*(overrides or ()), *(["num_examples=0"] if no_frames else [])]
     checked = _checked(CompareConfig, config, with_options(given, folder=folder))
@@ -319,8 +315,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kept = [argument for argument in given if argument != "--debug"]
     try:
         app(args=kept, prog_name="hwm")
-    except HwmError as error:
+    except (HwmError, OSError) as error:
         if len(kept) < len(given):
             raise
-        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), printable(str(error))), soft_wrap=True)
+        said = _told_by_the_system(error) if isinstance(error, OSError) else str(error)
+        Console(stderr=True).print(Text.assemble(("error: ", "bold red"), printable(said)), soft_wrap=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _told_by_the_system(error: OSError) -> str:
+    """The file that could not be read or written, and why: the disk is full, it is not allowed."""
+    names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{names}: {reason}" if names else reason

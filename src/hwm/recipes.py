@@ -5,7 +5,7 @@
 Values come from three places in this order: the defaults of `hwm.config`, the recipe, the overrides. A recipe may say
 `extends: other.yaml` (beside it) in its first level and then gives only what differs; lists are replaced, not joined.
 Recipes are YAML 1.2: `1e-4` is a number, `no` is a word, a key given twice is an error, tags, anchors and dates are
-refused. Relative paths inside a recipe are relative to the folder the command runs in.
+refused. Relative paths inside a recipe are relative to the folder the command runs in, and `~` is the home folder.
 
 What has no tag and passes `hwm.config` is all a recipe can say: it can name no code. Nothing here imports torch.
 """
@@ -14,13 +14,14 @@ import difflib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 from hwm.errors import ConfigError
 
@@ -91,10 +92,10 @@ def find_recipe(source: Path | str) -> Path:
     Raises:
         ConfigError: there is no such file; the nearest shipped names are suggested.
     """
-    path = Path(source).expanduser()
+    path = Path(expanduser(source))
     if path.is_file():
         return path
-    shipped = {name: folder / f"{name}.yaml" for folder in _shipped_folders() for name in _names_below(folder)}
+    shipped = shipped_recipes()
     name = Path(source).as_posix().removeprefix("configs/").removesuffix(".yaml")
     if name in shipped:
         return shipped[name]
@@ -106,9 +107,9 @@ def find_recipe(source: Path | str) -> Path:
     )
 
 
-def shipped_recipes() -> tuple[str, ...]:
-    """Names of all recipes that come with the package, e.g. `pretrain/toyworld`."""
-    return tuple(sorted({name for folder in _shipped_folders() for name in _names_below(folder)}))
+def shipped_recipes() -> dict[str, Path]:
+    """All recipes that come with the package by their names, e.g. `pretrain/toyworld`."""
+    return {name: folder / f"{name}.yaml" for folder in _shipped_folders() for name in _names_below(folder)}
 
 
 def _shipped_folders() -> Iterator[Path]:
@@ -181,7 +182,10 @@ def _origins(node: Node, place: Callable[[int], str]) -> Iterator[tuple[Loc, str
         seen.add(id(current))
         yield loc, said_at
         if isinstance(current, MappingNode):
-            todo += [((*loc, key.value), value) for key, value in current.value]
+            for key, value in current.value:
+                if not isinstance(key, ScalarNode):
+                    raise ConfigError(f"{said_at}: a {key.id} is not a setting's name", expected="a word")
+                todo.append(((*loc, key.value), value))
         elif isinstance(current.value, list):
             todo += [((*loc, index), value) for index, value in enumerate(current.value)]
 

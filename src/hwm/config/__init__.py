@@ -5,7 +5,7 @@ Values come from three places in this order: the defaults here, a YAML recipe, d
 Nothing here imports torch: a wrong recipe is refused before anything heavy is loaded.
 """
 
-from hwm.config.adapt import AdaptConfig, AdaptGazeConfig, DinoConfig, MaskConfig
+from hwm.config.adapt import AdaptConfig, AdaptDataConfig, AdaptGazeConfig, DinoConfig, MaskConfig
 from hwm.config.anticipate import AnnotationConfig, AnticipateConfig, ProbeConfig, ProtocolConfig
 from hwm.config.backbone import HwmBackboneConfig, MaskedPredictorConfig, VJEPA2BackboneConfig
 from hwm.config.base import (
@@ -27,15 +27,15 @@ from hwm.config.base import (
     TokenDtype,
 )
 from hwm.config.compare import CompareConfig
-from hwm.config.demo import MIN_TAKES_FOR_TRAPS, TOYWORLD_FORMATS, TOYWORLD_VIEWS, DemoConfig, ToyWorldConfig
+from hwm.config.demo import TOYWORLD_FORMATS, TOYWORLD_VIEWS, DemoConfig, ToyWorldConfig
 from hwm.config.gaze_score import GazeScoreConfig
 from hwm.config.pretrain import LossConfig, PretrainConfig
 
 __all__ = [
-    "MIN_TAKES_FOR_TRAPS",
     "TOYWORLD_FORMATS",
     "TOYWORLD_VIEWS",
     "AdaptConfig",
+    "AdaptDataConfig",
     "AdaptGazeConfig",
     "AnnotationConfig",
     "AnticipateConfig",

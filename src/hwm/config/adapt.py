@@ -1,6 +1,6 @@
 """The frozen parts, made or adapted: `hwm adapt CONFIG` and `hwm adapt-gaze CONFIG`."""
 
-from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -9,10 +9,16 @@ from hwm.config.base import (
     EncoderConfig,
     OptimConfig,
     Part,
+    PathSetting,
+    PathText,
     PredictorConfig,
+    Range,
     RunConfig,
-    refuse_compile,
+    ShareRange,
+    refuse_unread,
 )
+
+_Averaging = Annotated[float, Field(ge=0, le=1)]
 
 
 class MaskConfig(Part):
@@ -20,10 +26,17 @@ class MaskConfig(Part):
 
     num_blocks: int = Field(default=4, ge=1)
     """Blocks a mask."""
-    scale: tuple[float, float] = (0.1, 0.25)
+    scale: ShareRange = (0.1, 0.25)
     """Share of the patch grid that one block hides, lowest and highest."""
-    aspect: tuple[float, float] = (0.75, 1.5)
+    aspect: Range = (0.75, 1.5)
     """Aspect ratio of a block, lowest and highest."""
+
+
+class AdaptDataConfig(ClipDataConfig):
+    """Clips to adapt to."""
+
+    val: tuple[PathText, ...] = ()
+    """For `hwm data check` alone: no part of this objective is validated, and none of these videos is trained on."""
 
 
 class AdaptConfig(RunConfig):
@@ -37,11 +50,11 @@ class AdaptConfig(RunConfig):
     """Pixels of the square view; must be a multiple of 16."""
     predictor: PredictorConfig = PredictorConfig(width=96, depth=3, num_heads=4)
     """Size of the masked predictor, which is thrown away afterwards."""
-    data: ClipDataConfig
+    data: AdaptDataConfig
     in_memory: bool = False
     """Decode every video once and keep its frames (centre square) in memory; for sets that fit."""
     masks: MaskConfig = MaskConfig()
-    ema: tuple[float, float] = (0.99, 0.9995)
+    ema: tuple[_Averaging, _Averaging] = (0.99, 0.9995)
     """Averaging constant of the target encoder, first and last step (linear between)."""
     context_weight: float = Field(default=0.5, ge=0)
     """Weight of the loss on visible patches (V-JEPA 2.1's dense loss)."""
@@ -57,7 +70,7 @@ class AdaptConfig(RunConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> "AdaptConfig":
-        refuse_compile(self)
+        refuse_unread(self, "num_workers", "recompute_activations", "compile")
         if self.init is not None and self.init.precision != "32-true":
             raise ValueError("init.precision is of frozen encoders: this one is trained, in runtime.precision")
         if self.in_memory and self.data.augment is not None:
@@ -68,21 +81,21 @@ class AdaptConfig(RunConfig):
 class DinoConfig(Part):
     """Size of a DINOv2-architecture backbone made from scratch."""
 
-    width: int = 96
+    width: int = Field(default=96, ge=1)
     """Width."""
-    depth: int = 4
+    depth: int = Field(default=4, ge=1)
     """Blocks."""
-    num_heads: int = 4
+    num_heads: int = Field(default=4, ge=1)
     """Attention heads."""
 
 
 class AdaptGazeConfig(RunConfig):
     """Train a Gaze-LLE-architecture model on the toy world's gaze: `hwm adapt-gaze CONFIG`."""
 
-    world: Path
+    world: PathSetting
     """Folder made by `hwm toyworld`."""
     backbone: DinoConfig = DinoConfig()
-    decoder_width: int = 64
+    decoder_width: int = Field(default=64, ge=16)
     """Width of the Gaze-LLE decoder, which is the width of the scene tokens."""
     resolution: int = Field(default=224, ge=14)
     """Pixels of the square view; must be a multiple of 14."""
@@ -93,6 +106,6 @@ class AdaptGazeConfig(RunConfig):
     """Optimiser steps between lines of `metrics.jsonl`."""
 
     @model_validator(mode="after")
-    def _has_no_encoder(self) -> "AdaptGazeConfig":
-        refuse_compile(self)
+    def _fits(self) -> "AdaptGazeConfig":
+        refuse_unread(self, "precision", "num_workers", "recompute_activations", "compile")
         return self

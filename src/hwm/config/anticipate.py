@@ -1,12 +1,20 @@
 """Stage 2: annotations, what may be seen before a step, the probe; `hwm anticipate CONFIG`."""
 
-from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 
 from hwm.config.backbone import HwmBackboneConfig, VJEPA2BackboneConfig
-from hwm.config.base import Gaze, GazeFilesConfig, GazelleConfig, GazePointControl, Part, RunConfig, TokenConfig
+from hwm.config.base import (
+    Gaze,
+    GazeFilesConfig,
+    GazelleConfig,
+    GazePointControl,
+    Part,
+    PathSetting,
+    RunConfig,
+    TokenConfig,
+)
 
 _DATASET_OF = {
     "takes": "keystep",
@@ -30,37 +38,37 @@ class AnnotationConfig(Part):
 
     dataset: Literal["keystep", "ego4d-goalstep", "ego4d-lta", "epic-kitchens-100"] = "keystep"
     """Ego-Exo4D KeyStep, Ego4D Goal-Step, Ego4D long-term anticipation (LTA) or EPIC-KITCHENS-100."""
-    train: Path
+    train: PathSetting
     """Annotations to train on: `keystep_train.json`, `fho_lta_train.json`, `EPIC_100_train.csv`, …"""
-    val: Path
+    val: PathSetting
     """Annotations to score on."""
-    videos: Path
+    videos: PathSetting
     """KeyStep: the root that holds `takes/`, or a folder of videos named after takes. Others: searched at any depth."""
-    manifest: Path | None = None
+    manifest: PathSetting | None = None
     """`data_manifest.json` of `hwm data check`, which annotations and videos are held to; null probes the videos."""
-    takes: Path | None = None
+    takes: PathSetting | None = None
     """KeyStep: `takes.json`; null finds the videos by name below `videos`."""
     view: str = "ego"
     """KeyStep: `ego` (the Aria RGB stream, any Aria number) or an exo camera, e.g. `cam01`; never a fallback."""
     resolution: Literal["full", "448"] = "full"
     """KeyStep: `448` reads `frame_aligned_videos/downscaled/448`."""
-    splits: Path | None = None
+    splits: PathSetting | None = None
     """KeyStep: `splits.json`; a take that it puts into another split is excluded. Null does not look."""
     classes: Literal["full", "benchmark"] = "full"
     """KeyStep: `full` tells all `step_unique_id`s apart; `benchmark` the 278 classes of `label_mapping`."""
-    label_mapping: Path | None = None
+    label_mapping: PathSetting | None = None
     """KeyStep: `label_mapping.csv`, for `classes=benchmark`."""
     level: Literal["step", "substep"] = "step"
     """Goal-Step: which of the two nested levels is anticipated."""
-    taxonomy: Path | None = None
+    taxonomy: PathSetting | None = None
     """LTA: `fho_lta_taxonomy.json`, to name and check the labels; null takes the names of the annotations."""
     sequence_length: int = Field(default=1, ge=1)
     """LTA: how many of the following actions are named, Z; 20 for edit distance at 20."""
-    unseen_participants: Path | None = None
+    unseen_participants: PathSetting | None = None
     """EPIC-KITCHENS: `EPIC_100_unseen_participant_ids_validation.csv`, for scores over these people."""
-    tail_verbs: Path | None = None
+    tail_verbs: PathSetting | None = None
     """EPIC-KITCHENS: `EPIC_100_tail_verbs.csv`, for scores over rare verbs (with `tail_nouns`: and actions)."""
-    tail_nouns: Path | None = None
+    tail_nouns: PathSetting | None = None
     """EPIC-KITCHENS: `EPIC_100_tail_nouns.csv`."""
 
     @model_validator(mode="after")
@@ -127,9 +135,9 @@ class ProbeConfig(Part):
     """Pooler blocks, the cross-attention block included (upstream: 4)."""
     num_heads: int = Field(default=16, ge=1)
     """Attention heads of the pooler."""
-    lrs: tuple[float, ...] = (1e-3, 3e-4)
+    lrs: tuple[PositiveFloat, ...] = Field(default=(1e-3, 3e-4), min_length=1)
     """Learning rates of the sweep."""
-    weight_decays: tuple[float, ...] = (1e-2,)
+    weight_decays: tuple[NonNegativeFloat, ...] = Field(default=(1e-2,), min_length=1)
     """Weight decays of the sweep."""
     num_views: int = Field(default=2, ge=1)
     """Horizons drawn for each training segment, fixed over epochs; features are computed once for each."""
@@ -170,12 +178,12 @@ class AnticipateConfig(RunConfig):
 
     backbone: HwmBackboneConfig | VJEPA2BackboneConfig = Field(default=HwmBackboneConfig(), discriminator="kind")
     """Which frozen model makes what the probe reads."""
-    checkpoint: Path | None = None
+    checkpoint: PathSetting | None = None
     """Stage-1 run folder, checkpoint folder or saved model (backbone `hwm`); `--checkpoint` sets it."""
     annotations: AnnotationConfig
     protocol: ProtocolConfig = ProtocolConfig()
     probe: ProbeConfig = ProbeConfig()
-    saved_probe: Path | None = None
+    saved_probe: PathSetting | None = None
     """`probe.safetensors` of an earlier run, scored as it is instead of training one; its class tables must fit."""
     allow_seen_takes: bool = False
     """Scores validation takes that stage 1 was trained on, too (a leak, which the record names); false is an error."""

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from hwm.config.base import EncoderConfig, Part, Precision
+from hwm.config.base import EncoderConfig, Part, PathText, Precision
 
 
 class HwmBackboneConfig(Part):
@@ -19,9 +19,9 @@ class HwmBackboneConfig(Part):
 class MaskedPredictorConfig(Part):
     """V-JEPA 2's frozen masked predictor."""
 
-    weights: str | None = None
+    weights: PathText | None = None
     """A released V-JEPA 2 `.pt` or a folder of ours; null reads it from the `.pt` of the encoder."""
-    num_heads: int | None = None
+    num_heads: int | None = Field(default=None, ge=1)
     """Attention heads, only where the file cannot tell (a released `.pt` whose width is not in the table)."""
     precision: Precision = "32-true"
     """Numeric precision of the frozen masked predictor; see `EncoderConfig`."""

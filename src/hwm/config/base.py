@@ -1,9 +1,10 @@
 """What the verbs share: the base of every node, the frozen models, clips of video, the optimiser, the run folder."""
 
+from os.path import expanduser
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
 Gaze = Literal["none", "estimated", "measured"]
 """Where people look: unknown, Gazelle's estimate, or an eye tracker's measurement (ego view only)."""
@@ -26,6 +27,31 @@ Precision = Literal["32-true", "bf16-mixed"]
 in bfloat16 and keeps layer norms and the stream between blocks in float32."""
 
 
+def _expanded(path: Path) -> Path:
+    return Path(expanduser(path))
+
+
+PathSetting = Annotated[Path, AfterValidator(_expanded)]
+"""A file or folder; `~` is expanded here and nowhere else."""
+PathText = Annotated[str, AfterValidator(expanduser)]
+"""The same, kept as it is written otherwise."""
+
+
+def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError("must be lowest, highest")
+    return value
+
+
+_Share = Annotated[float, Field(gt=0, le=1)]
+Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered)]
+"""Lowest and highest of something above 0."""
+ShareRange = Annotated[tuple[_Share, _Share], AfterValidator(_ordered)]
+"""Lowest and highest share of something: above 0, at most 1."""
+
+_Averaging = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Part(BaseModel):
     """Base of every node of the tree: immutable, no unknown keys, defaults validated."""
 
@@ -35,11 +61,11 @@ class Part(BaseModel):
 class EncoderConfig(Part):
     """The frozen V-JEPA 2 encoder."""
 
-    weights: str = "mini"
+    weights: PathText = "mini"
     """`mini` (in the package), a name of `hwm weights list`, a folder or file of ours, or a released V-JEPA 2 file."""
     key: str | None = None
     """Which encoder of a released `.pt` to read; null: `ema_encoder`, else `target_encoder`, else `encoder`."""
-    num_heads: int | None = None
+    num_heads: int | None = Field(default=None, ge=1)
     """Attention heads, only where the file cannot tell (a released `.pt` whose width is not in the table)."""
     resolution: int = Field(default=256, ge=16)
     """Pixels of the square encoder view; must be a multiple of the patch size."""
@@ -50,9 +76,9 @@ class EncoderConfig(Part):
 class GazelleConfig(Part):
     """The frozen Gaze-LLE model ("Gazelle")."""
 
-    weights: str = "mini"
+    weights: PathText = "mini"
     """`mini` (in the package), a name of `hwm weights list`, a folder of ours, or a released Gaze-LLE decoder `.pt`."""
-    backbone: str | None = None
+    backbone: PathText | None = None
     """DINOv2 file, or its catalogue name, that goes with a released decoder; null for `mini` and folders of ours."""
     resolution: int = Field(default=448, ge=14)
     """Pixels of the square Gazelle view; must be a multiple of the backbone's patch size."""
@@ -63,7 +89,7 @@ class GazelleConfig(Part):
 class GazeFilesConfig(Part):
     """Files of measured gaze; read where gaze is `measured`, and in stage 1 to score the forecast of gaze."""
 
-    folder: Path | None = None
+    folder: PathSetting | None = None
     """Dataset root with `takes/<take>/eye_gaze/`, folder of takes, or folder of CSVs named after the videos; null in
     stage 2 means `annotations.videos`."""
     ego4d_y: Literal["down", "up"] | None = None
@@ -75,18 +101,18 @@ class GazeFilesConfig(Part):
 class AugmentConfig(Part):
     """One random crop box a clip, the same for the encoder and for Gazelle; a function of (seed, epoch, sample)."""
 
-    scale: tuple[float, float] = (0.6, 1.0)
+    scale: ShareRange = (0.6, 1.0)
     """Share of the frame's area that the crop box keeps, lowest and highest."""
-    ratio: tuple[float, float] = (0.75, 1.35)
+    ratio: Range = (0.75, 1.35)
     """Aspect ratio (width / height) of the crop box, lowest and highest."""
 
 
 class ClipDataConfig(Part):
     """Stage-1 clips."""
 
-    train: tuple[str, ...]
+    train: tuple[PathText, ...]
     """Videos to train on: files, folders, `.txt` lists, `.csv` lists (column `path`), in any mixture."""
-    val: tuple[str, ...]
+    val: tuple[PathText, ...]
     """Videos to validate on; none may also be in `train`."""
     glob: str = "**/*"
     """Pattern of the files taken from a folder, e.g. `**/*_214-1.mp4` or `**/cam01.mp4`."""
@@ -99,20 +125,20 @@ class ClipDataConfig(Part):
     augment: AugmentConfig | None = None
     """Random crops: fresh ones with live tokens, `tokens.views` fixed ones with cached tokens; null takes the centre
     square."""
-    manifest: Path | None = None
+    manifest: PathSetting | None = None
     """`data_manifest.json` of `hwm data check`, which the videos are held to; null probes the videos instead."""
 
 
 class PredictorConfig(Part):
     """The gaze-conditioned causal predictor."""
 
-    width: int = 384
+    width: int = Field(default=384, ge=1)
     """Predictor width E."""
-    depth: int = 12
+    depth: int = Field(default=12, ge=1)
     """Transformer blocks."""
-    num_heads: int = 12
+    num_heads: int = Field(default=12, ge=1)
     """Attention heads."""
-    mlp_ratio: float = 4.0
+    mlp_ratio: float = Field(default=4.0, gt=0)
     """Hidden width of the MLP over E."""
 
     @model_validator(mode="after")
@@ -131,7 +157,7 @@ class OptimConfig(Part):
     """Learning rate at the end over the peak."""
     weight_decay: float = Field(default=0.04, ge=0)
     """Decoupled weight decay of matrices."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Averaging, _Averaging] = (0.9, 0.999)
     """AdamW's averaging constants."""
     warmup_steps: int = Field(default=100, ge=0)
     """Optimiser steps of linear warm-up from 0."""
@@ -153,7 +179,7 @@ class RuntimeConfig(Part):
     precision: Precision = "32-true"
     """Numeric precision of training: of the predictor, or in stage 2 of the probe. Frozen models have their own."""
     num_workers: int = Field(default=0, ge=0)
-    """Processes that decode video ahead of training; 0 decodes in the main process."""
+    """Both stages and extraction: processes that decode video ahead; 0 decodes in the main process."""
     recompute_activations: bool = False
     """Stage 1: activation checkpointing in the predictor; less memory, about a third more time, the same gradients."""
     compile: bool = False
@@ -167,7 +193,7 @@ class TokenConfig(Part):
 
     source: Literal["live", "cached"] = "live"
     """`live` decodes and encodes every clip; `cached` encodes each video once (centre square) and reads it back."""
-    folder: Path | None = None
+    folder: PathSetting | None = None
     """Folder of cached tokens; null means `$HWM_HOME/tokens`."""
     dtype: TokenDtype = "float16"
     """Precision of cached tokens; `int8` has one scale a token."""
@@ -180,7 +206,7 @@ class RunConfig(Part):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run: its folder is `<folder>/<name>`."""
-    folder: Path = Path("runs")
+    folder: PathSetting = Path("runs")
     """Folder that holds run folders."""
     seed: int = Field(default=0, ge=0)
     """Seed of initial weights, sample order, augmentation and gaze dropout."""
@@ -189,7 +215,17 @@ class RunConfig(Part):
     """Where `metrics.jsonl` is shown as well; each needs the extra of its name (`pip install 'hwm[wandb]'`)."""
 
 
-def refuse_compile(config: RunConfig) -> None:
-    """For a verb that compiles nothing: `runtime.compile` must not be given in vain."""
-    if config.runtime.compile:
-        raise ValueError("runtime.compile is for pretrain, anticipate and extract")
+_VERBS_OF = {
+    "precision": "pretrain, anticipate and adapt",
+    "num_workers": "pretrain, anticipate and extract",
+    "recompute_activations": "pretrain",
+    "compile": "pretrain, anticipate and extract",
+}
+"""Settings of `RuntimeConfig` that not all verbs read."""
+
+
+def refuse_unread(config: RunConfig, *settings: str) -> None:
+    """For a verb that does not read these settings of `runtime`: they must not be given in vain."""
+    for name in settings:
+        if getattr(config.runtime, name) != RuntimeConfig.model_fields[name].default:
+            raise ValueError(f"runtime.{name} is for {_VERBS_OF[name]}")

@@ -1,12 +1,11 @@
 """The comparison that says whether gaze helps; `hwm compare CONFIG`."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from hwm.config.anticipate import AnticipateConfig
-from hwm.config.base import RunConfig
+from hwm.config.base import PathSetting, RunConfig
 from hwm.config.pretrain import PretrainConfig
 
 ArmName = Literal["none", "probe", "world", "world+probe"]
@@ -47,7 +46,7 @@ class CompareConfig(RunConfig):
     """Stage 2 on V-JEPA 2's own pair, on the same annotations and protocol."""
     equivalence: float = Field(default=0.02, gt=0, lt=1)
     """Differences of Top-1 of this share or less do not matter: what lies within is told as no difference."""
-    ceilings: Path | None = None
+    ceilings: PathSetting | None = None
     """`toyworld.json` of a toy world, whose best possible scores are drawn beside the others."""
     processes: int = Field(default=1, ge=1)
     """Trainings that run at the same time; each gets its share of the cores."""

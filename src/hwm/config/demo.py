@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from pydantic import Field, model_validator
 
 from hwm.config.anticipate import AnticipateConfig
-from hwm.config.base import Part
+from hwm.config.base import Part, PathSetting
 from hwm.config.pretrain import PretrainConfig
 
 ToyWorldFormat = Literal["keystep", "lta", "goalstep", "epic"]
@@ -58,7 +58,7 @@ class ToyWorldConfig(Part):
 class DemoConfig(Part):
     """The whole of the mission at small size: `hwm demo`."""
 
-    folder: Path = Path("runs/demo")
+    folder: PathSetting = Path("runs/demo")
     """Folder of everything the demo makes."""
     world: ToyWorldConfig = ToyWorldConfig()
     view: str = "cam01"

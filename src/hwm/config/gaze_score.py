@@ -2,16 +2,16 @@
 
 from pydantic import Field, model_validator
 
-from hwm.config.base import GazeFilesConfig, GazelleConfig, RunConfig, refuse_compile
+from hwm.config.base import GazeFilesConfig, GazelleConfig, PathText, RunConfig, refuse_unread
 
 
 class GazeScoreConfig(RunConfig):
     """Score Gazelle's heat maps against measured gaze: `hwm gaze-score CONFIG`."""
 
     gazelle: GazelleConfig = GazelleConfig()
-    videos: tuple[str, ...]
+    videos: tuple[PathText, ...]
     """Ego videos to score on: files, folders, `.txt` lists, `.csv` lists (column `path`), in any mixture."""
-    prior_videos: tuple[str, ...]
+    prior_videos: tuple[PathText, ...]
     """Other ego videos, whose measured gaze makes the centre prior (its mean map)."""
     glob: str = "**/*_214-1.mp4"
     """Pattern of the files taken from a folder."""
@@ -23,7 +23,7 @@ class GazeScoreConfig(RunConfig):
 
     @model_validator(mode="after")
     def _has_gaze(self) -> "GazeScoreConfig":
-        refuse_compile(self)
+        refuse_unread(self, "precision", "num_workers", "recompute_activations", "compile")
         if self.gaze_files.folder is None:
             raise ValueError("gaze-score needs gaze_files.folder: where the eye tracker's files are")
         return self

@@ -24,10 +24,10 @@ class CheckLog:
 
     def __init__(self, manifest: Path) -> None:
         self.path = manifest.with_suffix(".checked.jsonl")
-        self._lines: dict[str, str] = {}
+        self._lines: dict[str, bytes] = {}
         self._checks: dict[str, VideoCheck] = {}
-        text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
-        for line in text.splitlines():
+        content = self.path.read_bytes() if self.path.is_file() else b""
+        for line in content.splitlines():
             self._take(line)
 
     def get(self, path: Path, stat: os.stat_result) -> VideoCheck | None:
@@ -38,12 +38,12 @@ class CheckLog:
         """Keep a result; one that is not final (a time-out, a crash) is not kept."""
         if not check.is_final:
             return
-        line = json.dumps({"key": _key(path, stat), "check": check._asdict()})
+        line = json.dumps({"key": _key(path, stat), "check": check._asdict()}).encode()
         self._take(line)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(f"\n{line}\n")  # the line before may be torn
+            with self.path.open("ab") as file:
+                file.write(b"\n" + line + b"\n")  # the line before may be torn
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -54,18 +54,18 @@ class CheckLog:
             return
         aside = self.path.with_suffix(".tmp")
         try:
-            aside.write_text("".join(f"{self._lines[key]}\n" for key in wanted), encoding="utf-8")
+            aside.write_bytes(b"".join(self._lines[key] + b"\n" for key in wanted))
             aside.replace(self.path)
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def _take(self, line: str) -> None:
+    def _take(self, line: bytes) -> None:
         try:
             said = json.loads(line)
             key, check = said["key"], VideoCheck(**said["check"])
             if check.facts is not None:
                 VideoFacts.model_validate(check.facts)
-        except (ValueError, TypeError, KeyError):  # torn by a crash, or another program's
+        except (ValueError, TypeError, KeyError):  # torn by a crash, damaged, or another program's
             return
         if isinstance(key, str):
             self._lines[key], self._checks[key] = line, check

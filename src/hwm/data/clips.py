@@ -8,6 +8,7 @@ import csv
 import glob as globbing
 import hashlib
 from collections.abc import Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import NamedTuple
 
@@ -226,7 +227,7 @@ def _paths_of(source: Path, glob: str) -> list[Path]:
 def _relative_to(source: Path, entries: list[str]) -> list[Path]:
     if not entries:
         raise DataError(f"the video list {source} is empty", expected="at least one path")
-    return [source.parent / Path(entry).expanduser() for entry in entries]
+    return [source.parent / expanduser(entry) for entry in entries]
 
 
 def _lines(source: Path) -> list[str]:

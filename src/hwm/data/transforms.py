@@ -88,11 +88,3 @@ def point_in_box(
 ) -> tuple[float | np.ndarray, float | np.ndarray]:
     """Place of points (source pixels) in a crop: (u, v), 0..1 from left to right and top to bottom; outside beyond."""
     return (x - box.left) / box.width, (y - box.top) / box.height
-
-
-def box_to_grid(x: float, y: float, box: CropBox, rows: int, columns: int) -> tuple[int, int] | None:
-    """The (row, column) of a rows × columns grid over the crop that a point (source pixels) falls in; None outside."""
-    u, v = point_in_box(x, y, box)
-    if not (0 <= u < 1 and 0 <= v < 1):
-        return None
-    return min(int(v * rows), rows - 1), min(int(u * columns), columns - 1)

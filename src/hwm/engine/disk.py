@@ -10,10 +10,14 @@ class Disk:
 
     def write(self, path: Path, content: bytes) -> None:
         """Writes a new file and flushes it."""
-        with path.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with path.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            error.filename = error.filename or str(path)  # a full disk names no file
+            raise
 
     def replace(self, path: Path, content: bytes) -> None:
         """Puts new content in a file's place: readers see the old or the new one, never a part."""

@@ -82,7 +82,7 @@ def mini(_: object) -> dict[str, Any]:
 
 def folders(paths: list[str]) -> dict[str, Any]:
     """For each path whether it is there, and the free bytes of the disk that it is on or would be on."""
-    return {path: {"exists": Path(path).expanduser().exists(), "free": _free(Path(path))} for path in paths}
+    return {path: {"exists": Path(path).exists(), "free": _free(Path(path))} for path in paths}
 
 
 def kept(folder: str) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _gflops(device: str) -> float:
 
 
 def _free(path: Path) -> int:
-    there = path.expanduser().absolute()
+    there = path.absolute()
     while not there.exists():
         there = there.parent
     return shutil.disk_usage(there).free

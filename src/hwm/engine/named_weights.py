@@ -4,6 +4,7 @@ A catalogue name is the file below `$HWM_HOME/weights`, wherever the command run
 """
 
 import os
+from os.path import expanduser
 from pathlib import Path
 
 from hwm.engine.home import home
@@ -23,7 +24,7 @@ def weights_path(given: str) -> str:
     release = find(given)
     if release is not None:
         return str(weights_folder() / release.file)
-    return given if given == MINI else str(Path(given).expanduser())
+    return given if given == MINI else str(Path(expanduser(given)))
 
 
 def is_offline() -> bool:

@@ -65,7 +65,7 @@ def require_data(config: RunConfig) -> None:
 
 def is_there(item: Needed) -> bool:
     """Whether a file or folder exists."""
-    return item.path.expanduser().exists()
+    return item.path.exists()
 
 
 def require_files(needed: Sequence[Needed]) -> None:
@@ -107,7 +107,7 @@ def needed_inputs(config: RunConfig) -> Iterator[Needed]:
             yield from _clips(config.data)
         case AdaptConfig():
             yield from _encoder(config.init, "init")
-            yield from _clips(config.data)
+            yield from (item for item in _clips(config.data) if item.setting != "data.val")
         case AdaptGazeConfig():
             yield Needed("world", config.world, "a toy world; make it: hwm toyworld " + str(config.world))
         case GazeScoreConfig():

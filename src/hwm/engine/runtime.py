@@ -96,22 +96,6 @@ def _has_mps() -> bool:
     return torch.backends.mps.is_available()
 
 
-@contextmanager
-def deterministic() -> Iterator[None]:
-    """Inside, the same computation gives the same bits; an operation that cannot do so raises (on CUDA) by name.
-
-    The earlier setting comes back on leaving. Thread counts are left alone: on one machine results do not vary with
-    time, but they may vary in the last bit between machines with different numbers of threads.
-    """
-    before = torch.are_deterministic_algorithms_enabled()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when its first handle is made
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-
-
 def rng_for(seed: int, *ids: int | str) -> np.random.Generator:
     """A numpy stream that is a function of the seed and of what it is for.
 

@@ -1,7 +1,7 @@
-"""Recall by class with the number of examples behind it, and the gain of one model over another by class.
+"""The gain of one model over another by class, with the number of examples behind it.
 
-In: logits and labels of the same segments. Out: class-mean recall over the classes with enough examples, and one
-`ClassGain` a class. A class-mean weighs a class of one segment like one of a hundred: the support belongs beside it.
+In: logits and labels of the same segments. Out: one `ClassGain` a class. A class-mean weighs a class of one segment
+like one of a hundred: the support belongs beside it.
 """
 
 from collections.abc import Sequence
@@ -9,24 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from hwm.errors import DataError
 from hwm.evaluation.differences import Difference, difference_of
-from hwm.evaluation.metrics import per_class_recall, top_k_hits
+from hwm.evaluation.metrics import top_k_hits
 from hwm.evaluation.statistics import draw_takes, number_takes
-
-
-class SupportedRecall(NamedTuple):
-    """Class-mean recall over the classes with at least `min_support` segments."""
-
-    min_support: int
-    recall: float | None
-    """None where no class has so many."""
-    num_classes: int
-    num_segments: int
-    """Segments of these classes."""
 
 
 class ClassGain(NamedTuple):
@@ -39,37 +28,6 @@ class ClassGain(NamedTuple):
     recall_b: float
     difference: Difference
     """a - b, over the takes that hold the class; no adjustment for the number of classes."""
-
-
-def recall_by_support(
-    logits_NC: Float[Tensor, "n c"],
-    labels_N: Int[Tensor, " n"],
-    k: int,
-    min_supports: Sequence[int] = (1, 5, 10, 20),
-) -> tuple[SupportedRecall, ...]:
-    """Class-mean recall at k over all classes present, and over those with enough examples.
-
-    With a minimum of 1 this is `metrics.class_mean_recall`.
-
-    Args:
-        logits_NC: scores over C classes, one row a segment.
-        labels_N: true class of each segment, 0..C-1.
-        k: guesses allowed.
-        min_supports: segments that a class needs, each at least 1.
-
-    Raises:
-        DataError: no segments, labels out of range, k or a minimum below 1.
-        RunError: a logit is not finite.
-    """
-    if min(min_supports, default=1) < 1:
-        raise DataError("a class without segments has no recall", expected="min_supports >= 1", found=str(min_supports))
-    recall_C, support_C = per_class_recall(logits_NC, labels_N, k)
-    rows = []
-    for least in min_supports:
-        chosen_C = support_C >= least
-        recall = recall_C[chosen_C].mean().item() if chosen_C.any() else None
-        rows.append(SupportedRecall(least, recall, int(chosen_C.sum()), int(support_C[chosen_C].sum())))
-    return tuple(rows)
 
 
 def class_gains(

@@ -173,13 +173,6 @@ def sigmoid_focal_loss_sum(
     return _focal_terms(logits_NC, labels_N, alpha, gamma).sum()
 
 
-def sigmoid_focal_loss_mean(
-    logits_NC: Float[Tensor, "n c"], labels_N: Int[Tensor, " n"], alpha: float = 0.25, gamma: float = 2.0
-) -> Float[Tensor, ""]:
-    """The same loss as `sigmoid_focal_loss_sum`, as the mean over all N·C answers."""
-    return _focal_terms(logits_NC, labels_N, alpha, gamma).mean()
-
-
 def _focal_terms(logits_NC: Tensor, labels_N: Tensor, alpha: float, gamma: float) -> Tensor:
     # float32 also under autocast: (1 - p)^gamma underflows in half precision for confident answers.
     logits_NC = logits_NC.float()

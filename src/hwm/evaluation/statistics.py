@@ -1,4 +1,4 @@
-"""How sure a score is: 95 % intervals of one metric and of the paired difference of two, by resampling takes.
+"""How sure a score is: 95 % intervals of one metric, or of the paired difference of two models, by resampling takes.
 
 Inputs are per-segment values, or any statistic of segment rows, and the take of each segment; outputs are `Interval`s.
 
@@ -118,22 +118,6 @@ def statistic_interval(
             found=f"{int((~np.isfinite(resampled_R)).sum())} of {num_resamples} resamples are not finite",
         )
     return _interval(value, resampled_R, num_takes, level)
-
-
-def paired_difference(
-    statistic_a: Statistic,
-    statistic_b: Statistic,
-    takes: Sequence[str],
-    rng: np.random.Generator,
-    num_resamples: int = 2000,
-    level: float = 0.95,
-) -> Interval:
-    """Interval of `statistic_a - statistic_b` where both models are scored on the same resamples of the same segments.
-
-    What is common to both (hard takes, easy takes) cancels, so that the interval is far narrower than two separate ones
-    suggest. Arguments and errors as in `statistic_interval`.
-    """
-    return statistic_interval(lambda rows: statistic_a(rows) - statistic_b(rows), takes, rng, num_resamples, level)
 
 
 def number_takes(takes: Sequence[str], num_segments: int) -> tuple[NDArray[np.int64], int]:

@@ -7,7 +7,7 @@ reason why there is none, and the counts of the intersection.
 from pathlib import Path
 from typing import NamedTuple
 
-from hwm.config import AnnotationConfig, ClipDataConfig
+from hwm.config import AdaptDataConfig, AnnotationConfig, ClipDataConfig
 from hwm.data.annotations import TRAIN, VAL, parse_annotations
 from hwm.data.clips import name_videos
 from hwm.data.exclusions import Exclusion
@@ -45,13 +45,15 @@ def annotated_parts(config: AnnotationConfig) -> dict[str, Part]:
 
 
 def named_parts(data: ClipDataConfig) -> dict[str, Part]:
-    """The videos that `data.train` and `data.val` name.
+    """The videos that `data.train` and `data.val` name; `hwm adapt` needs none to validate on.
 
     Raises:
         DataError: a source is missing, empty or malformed.
     """
     parts = {}
     for part, sources in (("train", data.train), ("val", data.val)):
+        if part == "val" and not sources and isinstance(data, AdaptDataConfig):
+            continue
         named = name_videos(sources, data.glob)
         items = tuple(Expected(str(path), path, None, f"named by data.{part}") for path in named.paths)
         counts = {"named": named.expected, "on disk": sum(path.exists() for path in named.paths)}

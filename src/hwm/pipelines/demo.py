@@ -80,7 +80,7 @@ def run(config: DemoConfig) -> DemoResult:
         "best possible, history alone": {"top1": best.without_gaze},
     }
     farthest = f"skill_{config.pretrain.data.num_steps // 2}"
-    skill = {name: result.validation[farthest] for name, result in stage1.items()}
+    skill = {name: result.validation[farthest] for name, result in stage1.items() if farthest in result.validation}
     return DemoResult(report, skill, table | ceilings, findings.seconds)
 
 

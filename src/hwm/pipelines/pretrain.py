@@ -17,7 +17,7 @@ from hwm.engine.assemble import CHECKPOINTS, PREDICTOR, new_world, predictor_has
 from hwm.engine.checkpoint import CheckpointStore
 from hwm.engine.optim import adamw, clip_gradients, scheduled_lr, set_lr
 from hwm.engine.progress import Progress
-from hwm.engine.runlog import RunLog
+from hwm.engine.runlog import RunLog, read_metrics
 from hwm.engine.runtime import EXIT_STOPPED, StopFlag, rng_for, start
 from hwm.engine.waiting import Waited
 from hwm.evaluation.collapse import collapse_monitors
@@ -91,11 +91,18 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         set_mean_scene(world, data, log, is_new=first_step == 0, is_writer=fabric.is_global_zero)
         learner = Learner(world.predictor, optimizer, config, fabric)
 
+        def validated(done: int) -> Validation:
+            found = validate(world, data.held_out, data.targets, data.fixed, config)
+            log.write(done, {f"val/{name}": value for name, value in found.scores.items()})
+            return found
+
         # Loop
         num_steps = config.optim.num_steps
         tokens = Waited(data.train_batches(config, first_step, fabric))
         watch = CollapseWatch(world.predictor, log)
         validation: Validation | None = None
+        if _validates(config, first_step) and not _was_validated(log.folder, first_step):
+            validation = validated(first_step)
         with Progress(f"stage 1 {config.name}", total=num_steps, done=first_step) as bar:
             for step, (batch, target) in enumerate(tokens, start=first_step):
                 rng = rng_for(config.seed, "gaze dropout", step, fabric.global_rank)
@@ -110,12 +117,11 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
                 if is_logged:
                     log.flush(done)
                     log.write_timings(done, {"train/data_wait": tokens.share()})
-                if done % config.validate_every == 0 or done == num_steps:
-                    validation = validate(world, data.held_out, data.targets, data.fixed, config)
-                    log.write(done, {f"val/{name}": value for name, value in validation.scores.items()})
                 stopping = stop.agreed(fabric)
                 if done % config.save_every == 0 or done == num_steps or stopping:
                     log.save(store, done, {PREDICTOR: world.predictor}, optimizer)
+                if _validates(config, done):  # after saving: if it fails, no training is lost
+                    validation = validated(done)
                 if stopping and done < num_steps:
                     raise SystemExit(EXIT_STOPPED)
 
@@ -131,6 +137,16 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
             world_scores_sha256=scores_sha256,
         )  # fmt: skip
         return PretrainResult(log.folder, validation.scores, digest)
+
+
+def _validates(config: PretrainConfig, done: int) -> bool:
+    """Whether the run validates after so many steps."""
+    return done > 0 and (done % config.validate_every == 0 or done == config.optim.num_steps)
+
+
+def _was_validated(folder: Path, done: int) -> bool:
+    """Whether a run that goes on was validated where it was saved; it may have ended between the two."""
+    return any(line["step"] == done and "val/l1" in line for line in read_metrics(folder))
 
 
 class Learner:

@@ -49,7 +49,8 @@ class Validation(NamedTuple):
 
     scores: dict[str, float]
     """`l1`, `copy_l1` and `skill` one step ahead with the true past; for each step k of a roll-out over the second half
-    of the clip `skill_k` and the other numbers of `WorldScores`. Skill is 1 − error / error of the copy."""
+    of the clip `skill_k` and the other numbers of `WorldScores`. Skill is 1 − error / error of the copy, left out where
+    nothing changes."""
     by_take: TakeErrors
     """What the skill of the roll-out is made of."""
 
@@ -76,7 +77,7 @@ def validate(
         scores.add(ids, imagined, target, batch.gaze_BTN, batch.gaze_known_BT)
     predictor.train()
     l1, copy_l1 = (sums / len(requests)).tolist()
-    forced_scores = {"l1": l1, "copy_l1": copy_l1, "skill": 1 - l1 / copy_l1}
+    forced_scores = {"l1": l1, "copy_l1": copy_l1} | ({"skill": 1 - l1 / copy_l1} if copy_l1 else {})
     return Validation(forced_scores | scores.result(), scores.errors())
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from os.path import expanduser
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,7 +103,7 @@ def verify_all(targets: Sequence[str], watching: Watching = silent) -> list[Chec
 def _verify(target: str, watch: Watch | None) -> Checked:
     folder = weights_folder()
     release = catalog.find(target)
-    path = Path(target).expanduser() if release is None else folder / release.file
+    path = Path(expanduser(target)) if release is None else folder / release.file
     if not path.is_file():
         raise _missing(target, path)
     if path.resolve().is_relative_to(folder.resolve()):

@@ -1,1 +1,1 @@
-"""Pictures for people: gaze over frames, captions, latents as colours."""
+"""Pictures for people: gaze over frames, captions."""
