@@ -1,6 +1,7 @@
 """V-JEPA 2's own predictor as a backbone: upstream's tokens, nothing after the anchor, and a run of every kind."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,14 @@ def upstreams(inputs: Inputs = "context+future", **changed: Any) -> VJEPA2Foresi
     )
     pair = load_vjepa2_pair(config, with_predictor=inputs != "context")
     return VJEPA2Foresight(pair, config, inputs, "all", batch_size=2, device=CPU, num_workers=0)
+
+
+def test_a_name_of_the_catalogue_brings_both_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HWM_HOME", str(tmp_path))
+    (tmp_path / "weights").mkdir()
+    shutil.copy(GOLDEN / "vjepa2_checkpoint.pt", tmp_path / "weights" / "vitl.pt")
+    encoder = {"weights": "vjepa2-vitl-256", "key": "encoder", "num_heads": 4, "resolution": RESOLUTION}
+    assert upstreams(encoder=encoder).frozen_sha256() == upstreams().frozen_sha256()
 
 
 def assert_close(found: Tensor, expected: Tensor) -> None:

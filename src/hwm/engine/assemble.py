@@ -187,7 +187,7 @@ def load_vjepa2_pair(config: VJEPA2BackboneConfig, *, with_predictor: bool) -> V
     weights = {"encoder": encoder.sha256}
     if not with_predictor:
         return VJEPA2Pair(encoder.module, None, weights)
-    path = config.predictor.weights or config.encoder.weights
+    path = weights_path(config.predictor.weights or config.encoder.weights)
     if config.predictor.weights is None and Path(path).suffix not in PICKLE_SUFFIXES:
         raise ConfigError(
             f"the encoder's weights ({path}) hold no masked predictor",
