@@ -22,7 +22,7 @@ from hwm.config import (
     RunConfig,
     VJEPA2BackboneConfig,
 )
-from hwm.engine.named_weights import MINI, weights_path
+from hwm.engine.named_weights import MINI, weights_folder, weights_path
 from hwm.errors import ConfigError
 from hwm.weights import catalog
 
@@ -77,11 +77,20 @@ def require_files(needed: Sequence[Needed]) -> None:
     cures = list(how_to_get(missing))
     raise ConfigError(
         "\n    ".join(["files that the configuration names are missing:", *lines]),
-        expected=f"paths below {Path.cwd()} (relative paths start at the folder the command runs in)",
+        expected="; ".join(_places(missing)),
         fix="\n    ".join(["get them:", *cures])
         if cures
         else "the comment at the top of the recipe says where they come from",
     )
+
+
+def _places(missing: Sequence[Needed]) -> Iterator[str]:
+    """Where what is missing was looked for."""
+    named = [item for item in missing if catalog.find(item.given)]
+    if named:
+        yield f"named weights in {weights_folder()}"
+    if len(named) < len(missing):
+        yield f"paths below {Path.cwd()} (relative paths start at the folder the command runs in)"
 
 
 def how_to_get(missing: Sequence[Needed]) -> Iterator[str]:
