@@ -140,7 +140,7 @@ def test_a_run_that_goes_on_with_a_longer_list_says_so(
     listed = tmp_path / "train.txt"
     listed.write_text("\n".join(videos[:2]))
     stage1_settings["data"]["train"] = [str(listed)]
-    stage1_settings["optim"] |= {"num_steps": 2, "batch_size": 2}
+    stage1_settings["optim"] |= {"num_steps": 3, "batch_size": 2}
     stage1_settings |= {"save_every": 1, "validate_every": 2}
     config = PretrainConfig(**stage1_settings)
     with monkeypatch.context() as stopped:
@@ -150,7 +150,7 @@ def test_a_run_that_goes_on_with_a_longer_list_says_so(
     listed.write_text("\n".join(videos))
     folder = pretrain.run(config).folder
     facts = read_facts(folder)
-    assert facts["resumed"][0]["step"] == 1
+    assert facts["resumed"][0]["step"] == 2
     (warning,) = facts["warnings"]
     assert f"1 added ({videos[2]})" in warning
     assert facts["train_videos"]["count"] == 3
