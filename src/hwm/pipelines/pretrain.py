@@ -120,7 +120,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
                 stopping = stop.agreed(fabric)
                 if done % config.save_every == 0 or done == num_steps or stopping:
                     log.save(store, done, {PREDICTOR: world.predictor}, optimizer)
-                if _validates(config, done):  # after saving: if it fails, no training is lost
+                if _validates(config, done):  # after saving, which its failure then leaves
                     validation = validated(done)
                 if stopping and done < num_steps:
                     raise SystemExit(EXIT_STOPPED)
