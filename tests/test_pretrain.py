@@ -11,11 +11,13 @@ import torch
 from hwm.config import PretrainConfig
 from hwm.data.batches import StepBatches
 from hwm.data.clips import ClipPlan, find_videos
+from hwm.data.seen_videos import take_name
 from hwm.data.video import write_video
 from hwm.engine.assemble import load_stage1
 from hwm.engine.checkpoint import CheckpointStore
 from hwm.engine.runlog import TIMINGS, RunLog, read_metrics
 from hwm.errors import ConfigError, DataError, RunError
+from hwm.evaluation.skill_by_take import read_errors
 from hwm.losses import layer_normed
 from hwm.models.predictor import GazePredictor
 from hwm.pipelines import pretrain
@@ -26,7 +28,9 @@ class InterruptedRunError(Exception):
     """Stands for a machine that goes away."""
 
 
-def test_a_run_leaves_a_model_that_loads_and_a_record(stage1_settings: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_leaves_a_model_that_loads_and_a_record(
+    stage1_settings: dict[str, Any], toy_world: Path, tmp_path: Path
+) -> None:
     result = pretrain.run(PretrainConfig(**stage1_settings))
     record = json.loads((result.folder / "run.json").read_text())
     assert record["status"] == "finished"
@@ -37,6 +41,12 @@ def test_a_run_leaves_a_model_that_loads_and_a_record(stage1_settings: dict[str,
     assert stage1.world.predictor.gate != 0
     assert (result.folder / "checkpoints" / "latest").resolve().name == "step-000008"
     assert {"val/l1", "val/copy_l1", "val/skill", "val/skill_2"} <= set().union(*read_metrics(result.folder))
+    by_take = read_errors(result.folder, record["world_scores_sha256"])
+    assert by_take is not None
+    listed = (toy_world / "lists" / "val_cam01.txt").read_text().split()
+    assert set(by_take.takes) == {take_name(Path(line)) for line in listed}
+    error_K, copied_K = by_take.sums[""].sum(axis=0)
+    assert 1 - error_K[1] / copied_K[1] == pytest.approx(result.validation["skill_2"], abs=1e-9)
     timings = read_metrics(result.folder, TIMINGS)
     assert [line["step"] for line in timings] == [2, 4, 6, 8]
     assert all(0 < line["train/data_wait"] < 1 for line in timings)

@@ -148,7 +148,8 @@ def _paired(runs: Sequence[Run], others: Sequence[Run]) -> tuple[list[Run], list
 def _sums(sides: Sequence[Sequence[Run]]) -> list[list[TakeErrors]]:
     """What skill is made of, run by run; none where a run did not record it."""
     told = [[run.skill_by_take for run in runs if run.skill_by_take is not None] for runs in sides]
-    return told if all(map(len, told)) and list(map(len, told)) == list(map(len, sides)) else []
+    is_whole = all(len(of) == len(runs) > 0 for of, runs in zip(told, sides, strict=True))
+    return told if is_whole else []
 
 
 def _rollout_table(worlds: Mapping[str, World]) -> Table:
