@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from hwm.models.vjepa2 import EncoderSpec
+
+Multiply = Callable[[Tensor, Tensor], object]
+"""From some rows of the left side and where their product may be written to the product."""
 
 
 class Product(NamedTuple):
@@ -22,24 +26,28 @@ class Product(NamedTuple):
     weight: bool
 
 
-ROWS_OF_ATTENTION = 256
-"""Queries of one product of attention: blocks of scores that stay in the cache, as attention kernels have them."""
+ROWS_AT_A_TIME = (128, 256, 512)
+"""What is tried for every product: blocks of rows that stay in the cache, as in fast kernels, and all rows at once."""
+
+
+def block_products(width: int, hidden: int, depth: int, num_heads: int, length: int, batch: int = 1) -> list[Product]:
+    """All matrix products of `depth` transformer blocks over `batch` sequences of `length` tokens."""
+    rows, heads, head = batch * length, depth * num_heads * batch, width // num_heads
+    return [
+        Product(rows, width, 3 * width, depth, True),
+        Product(rows, width, width, depth, True),
+        Product(rows, width, hidden, depth, True),
+        Product(rows, hidden, width, depth, True),
+        Product(length, head, length, heads, False),
+        Product(length, length, head, heads, False),
+    ]
 
 
 def encoder_products(spec: EncoderSpec, length: int) -> list[Product]:
-    """All matrix products of one pass over `length` tokens."""
-    width, hidden, head = spec.width, round(spec.width * spec.mlp_ratio), spec.width // spec.num_heads
-    rows = min(ROWS_OF_ATTENTION, length)
-    blocks = spec.depth * spec.num_heads * length // rows
-    return [
-        Product(length, 3 * spec.tubelet_size * spec.patch_size**2, width, 1, True),
-        Product(length, width, 3 * width, spec.depth, True),
-        Product(length, width, width, spec.depth, True),
-        Product(length, width, hidden, spec.depth, True),
-        Product(length, hidden, width, spec.depth, True),
-        Product(rows, head, length, blocks, False),
-        Product(rows, length, head, blocks, False),
-    ]
+    """All matrix products of one pass over `length` tokens, that of the patches first."""
+    patches = Product(length, 3 * spec.tubelet_size * spec.patch_size**2, spec.width, 1, True)
+    hidden = round(spec.width * spec.mlp_ratio)
+    return [patches, *block_products(spec.width, hidden, spec.depth, spec.num_heads, length)]
 
 
 def gflop(product: Product) -> float:
@@ -62,7 +70,7 @@ def fastest(products: Sequence[Product], dtype: torch.dtype) -> Callable[[], Non
 
 def softmaxes(spec: EncoderSpec, length: int, dtype: torch.dtype) -> Callable[[], None]:
     """A call that does PyTorch's softmax of all scores of one pass, each block where it stands, and nothing else."""
-    rows = min(ROWS_OF_ATTENTION, length)
+    rows = min(256, length)
     scores = torch.randn(rows, length).to(dtype)
 
     def normalise() -> None:
@@ -79,13 +87,27 @@ def _fastest_kernel(product: Product, dtype: torch.dtype) -> Callable[[], object
     right = torch.randn(product.inner, product.columns).to(dtype)
     out = torch.empty(product.rows, product.columns, dtype=dtype)
     weight = right.T.contiguous()
-    kernels: list[Callable[[], object]] = [
-        lambda: torch.mm(left, right, out=out),
-        lambda: torch.mm(left, weight.T, out=out),
+    multiplications: list[Multiply] = [
+        lambda some, into: torch.mm(some, right, out=into),
+        lambda some, into: torch.mm(some, weight.T, out=into),
     ]
     if product.weight:
-        kernels.append(lambda: torch.ops.mkldnn._linear_pointwise(left, weight, None, "none", [], ""))
+        multiplications.append(lambda some, _: torch.ops.mkldnn._linear_pointwise(some, weight, None, "none", [], ""))
+    kernels = [
+        _in_blocks(multiply, left, out, rows) for multiply in multiplications for rows in (*ROWS_AT_A_TIME, len(left))
+    ]
     return min(kernels, key=_seconds)
+
+
+def _in_blocks(multiply: Multiply, left: Tensor, out: Tensor, rows: int) -> Callable[[], None]:
+    """The product by blocks of `rows`; one block of memory is read, and one written, again and again."""
+    counts = [len(block) for block in left.split(rows)]
+
+    def kernel() -> None:
+        for count in counts:
+            multiply(left[:count], out[:count])
+
+    return kernel
 
 
 def _seconds(kernel: Callable[[], object]) -> float:

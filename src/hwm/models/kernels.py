@@ -27,6 +27,8 @@ And on CUDA:
 Nothing global is set. Training, autocast, compilation on a CPU and every other device take the plain formula.
 """
 
+from math import ceil
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -111,7 +113,8 @@ def _attend_in_blocks(query_MLA: Tensor, key_MSA: Tensor, value_MSA: Tensor, mix
     """
     num_heads, length, head_width = query_MLA.shape
     num_keys = key_MSA.shape[1]
-    rows = min(length, max(1, SCORES_PER_BLOCK // num_keys))
+    most_rows = min(length, max(1, SCORES_PER_BLOCK // num_keys))
+    rows = ceil(length / ceil(length / most_rows))  # of equal height: 1025 queries are 513 and 512, not 1023 and 2
     heads = min(num_heads, max(1, SCORES_PER_BLOCK // (rows * num_keys)))
     block_MLS, block_MLA = (query_MLA.new_empty(heads, rows, columns) for columns in (num_keys, head_width))
     for head in range(0, num_heads, heads):
