@@ -259,6 +259,7 @@ def test_version_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert ends("pretrian") == 2
     assert ends("toyworld", "x", "--takes", "1") == 2
     assert ends("toyworld", "x", "--gaze", "some") == 2
+    assert ends("toyworld", "x", "--ego-camera", "some") == 2
     assert ends("toyworld", "x", "--formats", "epic,kitchen") == 2
     assert ends("toyworld", "x", "--takes", "15", "--traps") == 2
     capsys.readouterr()

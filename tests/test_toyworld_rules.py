@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hwm.data.toyworld.head import HeadStyle, direction_to, head_sprite
 from hwm.data.toyworld.look import EGO_SPOT, EXO_SPOT, HEAD_CENTRE, sample_look
 from hwm.data.toyworld.rules import RECIPES, TURN_SEC, Script, sample_script
 from hwm.data.toyworld.scene import Views, cameras_at, ego_frames, ego_normalised, exo_frames, exo_normalised
+from hwm.data.toyworld.take import look_of
 from hwm.data.toyworld.timeline import CARRY_SEC, REACH_SEC, gaze_at, hands_at, looks_at, objects_at
 
 FPS, VIDEO_FPS = 4.0, 12
@@ -76,6 +78,26 @@ def test_next_step_shows_in_no_pixel_before_the_turn() -> None:
     hands = [hands_at(take, look, times[:start]) for take in (script, changed)]
     np.testing.assert_array_equal(hands[0].exo, hands[1].exo)
     assert hands[0].tools == hands[1].tools
+
+
+def test_a_still_ego_camera_shows_gaze_in_no_pixel() -> None:
+    """Two takes that differ in their gaze alone: the same ego frames from first to last, unless the camera follows."""
+
+    def films(camera: Literal["follows", "still"]) -> list[np.ndarray]:
+        config = ToyWorldConfig(num_takes=2, ego_camera=camera)
+        plan = plan_takes(config)[0]
+        look, times, views = look_of(plan, config), np.arange(round(plan.script.duration_sec * 4)) / 4, Views.of(64)
+        films = []
+        for shift in (0, 1):
+            take = plan.script._replace(gaze_objects=tuple((item + shift) % 6 for item in plan.script.steps))
+            gaze, hands = gaze_at(take, look, times), hands_at(take, look, times)
+            cameras = cameras_at(look, gaze, views, times)
+            films.append(np.stack(list(ego_frames(take, look, hands, cameras, views, times, np.random.default_rng(0)))))
+        return films
+
+    np.testing.assert_array_equal(*films("still"))
+    own, other = films("follows")
+    assert (own != other).any(axis=(1, 2, 3)).mean() > 0.5
 
 
 def test_truth_moves_with_the_cameras() -> None:

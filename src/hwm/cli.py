@@ -111,6 +111,9 @@ def toyworld(
         float, typer.Option("--grid-fps", min=0.1, help="Steps a second of the observer of the best scores.")
     ] = ToyWorldConfig().grid_fps,
     gaze: Annotated[str, typer.Option("--gaze", help="informative or uninformative")] = ToyWorldConfig().gaze,
+    ego_camera: Annotated[
+        str, typer.Option("--ego-camera", help="follows the gaze, or still")
+    ] = ToyWorldConfig().ego_camera,
     views: Annotated[str, typer.Option("--views", help="both, exo or ego")] = ToyWorldConfig().views,
     formats: Annotated[str, typer.Option("--formats", help="keystep, lta, goalstep, epic, parted by commas")] = "",
     traps: Annotated[bool, typer.Option("--traps", help="Break files on purpose, to test readers.")] = False,
@@ -118,6 +121,8 @@ def toyworld(
     """Make a toy world: videos, key steps and gaze in the formats of Ego-Exo4D, with a known best score."""
     if gaze not in ("informative", "uninformative"):
         raise ConfigError("--gaze is neither of its two values", expected="informative or uninformative", found=gaze)
+    if ego_camera not in ("follows", "still"):
+        raise ConfigError("--ego-camera is neither of its two values", expected="follows or still", found=ego_camera)
     if views not in TOYWORLD_VIEWS:
         raise ConfigError("--views is none of its values", expected=", ".join(TOYWORLD_VIEWS), found=views)
     if views != "both" and (formats or traps):
@@ -129,7 +134,7 @@ def toyworld(
         )
     options = {
         "num_takes": takes, "val_fraction": val_fraction, "seed": seed, "fps": fps, "grid_fps": grid_fps, "gaze": gaze,
-        "views": views, "formats": tuple(names), "traps": traps,
+        "ego_camera": ego_camera, "views": views, "formats": tuple(names), "traps": traps,
     }  # fmt: skip
     try:
         config = ToyWorldConfig.model_validate(options)

@@ -31,6 +31,8 @@ class ToyWorldConfig(Part):
     """Rows of the exo view (16:9) and side of the square ego view, in pixels."""
     gaze: Literal["informative", "uninformative"] = "informative"
     """`uninformative` turns the head to an object drawn at random instead of the one that will be used."""
+    ego_camera: Literal["follows", "still"] = "follows"
+    """`still`: the ego camera does not turn with the gaze, so that no picture of the ego view shows where it goes."""
     grid_fps: float = Field(default=4.0, gt=0)
     """Steps a second of the observer for whom the ceilings are computed: that of the model to be held against them."""
     views: ToyWorldViews = "both"

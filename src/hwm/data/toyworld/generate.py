@@ -200,7 +200,13 @@ def _write_list(path: Path, plans: Iterable[TakePlan], view: str) -> None:
 def _identity(config: ToyWorldConfig) -> dict[str, Any]:
     values = config.model_dump(mode="json")
     # Worlds made before these settings were there are the same worlds.
-    for name, default in (("grid_fps", 4.0), ("views", "both"), ("formats", []), ("traps", False)):
+    for name, default in (
+        ("ego_camera", "follows"),
+        ("grid_fps", 4.0),
+        ("views", "both"),
+        ("formats", []),
+        ("traps", False),
+    ):
         if values[name] == default:
             del values[name]
     return {"generator": "hwm toyworld", "version": VERSION, "config": values}

@@ -18,6 +18,8 @@ HEAD_RADIUS = 0.13
 """Exo units: 37 px across in 144, 33 px across where the central square is 128."""
 EXO_TALL = 0.2
 """Height of an object in the exo view."""
+EGO_FOLLOW = 0.35
+"""Share of the gaze displacement that the ego camera follows, unless it stands still."""
 EXO_SPOT, EGO_SPOT = (0.5, 0.79), (0.5, 0.87)
 """Where an object in use stands, right in front of the person: its foot, exo and ego units."""
 
@@ -75,6 +77,8 @@ class Look(NamedTuple):
     exo_sway: float
     exo_phases: np.ndarray
     """[2, 2] float64"""
+    ego_follow: float
+    """Share of the gaze displacement that the ego camera follows."""
     ego_sway: float
     ego_phases: np.ndarray
     """[2, 2] float64"""
@@ -113,13 +117,14 @@ def _ego_base(slots: np.ndarray, jitter: np.ndarray) -> np.ndarray:
     return np.stack([x, y], axis=-1) - jitter * np.array([0.02, 0.012])
 
 
-def sample_look(recipe_index: int, person: int, rng: np.random.Generator) -> Look:
+def sample_look(recipe_index: int, person: int, rng: np.random.Generator, ego_follow: float = EGO_FOLLOW) -> Look:
     """Draw the look of a take.
 
     Args:
         recipe_index: index in `RECIPES`; it fixes which objects there are and the colour of the shirt.
         person: number of the participant; it fixes skin and hair.
         rng: source of the draw.
+        ego_follow: share of the gaze displacement that the ego camera follows.
     """
     recipe = RECIPES[recipe_index]
     kinds = tuple(step.kind for step in recipe.steps)
@@ -148,6 +153,7 @@ def sample_look(recipe_index: int, person: int, rng: np.random.Generator) -> Loo
         exo_shift=rng.uniform(-0.012, 0.012, 2),
         exo_sway=float(rng.uniform(0.0, 0.008)),
         exo_phases=rng.uniform(0, 2 * np.pi, (2, 2)),
+        ego_follow=ego_follow,
         ego_sway=float(rng.uniform(0.004, 0.014)),
         ego_phases=rng.uniform(0, 2 * np.pi, (2, 2)),
         skin=skin,

@@ -11,7 +11,7 @@ import numpy as np
 from hwm.config import ToyWorldConfig
 from hwm.data.encoding import write_video
 from hwm.data.toyworld.formats import GAZE_HZ, TakePlan, Truth, save_truth, stable_number, write_gaze_csv
-from hwm.data.toyworld.look import HEAD_CENTRE, HEAD_RADIUS, Look, sample_look
+from hwm.data.toyworld.look import EGO_FOLLOW, HEAD_CENTRE, HEAD_RADIUS, Look, sample_look
 from hwm.data.toyworld.scene import (
     CameraTrack,
     Views,
@@ -74,9 +74,10 @@ def truth_of(plan: TakePlan, look: Look, views: Views, fps: int) -> Truth:
     )
 
 
-def look_of(plan: TakePlan, seed: int) -> Look:
+def look_of(plan: TakePlan, config: ToyWorldConfig) -> Look:
     """The look of a take, drawn apart from its script."""
-    return sample_look(plan.script.recipe, plan.person, stream_rng(seed, plan.number, "look"))
+    follow = EGO_FOLLOW if config.ego_camera == "follows" else 0.0
+    return sample_look(plan.script.recipe, plan.person, stream_rng(config.seed, plan.number, "look"), follow)
 
 
 def write_take(plan: TakePlan, config: ToyWorldConfig, out: Path) -> int:
@@ -90,7 +91,7 @@ def write_take(plan: TakePlan, config: ToyWorldConfig, out: Path) -> int:
     Returns:
         Number of video frames.
     """
-    views, script, look = Views.of(config.height), plan.script, look_of(plan, config.seed)
+    views, script, look = Views.of(config.height), plan.script, look_of(plan, config)
     folder = out / "takes" / plan.name
     videos = folder / "frame_aligned_videos"
     truth = truth_of(plan, look, views, config.fps)

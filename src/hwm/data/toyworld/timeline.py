@@ -19,8 +19,6 @@ CARRY_SEC = 0.3
 """Time the object then takes to the working place, and back at the end of the step."""
 RETURN_SEC = 0.35
 """Time a hand takes back to its resting place."""
-EGO_PAN = 0.35
-"""Share of the gaze displacement that the ego camera follows."""
 
 
 class GazeState(NamedTuple):
@@ -102,7 +100,7 @@ def gaze_at(script: Script, look: Look, times_sec: np.ndarray) -> GazeState:
     old, new = ([_attended(points, shift, index) for points, shift in views] for index in (before, now))
     head, ego = (start + progress * (goal - start) for start, goal in zip(old, new, strict=True))
     jitter = look.gaze_jitter * waves(times_sec, look.gaze_phases, (0.7, 1.9, 3.1))
-    pan = EGO_PAN * (ego - look.ego_points[-1]) + look.ego_sway * waves(times_sec, look.ego_phases, (0.3, 0.8))
+    pan = look.ego_follow * (ego - look.ego_points[-1]) + look.ego_sway * waves(times_sec, look.ego_phases, (0.3, 0.8))
     turned = (now >= 0) & (times_sec - begun >= TURN_SEC)
     return GazeState(now, turned, head + jitter, ego + jitter, head, pan)
 
