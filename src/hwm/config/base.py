@@ -111,7 +111,7 @@ class ClipDataConfig(Part):
     """Stage-1 clips."""
 
     train: tuple[PathText, ...]
-    """Videos to train on: files, folders, `.txt` lists, `.csv` lists (column `path`), in any mixture."""
+    """Videos to train on, in any mixture: files, folders, lists (`.txt`; `.csv` with a column `path`; relative to it)."""
     val: tuple[PathText, ...]
     """Videos to validate on; none may also be in `train`."""
     glob: str = "**/*"
