@@ -7,6 +7,7 @@ Configurations are read and checked before a pipeline, and with it torch, is imp
 configuration, 1 for anything else, 143 for a run that was asked to stop and did so in order.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 from os.path import expanduser
@@ -296,7 +297,7 @@ def data_check(
     result = pipeline.run(checked, timeout)
     for table in tables(result.manifest):
         show(table)
-    for line in closing(result, config):
+    for line in closing(result, shlex.join([config, *(overrides or ())])):
         Console().print(Text(printable(line)), soft_wrap=True)
     if result.manifest.unusable:
         raise typer.Exit(1)

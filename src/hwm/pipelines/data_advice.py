@@ -18,8 +18,8 @@ ADVICE = (
     ),
     Advice(
         "the file does not exist",
-        "a list names a file that is not there; relative paths start at the list's folder",
-        "correct the list, or download the file",
+        "a list names a file that is not there",
+        "correct the list (relative paths start at its folder), or download the file",
     ),
     Advice(
         "no video named after the take", "a plain folder has no such file", "name the file after the take or its uid"
