@@ -155,6 +155,15 @@ def test_real_recipes_without_their_data_stop_at_once(
     assert "are missing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", ["doctor", "compare", "weights fetch", "weights verify"])
+def test_the_usage_line_brackets_an_argument_once(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ends(*verb.split(), "--help")
+    usage = capsys.readouterr().out.split("\n\n")[0]
+    assert "[[" not in usage
+    assert "...]" not in usage
+    assert "...}" not in usage
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -185,7 +185,7 @@ def compare(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="A recipe; with --from, the first run folder.")],
     overrides: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(metavar="[KEY=VALUE|RUN]...", help="Settings to change; with --from, more run folders."),
+        typer.Argument(metavar="KEY=VALUE|RUN", help="Settings to change; with --from, more run folders."),
     ] = None,
     from_runs: Annotated[bool, typer.Option("--from", help="Train nothing: report on finished stage-2 runs.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Show what it would train and what it costs.")] = False,
@@ -249,7 +249,7 @@ def gaze_score(config: ConfigArgument, overrides: Overrides = None, folder: Fold
 def doctor(
     config: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(metavar="[CONFIG]", help="A recipe whose files and folders are looked at as well."),
+        typer.Argument(metavar="CONFIG", help="A recipe whose files and folders are looked at as well."),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
