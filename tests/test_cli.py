@@ -322,6 +322,13 @@ def test_facts_are_told_a_line_each_and_steer_no_terminal(capsys: pytest.Capture
     assert not any("outputs" in line for line in lines)
 
 
+def test_numbers_by_step_ahead_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    tell({"validation": {"skill": 0.5, "skill_1": 0.25, "copy_l1": 1.5, "skill_2": 0.125, "near/skill_2": 0.75}})
+    assert capsys.readouterr().out.splitlines() == [
+        "validation: skill 0.5  copy_l1 1.5", "  skill by step: 1: 0.25  2: 0.125", "  near/skill by step: 2: 0.75",
+    ]  # fmt: skip
+
+
 def test_each_task_and_subset_has_a_table_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     scores = {
         "probe": {"verb/top1": 0.5, "verb/num_segments": 7, "verb/tail/top1": 0.25, "length": 3},

@@ -192,6 +192,16 @@ def test_malformed_files_name_file_line_and_column(plain: Path, text: str, messa
     assert "broken.json" in str(raised.value)
 
 
+def test_a_file_of_another_encoding_and_one_without_a_usable_segment_say_where(plain: Path):
+    path = plain / "steps.json"
+    path.write_bytes('{"annotations": {"K\u00fcche": {}}}'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"cannot read(.|\n)*fix: save the file as UTF-8"):
+        read_annotations(path, _config(plain), None)
+    path.write_text('{"annotations": {"other": {"segments": [{}, {}]}}}')
+    with pytest.raises(DataError, match=r"2 × no start_time \(steps\.json#other\[0\]\)"):
+        read_annotations(path, _config(plain), None)
+
+
 def test_missing_files(plain: Path):
     with pytest.raises(DataError, match=r"none\.json does not exist"):
         read_annotations(plain / "none.json", _config(plain), None)

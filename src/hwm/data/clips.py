@@ -16,7 +16,7 @@ import numpy as np
 
 from hwm.config import AugmentConfig
 from hwm.data.decoding import NOT_THERE
-from hwm.data.exclusions import Exclusion, check_coverage, summarise
+from hwm.data.exclusions import Exclusion, check_coverage, with_examples
 from hwm.data.manifest import known_videos
 from hwm.data.transforms import centre_square, random_box
 from hwm.data.video import CropBox, VideoInfo, num_grid_steps
@@ -111,14 +111,13 @@ def find_videos(
             videos.append(probed)
     check_coverage("the search for videos", named.expected, len(videos), len(excluded))
     if not videos:
-        first = {exclusion.reason: exclusion.item for exclusion in reversed(excluded)}
-        causes = (f"{count} × {reason} ({first[reason]})" for reason, count in summarise(excluded).items())
         listed = any(Path(source).suffix.lower() in LIST_SUFFIXES for source in sources)
+        elsewhere = listed and any(exclusion.reason == NOT_THERE for exclusion in excluded)
         raise DataError(
             f"no usable video in {', '.join(str(source) for source in sources) or 'an empty list of sources'}",
             expected=f"at least one readable video of {min_duration_sec:g} s or more",
-            found="; ".join(causes) or "nothing",
-            fix="relative paths in a list start at the list's folder" if listed and NOT_THERE in first else None,
+            found=with_examples(excluded) or "nothing",
+            fix="relative paths in a list start at the list's folder" if elsewhere else None,
         )
     return VideoSet(tuple(videos), tuple(excluded), named.expected)
 

@@ -33,6 +33,12 @@ def most_frequent(exclusions: Sequence[Exclusion], limit: int = 3) -> str:
     return ", ".join([*told, *([f"{others} for other reasons"] if others else [])])
 
 
+def with_examples(exclusions: Sequence[Exclusion]) -> str:
+    """For an error: every reason with its count and the first thing that it holds for; empty without exclusions."""
+    first = {exclusion.reason: exclusion.item for exclusion in reversed(exclusions)}
+    return "; ".join(f"{count} × {reason} ({first[reason]})" for reason, count in summarise(exclusions).items())
+
+
 def check_coverage(what: str, expected: int, num_used: int, num_excluded: int) -> None:
     """Hold the rule expected = used + excluded.
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hwm.data.exclusions import Exclusion, check_coverage, summarise
+from hwm.data.exclusions import Exclusion, check_coverage, with_examples
 from hwm.data.manifest import known_videos
 from hwm.data.segments import UNKNOWN, ClassId, ClassTable, Segment, SegmentTable, Task
 from hwm.data.video import VideoInfo
@@ -138,11 +138,10 @@ def build_table(annotation: Annotation, tasks: Sequence[Task] | None, manifest: 
     usable = [annotation.rows[index] for index in kept]
     expected = len(annotation.rows) + len(annotation.broken)
     if not usable:
-        causes = "; ".join(f"{count} × {reason}" for reason, count in summarise(excluded).items())
         raise DataError(
             f"no usable segment in {annotation.file}",
             expected=f"at least one segment with {annotation.needs} and a readable video",
-            found=causes or "no segments at all",
+            found=with_examples(excluded) or "no segments at all",
             fix="check the settings below `annotations`: the files named there, and where the videos are",
         )
     if tasks is None:
