@@ -12,11 +12,12 @@ import pytest
 
 import hwm
 from hwm.cli import main
-from hwm.cli_show import tell
+from hwm.cli_show import show, tell
 from hwm.config import AdaptConfig, AnticipateConfig, PretrainConfig
 from hwm.engine.disk import Disk
 from hwm.engine.requirements import require_inputs
 from hwm.errors import ConfigError, RunError
+from hwm.pipelines.data_summary import SummaryTable
 from hwm.recipes import load_config
 
 
@@ -320,6 +321,18 @@ def test_facts_are_told_a_line_each_and_steer_no_terminal(capsys: pytest.Capture
     assert lines[1:5] == ["takes: 3", "validation: skill 0.1235", "does gaze help?: yes", "nothing: "]
     assert any("0.500" in line for line in lines[5:])
     assert not any("outputs" in line for line in lines)
+
+
+def test_long_words_of_a_table_are_folded_and_not_cut(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    show(
+        SummaryTable("counts", ("", "annotated", "annotated without is_continued"), (("train takes", "18", "x" * 30),))
+    )
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert out.count("x") == 30
 
 
 def test_numbers_by_step_ahead_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:

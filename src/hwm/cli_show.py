@@ -98,7 +98,8 @@ def _value(value: float) -> str:
 
 def show(table: "SummaryTable") -> None:
     """Prints a table of text."""
-    shown = Table(*table.columns, title=table.title, title_justify="left")
+    columns = (Column(name, overflow="fold") for name in table.columns)  # rich would cut long words with an ellipsis
+    shown = Table(*columns, title=table.title, title_justify="left")
     for row in table.rows:
         shown.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(shown)
