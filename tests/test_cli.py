@@ -12,11 +12,12 @@ import pytest
 
 import hwm
 from hwm.cli import main
-from hwm.cli_show import tell
+from hwm.cli_show import show, tell
 from hwm.config import AdaptConfig, AnticipateConfig, PretrainConfig
 from hwm.engine.disk import Disk
 from hwm.engine.requirements import require_inputs
 from hwm.errors import ConfigError, RunError
+from hwm.pipelines.data_summary import SummaryTable
 from hwm.recipes import load_config
 
 
@@ -153,6 +154,15 @@ def test_real_recipes_without_their_data_stop_at_once(
     monkeypatch.chdir(tmp_path)
     assert ends(name.split("/")[0], name) == 2
     assert "are missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["doctor", "compare", "weights fetch", "weights verify"])
+def test_the_usage_line_brackets_an_argument_once(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ends(*verb.split(), "--help")
+    usage = capsys.readouterr().out.split("\n\n")[0]
+    assert "[[" not in usage
+    assert "...]" not in usage
+    assert "...}" not in usage
 
 
 @pytest.mark.parametrize(
@@ -312,6 +322,25 @@ def test_facts_are_told_a_line_each_and_steer_no_terminal(capsys: pytest.Capture
     assert lines[1:5] == ["takes: 3", "validation: skill 0.1235", "does gaze help?: yes", "nothing: "]
     assert any("0.500" in line for line in lines[5:])
     assert not any("outputs" in line for line in lines)
+
+
+def test_long_words_of_a_table_are_folded_and_not_cut(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    show(
+        SummaryTable("counts", ("", "annotated", "annotated without is_continued"), (("train takes", "18", "x" * 30),))
+    )
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert out.count("x") == 30
+
+
+def test_numbers_by_step_ahead_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    tell({"validation": {"skill": 0.5, "skill_1": 0.25, "copy_l1": 1.5, "skill_2": 0.125, "near/skill_2": 0.75}})
+    assert capsys.readouterr().out.splitlines() == [
+        "validation: skill 0.5  copy_l1 1.5", "  skill by step: 1: 0.25  2: 0.125", "  near/skill by step: 2: 0.75",
+    ]  # fmt: skip
 
 
 def test_each_task_and_subset_has_a_table_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:

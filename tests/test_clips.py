@@ -97,6 +97,19 @@ def test_sources_that_give_nothing_are_errors(root: Path, name: str, content: st
     assert name in str(raised.value)
 
 
+def test_a_list_whose_paths_start_elsewhere_is_told_where_they_were_sought(root: Path):
+    (root / "lists").mkdir()
+    text = root / "lists/train.txt"
+    text.write_text("a/one.mp4\na/gone.mp4\n")
+    with pytest.raises(DataError) as raised:
+        find_videos([text], "", 0)
+    assert f"2 × the file does not exist ({root / 'lists/a/one.mp4'})" in str(raised.value)
+    assert "start at the list's folder" in str(raised.value)
+    with pytest.raises(DataError) as raised:
+        find_videos([root / "a/b/short.mp4"], "", 9.0)
+    assert "list's folder" not in str(raised.value)
+
+
 def test_no_sources():
     with pytest.raises(DataError, match=r"no usable video"):
         find_videos([], "**/*", 0)

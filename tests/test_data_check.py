@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -386,6 +387,27 @@ def test_videos_too_short_and_named_twice_are_counted(stage1_settings: dict[str,
     long = stage1_settings["data"] | {"num_steps": 4000}
     refused = run(PretrainConfig.model_validate(stage1_settings | {"data": long}))
     assert set(refused.manifest.unusable) == {"train", "val"}
+    assert not any("hold a run to it" in line for line in closing(refused, "RECIPE"))
+
+
+def test_the_next_command_has_what_was_changed_and_missing_files_are_not_called_unchanged(
+    toy_world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = sorted((toy_world / "takes").glob("*/frame_aligned_videos/cam01.mp4"))[0]
+    (tmp_path / "list.txt").write_text(f"{video}\ngone.mp4\n")
+    (tmp_path / "x.yaml").write_text(json.dumps({"name": "x", "encoder": {"weights": "mini", "resolution": 128}}))
+    changed = [f"folder={tmp_path}/my runs", f"data.train=[{tmp_path}/list.txt]", f"data.val=[{tmp_path}/list.txt]"]
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "check", str(tmp_path / "x.yaml"), *changed])
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(
+        line.startswith("1 videos checked") and line.endswith("0 unchanged since the last check, 1 not there")
+        for line in lines
+    )
+    (said,) = [line.removeprefix("hold a run to it: ") for line in lines if line.startswith("hold a run")]
+    manifest = f"data.manifest={tmp_path}/my runs/x/data_manifest.json"
+    assert shlex.split(said) == [str(tmp_path / "x.yaml"), *changed, manifest]
 
 
 def test_every_reason_has_its_cure_and_the_page_says_the_same() -> None:

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hwm.config import AnnotationConfig, ToyWorldConfig
+from hwm.config import AnnotationConfig, AnticipateConfig, ToyWorldConfig
 from hwm.data.annotations import read_annotations
 from hwm.data.exclusions import summarise
 from hwm.data.segments import UNKNOWN, ClassTable, SegmentTable, Task
 from hwm.data.toyworld import generate
 from hwm.data.video import write_video
+from hwm.engine.runlog import RunLog, read_facts
 from hwm.errors import DataError
+from hwm.pipelines.anticipate import read_tables
 
 UID = "77cd56fc-6b68-4c7f-814b-81545484dd2d"
 
@@ -190,6 +192,34 @@ def test_malformed_files_name_file_line_and_column(plain: Path, text: str, messa
         read_annotations(path, _config(plain), None)
     assert message in str(raised.value)
     assert "broken.json" in str(raised.value)
+
+
+def test_a_file_of_another_encoding_and_one_without_a_usable_segment_say_where(plain: Path):
+    path = plain / "steps.json"
+    path.write_bytes('{"annotations": {"K\u00fcche": {}}}'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"cannot read(.|\n)*fix: save the file as UTF-8"):
+        read_annotations(path, _config(plain), None)
+    path.write_text('{"annotations": {"other": {"segments": [{}, {}]}}}')
+    with pytest.raises(DataError, match=r"2 × no start_time \(steps\.json#other\[0\]\)"):
+        read_annotations(path, _config(plain), None)
+
+
+def test_classes_numbered_differently_in_the_two_files_are_warned_of(plain: Path):
+    steps = [segment(1, 2, 40), segment(3, 4, 7), segment(5, 6, 9)]
+    train = _read(plain, {"annotations": {"take_a": {"segments": steps}}})
+    renamed = [steps[0] | {"step_name": "name 7"}, steps[1] | {"step_name": "name 40"}, steps[2] | {"step_name": "new"}]
+    assert _read(plain, {"annotations": {UID: {"segments": steps}}}, train.tasks).swapped_names == ()
+    val = _read(plain, {"annotations": {UID: {"segments": renamed}}}, train.tasks)
+    assert val.swapped_names == ("7 is 'name 40', in training 'name 7'", "40 is 'name 7', in training 'name 40'")
+    files = {
+        part: _write_json(plain / f"{part}.json", {"annotations": {take: {"segments": rows}}})
+        for part, take, rows in (("train", "take_a", steps), ("val", UID, renamed))
+    }
+    config = AnticipateConfig.model_validate({"name": "x", "folder": plain, "annotations": files | {"videos": plain}})
+    with RunLog.open(config, "anticipate", resume=False) as log:
+        read_tables(config, log)
+    (warning,) = read_facts(plain / "x")["warnings"]
+    assert "7 is 'name 40', in training 'name 7'" in warning
 
 
 def test_missing_files(plain: Path):

@@ -176,6 +176,20 @@ def test_coverage_must_add_up(tmp_path: Path) -> None:
     assert coverage["items"][2] == {"item": "c.mp4", "reason": "unreadable"}
 
 
+def test_what_is_left_out_is_said_and_not_only_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    left_out = [Exclusion("a.mp4", "too short"), Exclusion("b.mp4", "too short")]
+    left_out += [Exclusion(name, f"damaged \x1b[2J{name}") for name in ("c.mp4", "d.mp4", "e.mp4")]
+    with RunLog.open(configuration(tmp_path), "pretrain", resume=True) as log:
+        log.record_coverage("val videos", expected=2, used=2, excluded=[])
+        assert capsys.readouterr().out == ""
+        log.record_coverage("train videos", expected=7, used=2, excluded=left_out)
+    said = capsys.readouterr().out
+    assert said.startswith("train videos: 2 of 7 used, left out: 2 × too short, 1 × damaged ")
+    assert "1 for other reasons" in said
+    assert str(tmp_path / "run/run.json") in said
+    assert "\x1b" not in said
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_metric_that_is_not_finite_stops_the_run(tmp_path: Path, value: float) -> None:
     with RunLog.open(configuration(tmp_path), "pretrain", resume=True) as log:

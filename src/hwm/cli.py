@@ -7,6 +7,7 @@ Configurations are read and checked before a pipeline, and with it torch, is imp
 configuration, 1 for anything else, 143 for a run that was asked to stop and did so in order.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 from os.path import expanduser
@@ -189,7 +190,7 @@ def compare(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="A recipe; with --from, the first run folder.")],
     overrides: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(metavar="[KEY=VALUE|RUN]...", help="Settings to change; with --from, more run folders."),
+        typer.Argument(metavar="KEY=VALUE|RUN", help="Settings to change; with --from, more run folders."),
     ] = None,
     from_runs: Annotated[bool, typer.Option("--from", help="Train nothing: report on finished stage-2 runs.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Show what it would train and what it costs.")] = False,
@@ -253,7 +254,7 @@ def gaze_score(config: ConfigArgument, overrides: Overrides = None, folder: Fold
 def doctor(
     config: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(metavar="[CONFIG]", help="A recipe whose files and folders are looked at as well."),
+        typer.Argument(metavar="CONFIG", help="A recipe whose files and folders are looked at as well."),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -301,7 +302,7 @@ def data_check(
     result = pipeline.run(checked, timeout)
     for table in tables(result.manifest):
         show(table)
-    for line in closing(result, config):
+    for line in closing(result, shlex.join([config, *(overrides or ())])):
         Console().print(Text(printable(line)), soft_wrap=True)
     if result.manifest.unusable:
         raise typer.Exit(1)

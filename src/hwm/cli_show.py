@@ -49,9 +49,21 @@ def _lines_of(name: str, value: Any) -> list[str]:
     if _holds_only(value, str):
         return [f"{question}: {answer}" for question, answer in value.items()]
     if isinstance(value, Mapping):
-        numbers = [f"{key} {inner:.4g}" for key, inner in value.items() if isinstance(inner, int | float)]
-        return [f"{name}: {'  '.join(numbers)}"]
+        return _numbers(name, {key: inner for key, inner in value.items() if isinstance(inner, int | float)})
     return [f"{name}: {value}"] if isinstance(value, str | int | float | Path) else []
+
+
+def _numbers(name: str, values: Mapping[str, float]) -> list[str]:
+    """Numbers on one line; below it a line for each that is told by step ahead (`skill_1`, `skill_2`, …)."""
+    single: list[str] = []
+    by_step: dict[str, list[str]] = {}
+    for key, value in values.items():
+        base, _, step = key.rpartition("_")
+        if base and step.isdigit():
+            by_step.setdefault(base, []).append(f"{step}: {value:.4g}")
+        else:
+            single.append(f"{key} {value:.4g}")
+    return [f"{name}: {'  '.join(single)}", *(f"  {base} by step: {'  '.join(told)}" for base, told in by_step.items())]
 
 
 def tables_of(scores: Mapping[str, Mapping[str, float]]) -> list[Table]:
@@ -86,7 +98,8 @@ def _value(value: float) -> str:
 
 def show(table: "SummaryTable") -> None:
     """Prints a table of text."""
-    shown = Table(*table.columns, title=table.title, title_justify="left")
+    columns = (Column(name, overflow="fold") for name in table.columns)  # rich would cut long words with an ellipsis
+    shown = Table(*columns, title=table.title, title_justify="left")
     for row in table.rows:
         shown.add_row(*(Text(printable(cell)) for cell in row))
     Console().print(shown)

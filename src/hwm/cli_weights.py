@@ -34,7 +34,7 @@ def list_() -> None:
 
 @app.command()
 def fetch(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of `hwm weights list`.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Names of `hwm weights list`.")],
     offline: Annotated[
         bool, typer.Option("--offline", help="No network call; say what to put where (so does HF_HUB_OFFLINE=1).")
     ] = False,
@@ -51,7 +51,7 @@ def fetch(
 def verify(
     targets: Annotated[
         Optional[list[str]],  # noqa: UP045 (typer reads the older form)
-        typer.Argument(metavar="[NAME|PATH]...", help="Names or files; none means all that were fetched."),
+        typer.Argument(metavar="NAME|PATH", help="Names or files; none means all that were fetched."),
     ] = None,
 ) -> None:
     """Hash files and compare with what they were when they were first seen."""

@@ -111,7 +111,7 @@ class ClipDataConfig(Part):
     """Stage-1 clips."""
 
     train: tuple[PathText, ...]
-    """Videos to train on: files, folders, `.txt` lists, `.csv` lists (column `path`), in any mixture."""
+    """Videos to train on: files, folders, `.txt` or `.csv` lists (column `path`, relative to the list), in any mix."""
     val: tuple[PathText, ...]
     """Videos to validate on; none may also be in `train`."""
     glob: str = "**/*"

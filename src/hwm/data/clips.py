@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from hwm.config import AugmentConfig
-from hwm.data.exclusions import Exclusion, check_coverage, summarise
+from hwm.data.decoding import NOT_THERE
+from hwm.data.exclusions import Exclusion, check_coverage, with_examples
 from hwm.data.manifest import known_videos
 from hwm.data.transforms import centre_square, random_box
 from hwm.data.video import CropBox, VideoInfo, num_grid_steps
@@ -23,6 +24,9 @@ from hwm.errors import DataError
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts"})
 """Files of a folder that count as videos."""
+
+LIST_SUFFIXES = frozenset({".txt", ".csv"})
+"""Files that name videos."""
 
 VALIDATION_CLIPS_PER_VIDEO = 4
 """At most this many clips of a video in `ClipPlan.validation`."""
@@ -107,11 +111,13 @@ def find_videos(
             videos.append(probed)
     check_coverage("the search for videos", named.expected, len(videos), len(excluded))
     if not videos:
-        causes = "; ".join(f"{count} × {reason}" for reason, count in summarise(excluded).items())
+        listed = any(Path(source).suffix.lower() in LIST_SUFFIXES for source in sources)
+        elsewhere = listed and any(exclusion.reason == NOT_THERE for exclusion in excluded)
         raise DataError(
             f"no usable video in {', '.join(str(source) for source in sources) or 'an empty list of sources'}",
             expected=f"at least one readable video of {min_duration_sec:g} s or more",
-            found=causes or "nothing",
+            found=with_examples(excluded) or "nothing",
+            fix="relative paths in a list start at the list's folder" if elsewhere else None,
         )
     return VideoSet(tuple(videos), tuple(excluded), named.expected)
 

@@ -27,6 +27,9 @@ TIME_TOLERANCE_SEC = 1e-6
 SEEK_GAP_SEC = 3.0
 """Without an index, decoding forward over a shorter gap than this is taken to be cheaper than a seek."""
 
+NOT_THERE = "the file does not exist"
+"""Why a video that is missing cannot be read."""
+
 _FAR_AHEAD_SEC = 10 * 24 * 3600
 """Later than the end of any video: seeking there lands on the last key frame, whatever the container claims."""
 
@@ -46,7 +49,7 @@ def require_regular_file(path: Path) -> None:
     """
     try:
         if not path.is_file():
-            reason = "not a regular file" if path.exists() else "the file does not exist"
+            reason = "not a regular file" if path.exists() else NOT_THERE
             raise DataError(f"cannot read video {path}: {reason}")
         with path.open("rb") as file:
             if not file.read(1):

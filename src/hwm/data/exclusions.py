@@ -4,7 +4,7 @@ In: nothing. Out: `Exclusion` records and their counts by reason. The rule every
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from hwm.errors import DataError
@@ -23,6 +23,20 @@ def summarise(exclusions: Iterable[Exclusion]) -> dict[str, int]:
     """Count by reason, most frequent first, then by the reason's letters."""
     counts = Counter(exclusion.reason for exclusion in exclusions)
     return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def most_frequent(exclusions: Sequence[Exclusion], limit: int = 3) -> str:
+    """A line for people: the most frequent reasons with their counts, and how many are left out for others."""
+    counts = list(summarise(exclusions).items())
+    told = [f"{count} × {reason}" for reason, count in counts[:limit]]
+    others = sum(count for _, count in counts[limit:])
+    return ", ".join([*told, *([f"{others} for other reasons"] if others else [])])
+
+
+def with_examples(exclusions: Sequence[Exclusion]) -> str:
+    """For an error: every reason with its count and the first thing that it holds for; empty without exclusions."""
+    first = {exclusion.reason: exclusion.item for exclusion in reversed(exclusions)}
+    return "; ".join(f"{count} × {reason} ({first[reason]})" for reason, count in summarise(exclusions).items())
 
 
 def check_coverage(what: str, expected: int, num_used: int, num_excluded: int) -> None:

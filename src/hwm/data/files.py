@@ -12,6 +12,7 @@ from typing import Any
 from hwm.errors import DataError
 
 _FIX = "check the path in the recipe's `annotations`"
+_TEXT, _ENCODE = "text in UTF-8", "save the file as UTF-8"
 
 
 def read_json(path: Path) -> Any:
@@ -29,7 +30,9 @@ def read_json(path: Path) -> Any:
             f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}",
             fix="correct the file, or fetch it again",
         ) from error
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"cannot read {path}: {error}", expected=_TEXT, fix=_ENCODE) from error
+    except (OSError, RecursionError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
     except _RepeatedKeyError as error:
         raise DataError(
@@ -56,7 +59,9 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
             rows = [(reader.line_num, row) for row in reader if row]
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist", fix=_FIX) from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"cannot read {path}: {error}", expected=_TEXT, fix=_ENCODE) from error
+    except (OSError, csv.Error) as error:
         raise DataError(f"cannot read {path}: {error}") from error
     absent = [name for name in columns if name not in header]
     if absent or len(set(header)) < len(header):

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hwm.data.exclusions import Exclusion, check_coverage, summarise
+from hwm.data.exclusions import Exclusion, check_coverage, with_examples
 from hwm.data.manifest import known_videos
 from hwm.data.segments import UNKNOWN, ClassId, ClassTable, Segment, SegmentTable, Task
 from hwm.data.video import VideoInfo
@@ -138,15 +138,15 @@ def build_table(annotation: Annotation, tasks: Sequence[Task] | None, manifest: 
     usable = [annotation.rows[index] for index in kept]
     expected = len(annotation.rows) + len(annotation.broken)
     if not usable:
-        causes = "; ".join(f"{count} × {reason}" for reason, count in summarise(excluded).items())
         raise DataError(
             f"no usable segment in {annotation.file}",
             expected=f"at least one segment with {annotation.needs} and a readable video",
-            found=causes or "no segments at all",
+            found=with_examples(excluded) or "no segments at all",
             fix="check the settings below `annotations`: the files named there, and where the videos are",
         )
-    if tasks is None:
-        tasks = _new_tasks(annotation, usable, annotation.num_positions or (1,) * len(annotation.tasks))
+    own = _new_tasks(annotation, usable, annotation.num_positions or (1,) * len(annotation.tasks))
+    swapped = _swapped_names(own[0].classes, tasks[0].classes) if tasks is not None and len(own) == 1 else ()
+    tasks = own if tasks is None else tasks
     labels = [tuple(t.classes.label(i) for t, i in zip(tasks, row.ids, strict=True)) for row in annotation.rows]
     around = _neighbours(annotation.rows, labels, max(task.num_positions for task in tasks) - 1)
     segments = tuple(_segment(annotation.rows[i], videos[annotation.rows[i].video], labels[i], around[i]) for i in kept)
@@ -157,7 +157,7 @@ def build_table(annotation: Annotation, tasks: Sequence[Task] | None, manifest: 
         "repeated segments kept": _count_repeats(usable),
     }
     return SegmentTable(
-        segments, tuple(tasks), tuple(excluded), expected, counts | dict(annotation.counts), annotation.subsets
+        segments, tuple(tasks), tuple(excluded), expected, counts | dict(annotation.counts), annotation.subsets, swapped
     )
 
 
@@ -183,6 +183,16 @@ def _class_fault(row: Row, tasks: Sequence[Task] | None) -> str | None:
     if tasks is None or any(class_id in task.classes for task, class_id in zip(tasks, row.ids, strict=True)):
         return None
     return NOT_IN_TRAINING
+
+
+def _swapped_names(here: ClassTable, training: ClassTable) -> tuple[str, ...]:
+    """Classes that here have the name of another class of training: the two files number their classes differently."""
+    there = dict(zip(training.ids, training.names, strict=True))
+    return tuple(
+        f"{class_id} is {name!r}, in training {there[class_id]!r}"
+        for class_id, name in zip(here.ids, here.names, strict=True)
+        if there.get(class_id, name) != name and name in there.values()
+    )
 
 
 def _new_tasks(annotation: Annotation, rows: Sequence[Row], num_positions: Sequence[int]) -> list[Task]:

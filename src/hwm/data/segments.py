@@ -112,3 +112,5 @@ class SegmentTable(NamedTuple):
     """For the record: takes annotated, takes with a video, repeated segments that were kept, and the like."""
     subsets: tuple[str, ...] = ()
     """Names of the subsets that are scored on their own."""
+    swapped_names: tuple[str, ...] = ()
+    """Where there is one task: classes whose name is another class's in training, in words."""

@@ -111,7 +111,7 @@ def new_world(config: PretrainConfig) -> Assembled:
     return Assembled(HumanWorldModel(observer, predictor, grid), weights)
 
 
-def load_stage1(path: Path) -> Stage1:
+def load_stage1(path: str | Path) -> Stage1:
     """The frozen world model of a stage-1 run folder, one of its checkpoints, or a saved model's folder.
 
     Raises:
@@ -119,6 +119,7 @@ def load_stage1(path: Path) -> Stage1:
         WeightsError: a weight file is missing, damaged, or does not fit.
         DataError: the run's list of training videos is damaged.
     """
+    path = Path(path)
     if (path / TENSORS_NAME).is_file() and (path / CONFIG_NAME).is_file():
         world = HumanWorldModel.from_pretrained(path)
         observer = {"encoder": hash_tensors(world.observer.encoder.state_dict())}

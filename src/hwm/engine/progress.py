@@ -17,13 +17,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from hwm.terminal import printable
+
 _LINE_EVERY_SEC = 15.0
 
 
 def warn(text: str) -> None:
     """Says something that should be looked at, on a line of its own, above any bar."""
+    say(f"warning: {text}", style="yellow")
+
+
+def say(text: str, style: str = "") -> None:
+    """Says something that is worth knowing, on a line of its own, above any bar."""
     if not _is_silent():
-        rich.get_console().print(Text(f"warning: {text}", style="yellow"), soft_wrap=True)
+        rich.get_console().print(Text(printable(text), style=style), soft_wrap=True)
 
 
 class Progress(AbstractContextManager["Progress"]):

@@ -26,11 +26,11 @@ import torch
 from torch import nn
 
 from hwm.config import RunConfig
-from hwm.data.exclusions import Exclusion, check_coverage, summarise
+from hwm.data.exclusions import Exclusion, check_coverage, most_frequent, summarise
 from hwm.engine.checkpoint import CHECKPOINTS, CheckpointStore
 from hwm.engine.disk import Disk
 from hwm.engine.mirrors import Mirror, open_mirrors
-from hwm.engine.progress import warn
+from hwm.engine.progress import say, warn
 from hwm.engine.provenance import now, provenance
 from hwm.errors import RunError
 from hwm.recipes import dump_config, load_config
@@ -100,7 +100,7 @@ class RunLog(AbstractContextManager["RunLog"]):
         self._save_facts()
 
     def record_coverage(self, what: str, *, expected: int, used: int, excluded: Sequence[Exclusion]) -> None:
-        """Adds to `run.json` what was used and what was left out, each with its reason.
+        """Adds to `run.json` what was used and what was left out, each with its reason; says how much was left out.
 
         Raises:
             DataError: used and excluded do not add up to what was expected.
@@ -111,6 +111,9 @@ class RunLog(AbstractContextManager["RunLog"]):
             "items": [exclusion._asdict() for exclusion in excluded],
         }  # fmt: skip
         self._save_facts()
+        if excluded:
+            reasons = most_frequent(excluded)
+            say(f"{what}: {used} of {expected} used, left out: {reasons} (names in {self.folder / 'run.json'})")
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Adds the values of one step to the window whose means `flush` writes.

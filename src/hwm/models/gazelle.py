@@ -23,6 +23,8 @@ from hwm.models.dinov2 import DINOv2
 from hwm.models.layers import Block, check_sizes, hidden_width, init_linear_and_norm
 
 INOUT_HIDDEN_WIDTH = 128
+FARTHEST_BOX = 2.0
+"""A detector's box may reach out of the picture; one that reaches this many pictures far is given in pixels."""
 # timm's layer norms, which the released decoder is made of, had eps 1e-6 in the version upstream's outputs come from.
 EPS = 1e-6
 
@@ -221,13 +223,15 @@ def head_map(box: Sequence[float] | None, grid: tuple[int, int]) -> Float[Tensor
     """1 on the cells of `grid` that the box (left, top, right, bottom; shares 0..1) covers, else 0; None: all 0.
 
     Raises:
-        DataError: the box has not four finite numbers, or its right or bottom lies before its left or top.
+        DataError: the box has not four finite numbers, its right or bottom lies before its left or top, or it is one
+            of pixels.
     """
     height, width = grid
     cells = torch.zeros(height, width)
     if box is None:
         return cells
-    if len(box) != 4 or not all(map(isfinite, box)) or box[2] < box[0] or box[3] < box[1]:
+    is_box = len(box) == 4 and all(map(isfinite, box)) and box[0] <= box[2] and box[1] <= box[3]
+    if not is_box or max(box) > FARTHEST_BOX:
         raise DataError(
             "a head box is not a box",
             expected="(left, top, right, bottom) as shares 0..1 of the picture, or None",

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hwm.config import GazeControl, Precision
+from hwm.errors import DataError
 from hwm.models.measured_gaze import SCENE_WIDTH
 from hwm.models.observer import Observed, Observer
 from hwm.models.predictor import GazePredictor, Rollout
@@ -86,10 +87,22 @@ class WorldModel(nn.Module):
 
     def observe(
         self,
-        frames_BTFRYX: Float[Tensor, "b t f r y x"],
-        gaze_frames_BTRYX: Float[Tensor, "b t r y2 x2"] | None = None,
+        frames_BTFRYX: Tensor,
+        gaze_frames_BTRYX: Tensor | None = None,
     ) -> Observed:
-        """Encode clips, each step alone; normalised pixels in, tokens [B, T, N, ·] and heat maps [B, T, 64, 64] out."""
+        """Encode clips, each step alone; normalised pixels in, tokens [B, T, N, ·] and heat maps [B, T, 64, 64] out.
+
+        Args:
+            frames_BTFRYX: floats of the encoder's view; F = 1 (`step: frame`) or 2 (`step: tubelet`).
+            gaze_frames_BTRYX: floats of Gazelle's view at the steps' own times, where there is a Gazelle.
+
+        Raises:
+            DataError: pixels of another type or shape.
+        """
+        _require_pixels(frames_BTFRYX, "frames", "[clips, steps, frames a step, 3, rows, columns]", num_axes=6)
+        if gaze_frames_BTRYX is not None:
+            shape = f"[{frames_BTFRYX.shape[0]}, {frames_BTFRYX.shape[1]}, 3, rows, columns], as many as of the frames"
+            _require_pixels(gaze_frames_BTRYX, "gaze frames", shape, num_axes=5, like=tuple(frames_BTFRYX.shape[:2]))
         batch, steps = frames_BTFRYX.shape[:2]
         gaze = None if gaze_frames_BTRYX is None else gaze_frames_BTRYX.flatten(0, 1)
         seen = self.observer(frames_BTFRYX.flatten(0, 1), gaze)
@@ -105,5 +118,24 @@ class WorldModel(nn.Module):
         known_BT: Bool[Tensor, "b t"] | None = None,
         valid_BT: Bool[Tensor, "b t"] | None = None,
     ) -> Rollout:
-        """Imagine the `num_steps` steps after the last observed one (no gradients; see `GazePredictor.rollout`)."""
+        """Imagine the `num_steps` steps after the last observed one (no gradients; see `GazePredictor.rollout`).
+
+        Raises:
+            DataError: `num_steps` is below 1.
+        """
+        if num_steps < 1:
+            raise DataError("there is no step to imagine", expected="num_steps of at least 1", found=str(num_steps))
         return self.predictor.rollout(z_BTND, scene_BTNG, num_steps, known_BT, valid_BT)
+
+
+def _require_pixels(
+    pixels: Tensor, what: str, shape: str, *, num_axes: int, like: tuple[int, ...] | None = None
+) -> None:
+    fits = pixels.ndim == num_axes and pixels.shape[-3] == 3 and like in (None, tuple(pixels.shape[:2]))
+    if not fits or not pixels.is_floating_point():
+        raise DataError(
+            f"these {what} cannot be observed",
+            expected=f"normalised floats {shape}",
+            found=f"{pixels.dtype} {list(pixels.shape)}",
+            fix="hwm.data.transforms.normalise makes them; frames[:, :, None] adds the axis of one frame a step",
+        )

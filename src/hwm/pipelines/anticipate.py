@@ -193,6 +193,8 @@ def read_tables(config: AnticipateConfig, log: RunLog) -> tuple[SegmentTable, Se
             found=", ".join(str(path) for path in both[:3]),
             fix="take them out of one of the two annotation files",
         )
+    if val.swapped_names:
+        log.warn(f"classes of validation have names of other classes: {'; '.join(val.swapped_names[:3])}")
     log.record(annotations={"train": dict(train.counts), "val": dict(val.counts)})
     return train, val
 

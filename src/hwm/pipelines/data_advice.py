@@ -17,7 +17,9 @@ ADVICE = (
         "the video file is not on disk", "takes.json names a file that is not there", "download it, or go on without"
     ),
     Advice(
-        "the file does not exist", "a list names a file that is not there", "correct the list, or download the file"
+        "the file does not exist",
+        "a list names a file that is not there",
+        "correct the list (relative paths start at its folder), or download the file",
     ),
     Advice(
         "no video named after the take", "a plain folder has no such file", "name the file after the take or its uid"
@@ -56,6 +58,7 @@ ADVICE = (
     Advice("is not an object", "an entry of the wrong kind", "correct the annotation file"),
     Advice("is not a number", "a time of the wrong kind", "correct the annotation file"),
     Advice("is not an integer", "a class of the wrong kind", "correct the annotation file"),
+    Advice("step_unique_id is negative", "classes count from 0", "correct the annotation file"),
     Advice("no start_time", "a segment without its start", "nothing, or correct the annotation file"),
     Advice("no end_time", "a segment without its end", "nothing, or correct the annotation file"),
     Advice("no step_unique_id", "a segment without its class", "nothing, or correct the annotation file"),

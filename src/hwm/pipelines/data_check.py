@@ -19,6 +19,7 @@ from hwm.data.check_log import CheckLog
 from hwm.data.checking import VideoCheck, check_videos
 from hwm.data.clips import find_videos
 from hwm.data.content import content_sha256
+from hwm.data.decoding import NOT_THERE
 from hwm.data.exclusions import Exclusion
 from hwm.data.gaze_check import GazeFacts, check_gaze, gaze_file_of
 from hwm.data.manifest import (
@@ -103,7 +104,7 @@ def _checked(
         try:
             stats[path] = path.stat()
         except OSError as error:
-            gone = "the file does not exist" if isinstance(error, FileNotFoundError) else str(error.strerror)
+            gone = NOT_THERE if isinstance(error, FileNotFoundError) else str(error.strerror)
             checks[path] = VideoCheck(None, gone, None, False)
             continue
         kept = log.get(path, stats[path])

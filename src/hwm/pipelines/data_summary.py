@@ -3,9 +3,11 @@
 `DataCheckResult` -> tables of plain text and the lines below them; the command line makes them safe to show.
 """
 
+import shlex
 from collections import Counter
 from typing import NamedTuple
 
+from hwm.data.decoding import NOT_THERE
 from hwm.data.exclusions import Exclusion, summarise
 from hwm.data.manifest import DataManifest
 from hwm.pipelines.data_advice import advice_for
@@ -31,14 +33,16 @@ def closing(result: DataCheckResult, source: str) -> list[str]:
 
     Args:
         result: of the check.
-        source: the CONFIG that was checked, for the command to run next.
+        source: the CONFIG that was checked and what was changed of it, for the command to run next.
     """
-    total = len(result.manifest.videos)
-    kept = total - result.num_checked
-    lines = [f"{result.num_checked} videos checked in {result.seconds:.1f} s, {kept} unchanged since the last check"]
+    gone = sum(record.reason == NOT_THERE for record in result.manifest.videos.values())
+    kept = len(result.manifest.videos) - result.num_checked - gone
+    checked = f"{result.num_checked} videos checked in {result.seconds:.1f} s, {kept} unchanged since the last check"
+    lines = [f"{checked}, {gone} not there" if gone else checked]
     lines += [f"a run would refuse {part}: {why}" for part, why in result.manifest.unusable.items()]
     lines.append(f"manifest: {result.path}")
-    lines.append(f"hold a run to it: {source} {result.setting}={result.path}")
+    if not result.manifest.unusable:
+        lines.append(f"hold a run to it: {source} {result.setting}={shlex.quote(str(result.path))}")
     return lines
 
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hwm.errors import WeightsError
+from hwm.weights.catalog import find, find_file
 
 # A header lists names, types and shapes: 2 MB is 20,000 tensors, more than any model here has.
 MAX_HEADER_BYTES = 16 << 20
@@ -76,11 +77,13 @@ def check_is_file(path: Path) -> None:
         WeightsError: there is no such file.
     """
     if not path.is_file():
+        release = find(path.name) or find_file(path.name)
+        name = "NAME (all names: hwm weights list)" if release is None else release.name
         raise WeightsError(
             f"there is no weight file {path}",
             expected="an existing file",
             found="a folder" if path.is_dir() else "nothing",
-            fix="check the path; released weights must be downloaded first",
+            fix=f"check the path; released weights are downloaded by hwm weights fetch {name}",
         )
 
 

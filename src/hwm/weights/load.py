@@ -28,6 +28,7 @@ from hwm.weights.files import (
     PICKLE_SUFFIXES,
     SAFETENSORS_SUFFIX,
     WeightFile,
+    check_is_file,
     hash_file,
     read_metadata,
 )
@@ -273,7 +274,7 @@ def is_ours(path: Path) -> bool:
     """Whether a path is in our own format: a folder is; a `.safetensors` file says so itself in its metadata.
 
     Raises:
-        WeightsError: it is a file, and neither `.safetensors` nor `.pt` nor `.pth`.
+        WeightsError: there is nothing, or a file that is neither `.safetensors` nor `.pt` nor `.pth`.
     """
     if path.suffix in PICKLE_SUFFIXES:
         return False
@@ -284,6 +285,8 @@ def is_ours(path: Path) -> bool:
         raise WeightsError(
             f"{path} is no weight file", expected=f"a folder, or a file in {suffixes}", found=path.suffix
         )
+    if not path.is_dir():
+        check_is_file(path)
     return True
 
 

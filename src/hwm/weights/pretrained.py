@@ -100,6 +100,11 @@ class HumanWorldModel(WorldModel):
             if hub.is_repo_id(path_or_repo_id):
                 access = hub.HubAccess(token, endpoint)
                 path = hub.download(path_or_repo_id, revision, access, cache_dir, local_files_only)
+        if (path / "checkpoints").is_dir():
+            raise WeightsError(
+                f"{path} is the folder of a run", expected="the folder of a saved model",
+                fix="save it first: hwm.engine.assemble.load_stage1(RUN).world.save_pretrained(FOLDER)",
+            )  # fmt: skip
         stored = read_model(path, KIND)
         # Sizes first, without memory; then one copy of the weights.
         empty = build_empty(lambda: cls._of_spec(path, stored.spec))
