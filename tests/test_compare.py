@@ -1,5 +1,6 @@
 """`hwm compare`: units are named by what decides them, used again, gone on with, and told of where they fail."""
 
+import contextlib
 import fcntl
 import json
 import multiprocessing
@@ -391,7 +392,10 @@ def test_what_baselines_say_of_each_segment_gives_their_scores(finished: Path) -
 
 
 @pytest.mark.slow
-def test_a_stopped_comparison_stops_its_units_and_can_go_on(settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_stopped_or_killed_comparison_stops_its_units_and_can_go_on(
+    number: signal.Signals, code: int, settings: Settings, tmp_path: Path
+) -> None:
     long = settings(tmp_path / "runs")
     long["pretrain"]["optim"] = long["pretrain"]["optim"] | {"num_steps": 100_000}
     recipe = tmp_path / "compare.yaml"
@@ -400,12 +404,19 @@ def test_a_stopped_comparison_stops_its_units_and_can_go_on(settings: Settings, 
     until = time.monotonic() + 120
     while not list(tmp_path.glob("runs/units/*/checkpoints/step-*")) and time.monotonic() < until:
         time.sleep(0.1)
-    child.send_signal(signal.SIGTERM)
-    assert child.wait(90) == 143
-    states = [(unit.verb, unit.state) for unit in plan_of(long).units]
-    assert states.count(("pretrain", "interrupted")) == 1
-    (unit,) = [unit for unit in plan_of(long).units if unit.state == "interrupted"]
-    assert read_facts(unit.folder)["status"] == "stopped", "it has saved before it stopped"
+    child.send_signal(number)
+    assert child.wait(90) == code
+    try:
+        (going,) = {path.parents[1] for path in tmp_path.glob("runs/units/*/checkpoints/step-*")}
+        until = time.monotonic() + 60
+        while read_facts(going)["status"] == "running" and time.monotonic() < until:
+            time.sleep(0.1)
+        assert read_facts(going)["status"] == "stopped", "it has saved before it stopped"
+        states = [(unit.verb, unit.state) for unit in plan_of(long).units]
+        assert states.count(("pretrain", "interrupted")) == 1
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hwm.engine.checkpoint import CHECKPOINTS, CheckpointStore
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog, read_facts, read_metrics
 from hwm.engine.runtime import EXIT_STOPPED
-from hwm.pipelines import adapt, adapt_gaze, anticipate, pretrain
+from hwm.pipelines import adapt, adapt_gaze, anticipate, extract, pretrain
 
 OPTIM = {"lr": 1e-3, "num_steps": 5, "warmup_steps": 1, "batch_size": 2}
 STOPPED_IN = 3
@@ -90,6 +90,33 @@ def test_stage_1_stops_while_its_cache_fills_and_keeps_what_is_done(
     _pretrain(stage1_settings, "stopped")
     assert read_facts(folder)["status"] == "finished"
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_extract_stops_within_a_video_and_keeps_those_that_are_done(
+    stage1_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, made = PretrainConfig(**stage1_settings), list[int]()
+    assert config.tokens.folder is not None
+    shown = Progress.advance
+
+    def asked_to_stop(self: Progress, count: int = 1, **values: float) -> None:
+        shown(self, count, **values)
+        made.append(count)
+        if len(made) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "advance", asked_to_stop)
+        with pytest.raises(SystemExit) as ended:
+            extract.run(config, lambda estimate: None)
+    assert ended.value.code == EXIT_STOPPED
+    assert len(made) in (3, 4)
+    assert read_facts(config.folder / "stage1-extract")["status"] == "stopped"
+    left = [path for path in config.tokens.folder.rglob("*") if path.is_file()]
+    assert left
+    assert all(path.suffix == ".safetensors" for path in left)
+    assert extract.run(config, lambda estimate: None).crops_held == len(left) // 2
+    assert read_facts(config.folder / "stage1-extract")["status"] == "finished"
 
 
 @pytest.mark.parametrize("label", ["videos", "features", "stage 2"])

@@ -346,6 +346,7 @@ def test_a_killed_process_is_taken_over(
     wanted = [Wanted(video, centre_only(video)) for video in videos]
     assert extractor(observer, cache).fill(wanted) == ()
     assert verify_cache(tmp_path).bad == ()
+    assert not list(tmp_path.rglob("*.partial")), "what the kill left takes no room for ever"
     prune_cache(tmp_path, cache.folders, dry_run=False)
     assert len(files_of(tmp_path)) == 2 * len(videos)
     assert [path.name for path in tmp_path.rglob(".*")] == []

@@ -1,7 +1,9 @@
 """Tokens are the same live and cached, depend on nothing later, and a damaged or foreign cache is never read."""
 
 import errno
+import multiprocessing
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +156,19 @@ def test_workers_and_the_main_process_decode_alike(observer: Observer, toy_world
     clips = [[request(toy_world, 3), request(toy_world, 9)], [request(toy_world, 1)]]
     alone, helped = (list(LiveSource(observer, grid(), CPU, n).batches(clips)) for n in (0, 1))
     assert all(torch.equal(a.z_BTND, b.z_BTND) for a, b in zip(alone, helped, strict=True))
+
+
+def test_a_killed_worker_is_told_where_its_batch_would_have_come(observer: Observer, toy_world: Path) -> None:
+    batches = LiveSource(observer, grid(), CPU, num_workers=2).batches([[request(toy_world, 1)]] * 50)
+    others, before = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
+    next(batches)
+    for worker in multiprocessing.active_children():
+        if worker not in others:
+            worker.kill()
+            worker.join()
+    assert signal.getsignal(signal.SIGCHLD) is before, "it would interrupt whatever the main thread is at"
+    with pytest.raises(RunError, match=r"found: SIGKILL\n.*runtime\.num_workers"):
+        list(batches)
 
 
 def test_features_that_find_no_room_are_an_error_and_leave_nothing(

@@ -1,8 +1,14 @@
 """Files of the toy world: same bytes every time, real formats, truth that agrees with the pixels, nothing half done."""
 
+import contextlib
 import csv
 import hashlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -283,3 +289,34 @@ def test_unknown_take_has_no_truth(world: ToyWorldSummary) -> None:
 def test_every_recipe_is_in_both_splits_of_the_default_world() -> None:
     found = {(plan.split, plan.script.recipe) for plan in plan_takes(ToyWorldConfig())}
     assert found == {(split, recipe) for split in ("train", "val") for recipe in range(len(RECIPES))}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_stopped_or_killed_world_leaves_no_process_that_draws(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "hwm", "toyworld", str(tmp_path / "w"), "--takes", "400"]
+    child = subprocess.Popen(command, start_new_session=True)
+    try:
+        until = time.monotonic() + 120
+        while not list(tmp_path.glob(".w.partial-*/takes/*/*/cam01.mp4")) and time.monotonic() < until:
+            time.sleep(0.1)
+        child.send_signal(number)
+        assert child.wait(60) == code
+        until = time.monotonic() + 30
+        while _is_there(child.pid) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not _is_there(child.pid)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+    if number == signal.SIGTERM:
+        assert not list(tmp_path.iterdir())
+
+
+def _is_there(group: int) -> bool:
+    """Whether a process of the group is left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, 0)
+        return True
+    return False

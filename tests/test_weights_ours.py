@@ -1,6 +1,7 @@
 """Our own weight format: there and back, and every way in which its two files can be wrong."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,17 @@ def test_our_format_there_and_back(tmp_path: Path, kind: str, place: str) -> Non
     stored = read_model(tmp_path / place, kind)
     assert stored.file == saved
     assert stored.notes == {"accuracy": 0.5}
+
+
+def test_whoever_may_read_the_config_may_read_the_tensors(tmp_path: Path) -> None:
+    module, _ = small_models()["probe"]
+    before = os.umask(0o027)
+    try:
+        load.save_model(module, tmp_path / "model")
+    finally:
+        os.umask(before)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "model").iterdir()}
+    assert modes == {"config.json": "0o640", "model.safetensors": "0o640"}
 
 
 def test_half_precision_on_disk_is_single_in_memory(tmp_path: Path) -> None:

@@ -145,9 +145,10 @@ def toyworld(
         raise ConfigError("these options make no toy world", found=problems) from None
     from hwm.data.toyworld import generate
     from hwm.engine.progress import Progress
+    from hwm.engine.runtime import StopFlag
 
-    with Progress("takes drawn", total=config.num_takes) as bar:
-        summary = generate(out, config, lambda done, total: bar.set(done))
+    with StopFlag() as stop, Progress("takes drawn", total=config.num_takes) as bar:
+        summary = generate(out, config, stop.checked(lambda done, total: bar.set(done)))
     tell(
         {
             "folder": summary.folder,

@@ -2,7 +2,7 @@
 
 `hwm VERB RECIPE` spends most of a small training on its imports. Here a server imports once and computes nothing; a
 unit is a fork of it, with its own log, threads and signals, and runs the same command. Where forking after imports is
-not safe (anywhere but Linux) a unit starts up by itself.
+not safe (anywhere but Linux) a unit starts up by itself. When its comparison is gone, a unit is asked to stop.
 """
 
 import multiprocessing
@@ -13,6 +13,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
+
+from hwm.data.parent import end_with_parent
 
 _IMPORTED = ("hwm.cli", "hwm.pipelines.pretrain", "hwm.pipelines.anticipate", __name__)
 
@@ -38,6 +40,7 @@ def _run(verb: str, recipe: str, log: str, num_threads: int, folder: str) -> Non
     printed = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     os.dup2(printed, 1)
     os.dup2(printed, 2)
+    end_with_parent()  # a unit that went on would keep its folder from the same command run again
     os.environ |= {"OMP_NUM_THREADS": str(num_threads), "MKL_NUM_THREADS": str(num_threads)}  # for its own children
     torch.set_num_threads(num_threads)
     sys.argv = ["hwm", verb, recipe]

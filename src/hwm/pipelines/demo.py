@@ -14,6 +14,7 @@ from hwm.data.toyworld import ToyWorldSummary, generate
 from hwm.engine.progress import Progress
 from hwm.engine.provenance import provenance
 from hwm.engine.runlog import read_metrics
+from hwm.engine.runtime import StopFlag
 from hwm.errors import ConfigError
 from hwm.evaluation.demo_report import Arm, Arms, BestScores, DemoFindings, write_report
 from hwm.evaluation.metrics import per_class_recall, top_k_hits
@@ -48,8 +49,8 @@ def run(config: DemoConfig) -> DemoResult:
     """
     started = time.monotonic()
     folder = config.folder
-    with Progress("toy world, takes drawn", total=config.world.num_takes) as bar:
-        world = generate(folder / "world", config.world, lambda done, total: bar.set(done))
+    with StopFlag() as stop, Progress("toy world, takes drawn", total=config.world.num_takes) as bar:
+        world = generate(folder / "world", config.world, stop.checked(lambda done, total: bar.set(done)))
 
     stage1 = {
         WORLD_MODEL: pretrain.run(_stage1(config, "stage1-gaze", "estimated"), resume=False),

@@ -25,7 +25,7 @@ from hwm.engine.assemble import Seer, load_stage1, new_world, probe_seer
 from hwm.engine.compiling import compile_blocks
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
-from hwm.engine.runtime import check_precision, start
+from hwm.engine.runtime import StopFlag, check_precision, start
 from hwm.errors import ConfigError, DataError
 from hwm.pipelines.anticipate import read_tables, videos_of
 from hwm.pipelines.pretrain_data import find_parts, target_seer, training_crops
@@ -88,6 +88,8 @@ class _Job(NamedTuple):
 def run(config: ExtractConfig, on_estimate: Callable[[Estimate], None]) -> ExtractResult:
     """Encode what the cache lacks of the videos of a recipe.
 
+    SIGTERM ends it with `EXIT_STOPPED` within the video that it is at; those that are done are kept.
+
     Args:
         config: with `tokens.source=cached`.
         on_estimate: called before the first video is decoded.
@@ -98,7 +100,7 @@ def run(config: ExtractConfig, on_estimate: Callable[[Estimate], None]) -> Extra
     started = time.monotonic()
     fabric = start(config.runtime)
     record = config.model_copy(update={"name": f"{config.name}-extract"})
-    with RunLog.open(record, "extract", resume=False) as log:
+    with RunLog.open(record, "extract", resume=False) as log, StopFlag() as stop:
         extractors = _extractors(config, fabric.device, log)
         parts = _pretrain_parts(config, log) if isinstance(config, PretrainConfig) else _anticipate_parts(config, log)
         jobs = [_Job(extractor, seen, _joined(parts[name] for name in sorted(seen))) for extractor, seen in extractors]
@@ -111,7 +113,8 @@ def run(config: ExtractConfig, on_estimate: Callable[[Estimate], None]) -> Extra
         unusable: dict[str, Exclusion] = {}
         with Progress("steps encoded", total=survey.steps_missing) as bar:
             for extractor, _, wanted in jobs:
-                unusable |= {exclusion.item: exclusion for exclusion in extractor.fill(wanted, on_steps=bar.advance)}
+                refused = extractor.fill(wanted, on_steps=stop.checked(bar.advance))
+                unusable |= {exclusion.item: exclusion for exclusion in refused}
         made = total_bytes(folder) - before
         log.record(bytes_made=made)
         used, lost, rows_lost = _record_parts(log, parts, unusable)

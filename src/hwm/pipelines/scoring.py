@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hwm.data.segments import UNKNOWN, Segment, Task
@@ -20,6 +19,7 @@ from hwm.engine.runtime import torch_rng_for
 from hwm.evaluation.baselines import majority_logits, previous_step_logits
 from hwm.evaluation.metrics import class_mean_recall, score
 from hwm.evaluation.sequence_metrics import edit_distance, sample_sequences
+from hwm.weights.files import write_safetensors
 
 Scores = dict[str, float]
 
@@ -116,7 +116,7 @@ def write_baselines(
             output._replace(logits_SZC=logits_SZC[:, :1].expand_as(output.logits_SZC))
             for output, logits_SZC in zip(outputs, logits, strict=True)
         ]
-        save_file(_tensors(own), folder / baseline_file(name, suffix))
+        write_safetensors(_tensors(own), folder / baseline_file(name, suffix))
 
 
 def baseline_file(name: str, suffix: str = "") -> str:
@@ -133,7 +133,7 @@ def write_outputs(folder: Path, outputs: Sequence[TaskOutput], segments: Sequenc
         segments: in the order of the logits.
         suffix: put before both endings, e.g. `-2s` for another horizon.
     """
-    save_file(_tensors(outputs), folder / f"outputs{suffix}.safetensors")
+    write_safetensors(_tensors(outputs), folder / f"outputs{suffix}.safetensors")
     classes = {
         task.name: {"ids": task.classes.ids, "names": task.classes.names, "sha256": task.classes.sha256}
         for task in (output.task for output in outputs)

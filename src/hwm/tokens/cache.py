@@ -30,7 +30,7 @@ from hwm.errors import CacheError
 from hwm.models.world_model import TimeGrid
 from hwm.tokens.observe import StepTokens
 from hwm.tokens.stored import names_of, pack, unpack
-from hwm.tokens.token_file import TokenWriter, read_steps
+from hwm.tokens.token_file import PARTIAL, TokenWriter, read_steps
 
 FORMAT = 3
 """Raised whenever the code that computes or stores tokens changes their numbers; tests/test_token_cache.py holds it."""
@@ -128,10 +128,17 @@ class TokenCache:
             yield False
             return
         try:
+            self._remove_remains(path)
             yield True
         finally:
             path.unlink(missing_ok=True)  # before the lock is given back; see _locked
             os.close(handle)
+
+    def _remove_remains(self, lock: Path) -> None:
+        """What a process that was killed left of a video, which under its lock nobody writes."""
+        for folder in self.folders:
+            for remains in folder.glob(f"{lock.stem}*{PARTIAL}"):
+                remains.unlink(missing_ok=True)
 
     def read(self, video: Path, box: CropBox, first_step: int, num_steps: int) -> StepTokens:
         """Tokens of the steps `first_step` … `first_step + num_steps` − 1 as float32.

@@ -20,6 +20,7 @@ from hwm.data.exclusions import Exclusion
 from hwm.data.open_readers import OpenReaders
 from hwm.data.video import VideoInfo
 from hwm.engine.home import home
+from hwm.engine.loading import loaded
 from hwm.engine.runtime import check_precision
 from hwm.errors import HwmError
 from hwm.models.observer import Observer
@@ -151,13 +152,14 @@ def decode_batches(
 
     Raises:
         DataError: a clip cannot be decoded; the message names the video.
+        RunError: a process was killed.
     """
     context = "spawn" if num_workers else None  # a forked worker would inherit decoder and thread state
     loader = DataLoader(
         _PixelBatches(plan, grid), batch_size=None, num_workers=num_workers, multiprocessing_context=context,
         pin_memory=device.type == "cuda",
     )  # fmt: skip
-    for batch in loader:
+    for batch in loaded(loader):
         if isinstance(batch, HwmError):
             raise batch
         yield batch

@@ -9,12 +9,13 @@ import json
 import pickle
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from hwm.errors import WeightsError
@@ -132,6 +133,17 @@ def read_safetensors(path: Path) -> SafetensorsContent:
             return SafetensorsContent(tensors, dict(file.metadata() or {}))
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         raise _unreadable(path, error) from error
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a `.safetensors` file that may be read by whom the folder's other files may be read by.
+
+    `save_file` alone makes it private to its owner, which in a folder that people share looks like a missing model.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+    path.chmod(mode)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hwm.errors import WeightsError
@@ -19,6 +18,7 @@ from hwm.models.probe import AttentiveProbe
 from hwm.models.vjepa2 import VJEPA2Encoder
 from hwm.weights import huggingface as names
 from hwm.weights import huggingface_config as configs
+from hwm.weights.files import write_safetensors
 from hwm.weights.ours import CONFIG_NAME, TENSORS_NAME
 
 
@@ -113,7 +113,7 @@ def save_huggingface(model: HuggingFaceModel, folder: str | Path) -> Path:
     """Write `model.safetensors` and `config.json`, as `from_pretrained` of `transformers` reads them."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(model.tensors, folder / TENSORS_NAME, metadata={"format": "pt"})
+    write_safetensors(model.tensors, folder / TENSORS_NAME, metadata={"format": "pt"})
     text = json.dumps(model.config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
     return folder

@@ -13,11 +13,18 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hwm.errors import HwmError, WeightsError
-from hwm.weights.files import SAFETENSORS_SUFFIX, WeightFile, hash_file, hash_tensors, read_json, read_safetensors
+from hwm.weights.files import (
+    SAFETENSORS_SUFFIX,
+    WeightFile,
+    hash_file,
+    hash_tensors,
+    read_json,
+    read_safetensors,
+    write_safetensors,
+)
 
 FORMAT = "hwm-weights"
 VERSION = 1
@@ -85,7 +92,7 @@ def write_model(
     }
     text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     tensors_aside, config_aside = (p.with_name(f".{p.name}.{os.getpid()}") for p in (tensors_path, config_path))
-    save_file(stored, tensors_aside, metadata={"format": FORMAT, "version": str(VERSION), "kind": kind})
+    write_safetensors(stored, tensors_aside, metadata={"format": FORMAT, "version": str(VERSION), "kind": kind})
     config_aside.write_text(text, encoding="utf-8")
     tensors_aside.replace(tensors_path)
     config_aside.replace(config_path)

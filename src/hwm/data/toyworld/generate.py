@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hwm.config import ToyWorldConfig
+from hwm.data.parent import end_with_parent
 from hwm.data.toyworld.ceiling import Ceiling, ceilings
 from hwm.data.toyworld.formats import TakePlan, keystep_json, splits_json, takes_json, write_json
 from hwm.data.toyworld.formats_ego4d import write_gaze, write_goalstep, write_lta
@@ -152,7 +153,7 @@ def _write_takes(
                 progress(done, len(plans))
         return
     # Spawned, not forked: a fork of a process that runs torch's threads may hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         futures = [pool.submit(write_take, plan, config, aside) for plan in plans]
         try:
             for done, future in enumerate(as_completed(futures), start=1):
