@@ -121,6 +121,14 @@ def test_time_shuffled_gaze_keeps_the_multiset_and_no_step_keeps_its_own(
     assert not scene_of(shuffled)[0, ~own.valid_BT[0]].any()
 
 
+def test_a_step_alone_in_its_clip_has_no_other_gaze_to_get(toy_world: Path, stage1_settings: dict[str, Any]) -> None:
+    world, videos = world_under("time-shuffled", stage1_settings), videos_of(toy_world)
+    batch = only(controlled(world, videos), clip_of(videos[0], -4))
+    assert batch.valid_BT[0].tolist() == [False] * 4 + [True]
+    assert not batch.scene_known_BT.any()
+    assert not scene_of(batch).any()
+
+
 def test_future_gaze_is_the_next_steps_and_ends_with_the_video(
     toy_world: Path, stage1_settings: dict[str, Any]
 ) -> None:

@@ -64,6 +64,8 @@ def test_one_probe_is_scored_at_every_horizon(stage1: Path, stage2_settings: dic
         again = anticipate.run(AnticipateConfig(**alone, checkpoint=stage1))
         torch.testing.assert_close(again.logits_SC, stored["logits"], atol=1e-6, rtol=1e-4)
         assert again.scores["probe"] == pytest.approx(at.scores["probe"], abs=1e-6)
+        warnings = json.loads((again.folder / "run.json").read_text())["warnings"]
+        assert any("protocol.horizon_sec: 3 s lie beyond" in text for text in warnings) == (at.horizon_sec == 3)
     assert record["coverage"]["val-3s segments"]["excluded"]["starts before the horizon"] > 0
     assert not list(result.folder.glob("features-*"))
 

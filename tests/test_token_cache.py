@@ -20,7 +20,7 @@ from hwm.data.ahead import ahead
 from hwm.data.clips import ClipPlan, ClipRequest, find_videos, fixed_box
 from hwm.data.decoding import FrameCursor
 from hwm.data.transforms import centre_square
-from hwm.data.video import VideoInfo, num_grid_steps, probe_video, write_video
+from hwm.data.video import GRID_CHUNK_STEPS, VideoInfo, num_grid_steps, probe_video, write_video
 from hwm.errors import CacheError
 from hwm.models.observer import Observer
 from hwm.models.world_model import TimeGrid
@@ -267,6 +267,18 @@ def test_steps_are_never_later_than_their_grid_time(
         late = cache.times(video.path, centre_square(video), 0, num_steps) - np.arange(num_steps) / 4.0
         assert np.all(late <= 1e-6)
         assert np.all(late > -1 / video.fps - 1e-6)
+
+
+def test_a_last_chunk_of_one_step_of_two_frames_is_kept(observer: Observer, tmp_path: Path) -> None:
+    num_steps = GRID_CHUNK_STEPS + 1
+    frames = np.random.default_rng(0).integers(0, 255, (num_steps, 64, 64, 3), dtype=np.uint8)
+    write_video(tmp_path / "v.mp4", frames, 4.0, preset="ultrafast")
+    video = probe_video(tmp_path / "v.mp4")
+    grid = TimeGrid(4.0, "tubelet", 64, 56)
+    cache = TokenCache(tmp_path / "tokens", grid, {"encoder": "e", "gazelle": "g"})
+    Extractor(observer, grid, CPU, cache).fill([Wanted(video, centre_only(video))])
+    times = cache.times(video.path, centre_square(video), 0, num_steps)
+    assert times == pytest.approx(np.arange(num_steps) / 4.0, abs=1e-4)
 
 
 def test_each_view_is_fixed_and_views_differ(videos: tuple[VideoInfo, ...]) -> None:

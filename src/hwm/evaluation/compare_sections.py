@@ -47,9 +47,10 @@ def headline(
     report.verdicts(cards)
     seeds = {len(experiment.seeds(arm.name)) for arm in experiment.arms.values() if arm.is_trained}
     report.paragraph(
-        f"Each arm was trained with {_range(seeds)}, paired: arms of one seed share their initial weights, the order "
-        "of their clips, the number of updates and the segments they are scored on, and differ in their gaze alone. A "
-        "gain is against such a matched model, never against the same model with its input taken away. Intervals cover "
+        f"Each arm was trained with {_range(seeds)}, paired: arms of one seed share the initial weights of "
+        "their world models, the order of their clips, the number of updates and the segments they are scored on, and "
+        "differ in their gaze alone; a probe with a gaze point starts from weights of its own. A gain is against such "
+        "a matched model, never against the same model with its input taken away. Intervals cover "
         f"{'other takes alone' if seeds == {1} else 'both other takes and other seeds'}; p values are after Holm's "
         "correction over the metrics."
     )

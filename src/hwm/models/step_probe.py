@@ -6,8 +6,7 @@ therefore added before pooling (upstream's clip encoder mixes positions into its
 
 With a gaze point, each step brings one more token (its latents pooled where people look). A pooler that starts by
 looking at hundreds of tokens alike finds these few too slowly, so they also reach the logits through a linear map of
-their own, which starts at zero: the probe without gaze is the same probe. The token of a step whose gaze is unknown is
-not read.
+their own, which starts at zero. The token of a step whose gaze is unknown is not read.
 
 The pooler may also be left out: a linear map (`mean`) or a small network (`mlp`) then reads the mean of each step's
 patches in its place (`step_readers.py`).

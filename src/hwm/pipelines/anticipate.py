@@ -277,11 +277,13 @@ def _record_samples(
 
 def _warn_of_horizons(log: RunLog, config: AnticipateConfig) -> None:
     """Say where the probe is asked further ahead than it was trained."""
-    longest = config.protocol.train_horizon_sec[1]
-    beyond = [f"{tau:g}" for tau in config.protocol.curve_sec if tau > longest]
-    if beyond:
+    protocol, longest = config.protocol, config.protocol.train_horizon_sec[1]
+    asked = {"horizon_sec": (protocol.horizon_sec,), "curve_sec": protocol.curve_sec}
+    beyond = {name: [f"{tau:g}" for tau in of if tau > longest] for name, of in asked.items()}
+    told = [f"protocol.{name}: {', '.join(of)} s" for name, of in beyond.items() if of]
+    if told:
         log.warn(
-            f"protocol.curve_sec: {', '.join(beyond)} s lie beyond protocol.train_horizon_sec (up to {longest:g} s): "
+            f"{' and '.join(told)} lie beyond protocol.train_horizon_sec (up to {longest:g} s): "
             "the probe has never seen so long a gap, nor (backbone hwm) what stands in its earliest future slots"
         )
 

@@ -1,8 +1,8 @@
 """What each arm, control and baseline of a comparison is: the settings in which it differs from the others.
 
 A `CompareConfig`, the name of an arm and a seed -> the configurations of its two stages; and back: the configurations
-of finished runs -> the name of the arm. All else (data, order of the clips, compute, initial weights) is equal by
-construction, since it comes from one template and one seed.
+of finished runs -> the name of the arm. All else (data, order of the clips, compute, initial weights of the world
+models) is equal by construction, since it comes from one template and one seed.
 """
 
 from pathlib import Path

@@ -208,7 +208,8 @@ class EntryWriter:
             CacheError: the disk is full or refuses.
         """
         if "z" in self._files:
-            self._files["z"].append(pack("z", tokens.z_SND, self._dtype) | {"times": torch.from_numpy(times_S)})
+            times = torch.from_numpy(times_S.copy())  # a single time, cut out of others, would keep their stride
+            self._files["z"].append(pack("z", tokens.z_SND, self._dtype) | {"times": times})
         if "scene" in self._files:
             assert tokens.scene_SNG is not None, "a cache with scene tokens was given none"
             assert tokens.gaze_SN is not None, "a cache with gaze weights was given none"

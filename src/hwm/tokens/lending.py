@@ -71,7 +71,7 @@ class GazeLender:
             raise ValueError(f"{control} takes no gaze from other steps")
         num_padded = min(max(0, -request.first_step), request.num_steps)
         order = num_padded + self._rng("time-shuffled gaze", request).permutation(request.num_steps - num_padded)
-        steps_T[order] = np.roll(order, 1)  # one cycle: no step keeps its own
+        steps_T[order] = np.roll(order, 1) if len(order) > 1 else -1  # one cycle: no step keeps its own
         return Lent(request, steps_T)
 
     def _of_another_video(self, request: ClipRequest) -> ClipRequest:
