@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 
 from hwm.config import AnticipateConfig, PretrainConfig, ProtocolConfig, VJEPA2BackboneConfig
 from hwm.data.annotations import read_annotations
+from hwm.data.protocol import START_MINUS_TAU, Observation, observe_before
 from hwm.engine.assemble import load_stage1
 from hwm.errors import ConfigError, DataError
 from hwm.pipelines import anticipate, pretrain
+from hwm.recipes import load_config
 from hwm.tokens.features import compute_features
 from hwm.tokens.source import LiveSource
 from hwm.tokens.vjepa2_foresight import open_vjepa2_foresight
@@ -68,6 +70,44 @@ def test_one_probe_is_scored_at_every_horizon(stage1: Path, stage2_settings: dic
         assert any("protocol.horizon_sec: 3 s lie beyond" in text for text in warnings) == (at.horizon_sec == 3)
     assert record["coverage"]["val-3s segments"]["excluded"]["starts before the horizon"] > 0
     assert not list(result.folder.glob("features-*"))
+
+
+@pytest.mark.parametrize("trained", [5, 18])
+def test_clips_longer_than_those_of_stage_1_are_said(
+    stage1_settings: dict[str, Any], stage2_settings: dict[str, Any], trained: int
+) -> None:
+    stage1_settings["optim"]["num_steps"] = 1
+    stage1_settings["data"]["num_steps"] = trained
+    checkpoint = pretrain.run(PretrainConfig(**stage1_settings)).folder
+    result = anticipate.run(AnticipateConfig(**curved(stage2_settings), checkpoint=checkpoint))
+    record = json.loads((result.folder / "run.json").read_text())
+    reached = record["steps_reached"]
+    for name, samples in (("val", result.samples), ("val-3s", result.curve[1].samples)):
+        assert reached[name] == max(s.observation.num_steps + s.observation.num_future for s in samples)
+    assert reached["val"] in (8, 9), "four steps are seen, and four or five lie in the second to the start"
+    assert (reached["stage1"], set(reached)) == (trained, {"stage1", "train", "val", "val-0.5s", "val-3s"})
+    said = [text for text in record["warnings"] if "trained on clips of" in text]
+    assert len(said) == (trained == 5)
+    assert all(f"{reached['val-3s']} (val-3s)" in text for text in said)
+
+
+@pytest.mark.parametrize("name", ["ego-exo4d-keystep", "ego4d-goalstep", "ego4d-lta", "epic-kitchens-100"])
+def test_recipes_of_released_models_fit_the_clips_of_their_stage_1(name: str) -> None:
+    clips = load_config(PretrainConfig, "pretrain/ego4d-vitl").data
+    protocol = load_config(AnticipateConfig, f"anticipate/{name}-vitl").protocol
+    starts = [10 + step / 100 for step in range(100)]
+    longest = max(protocol.train_horizon_sec[1], protocol.horizon_sec, *protocol.curve_sec)
+    seen = [
+        observe_before(start, start + 1, longest, clips.fps, protocol.num_steps, START_MINUS_TAU) for start in starts
+    ]
+    reached = {one.num_steps + one.num_future for one in seen if isinstance(one, Observation)}
+    assert max(reached) <= clips.num_steps
+
+
+def test_nothing_is_said_of_clips_that_are_not_continued(stage1: Path, stage2_settings: dict[str, Any]) -> None:
+    stage2_settings["probe"]["inputs"] = "context"
+    result = anticipate.run(AnticipateConfig(**stage2_settings, checkpoint=stage1))
+    assert "steps_reached" not in json.loads((result.folder / "run.json").read_text())
 
 
 def test_horizons_are_guarded_one_by_one(stage1: Path, stage2_settings: dict[str, Any]) -> None:

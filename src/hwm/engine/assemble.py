@@ -56,6 +56,8 @@ class Stage1(NamedTuple):
     """The checkpoint or saved model that was read."""
     seen: SeenVideos | None = None
     """What it was trained on; None where that is not recorded (a saved model, or a run of an older version)."""
+    num_steps: int | None = None
+    """Steps of the clips that it was trained on; None for a saved model."""
     warnings: tuple[str, ...] = ()
     """Why it may not be what its run was meant to become: a damaged checkpoint, or one before the end of training."""
 
@@ -163,7 +165,8 @@ def load_stage1(path: str | Path) -> Stage1:
     if run == path and found.step < config.optim.num_steps:
         warnings.append(f"stage 1 was trained for {found.step} of its {config.optim.num_steps} steps")
     sha256 = predictor_hash(world.predictor)
-    return Stage1(world.requires_grad_(False).eval(), weights, sha256, found.folder, seen, tuple(warnings))
+    world = world.requires_grad_(False).eval()
+    return Stage1(world, weights, sha256, found.folder, seen, config.data.num_steps, tuple(warnings))
 
 
 class VJEPA2Pair(NamedTuple):

@@ -29,6 +29,7 @@ from hwm.engine.saved_probe import load_probe, save_probe, trained_on
 from hwm.engine.sweep import ProbeData, SweepResult, logits_of, train_sweep
 from hwm.errors import DataError, RunError
 from hwm.models.step_probe import StepProbe
+from hwm.pipelines.reach import warn_of_horizons, warn_of_length
 from hwm.pipelines.samples import (
     Sample,
     TrainingViews,
@@ -121,11 +122,12 @@ def run(config: AnticipateConfig) -> AnticipateResult:
         horizons = {"val": config.protocol.horizon_sec} | {curve_name(tau): tau for tau in config.protocol.curve_sec}
         val = {name: validation_samples(val_table, config, fps, tau) for name, tau in horizons.items()}
         _record_samples(log, (train_table, train), val_table, val)
-        _warn_of_horizons(log, config)
+        warn_of_horizons(log, config.protocol)
 
         # Features of the imagined future
         samples = {"train": [sample for view in train.views for sample in view]}
         samples |= {name: of for name, (of, _) in val.items()}
+        warn_of_length(log, foresight.trained_steps, samples)
         log.record(padded_clips={name: sum(s.observation.num_padded > 0 for s in of) for name, of in samples.items()})
         if saved is not None:
             del samples["train"]
@@ -273,19 +275,6 @@ def _record_samples(
         classes={task.name: {"sha256": task.classes.sha256, "count": len(task.classes)} for task in train_table.tasks},
         samples_that_show_the_action=float(np.mean([s.observation.shows_action for s in val["val"][0]])),
     )
-
-
-def _warn_of_horizons(log: RunLog, config: AnticipateConfig) -> None:
-    """Say where the probe is asked further ahead than it was trained."""
-    protocol, longest = config.protocol, config.protocol.train_horizon_sec[1]
-    asked = {"horizon_sec": (protocol.horizon_sec,), "curve_sec": protocol.curve_sec}
-    beyond = {name: [f"{tau:g}" for tau in of if tau > longest] for name, of in asked.items()}
-    told = [f"protocol.{name}: {', '.join(of)} s" for name, of in beyond.items() if of]
-    if told:
-        log.warn(
-            f"{' and '.join(told)} lie beyond protocol.train_horizon_sec (up to {longest:g} s): "
-            "the probe has never seen so long a gap, nor (backbone hwm) what stands in its earliest future slots"
-        )
 
 
 def _without(table: SegmentTable, unusable: dict[str, str]) -> SegmentTable:

@@ -45,6 +45,11 @@ class Foresight(Protocol):
         """The videos that the frozen models were trained on; None where nobody recorded them."""
         ...
 
+    @property
+    def trained_steps(self) -> int | None:
+        """Steps of the clips that the roll-out was trained on; None without a roll-out, or where nobody recorded it."""
+        ...
+
     def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
         """Make everything ready that is done once a video; videos that cannot be used, with reasons."""
         ...

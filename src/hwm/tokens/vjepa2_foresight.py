@@ -94,6 +94,11 @@ class VJEPA2Foresight:
         """Not recorded: V-JEPA 2's training videos are not named."""
         return None
 
+    @property
+    def trained_steps(self) -> None:
+        """Not recorded: the masked predictor fills places of one clip, whose length is the recipe's own."""
+        return None
+
     def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
         """Nothing to do: clips are decoded when they are encoded."""
         on_progress(len(videos))

@@ -61,6 +61,12 @@ class WorldForesight:
         """Stage 1's training videos."""
         return self._stage1.seen
 
+    @property
+    def trained_steps(self) -> int | None:
+        """`data.num_steps` of stage 1, where the probe reads what is rolled out."""
+        rolled_out = self._rollout == "imagined" and self._probe.inputs != "context"
+        return self._stage1.num_steps if rolled_out else None
+
     def prepare(self, videos: Sequence[VideoInfo], on_progress: Callable[[int], None]) -> tuple[Exclusion, ...]:
         """See `TokenSource`."""
         return self._source.prepare(videos, on_progress)
