@@ -72,6 +72,8 @@ class AnticipateResult(NamedTuple):
     excluded: tuple[Exclusion, ...]
     curve: tuple[HorizonResult, ...] = ()
     """The same probe at each horizon of `protocol.curve_sec`, in that order."""
+    asked_apart: bool = False
+    """Whether the loss asked the classes apart (`focal`): probabilities are sigmoids."""
 
     @property
     def logits_SC(self) -> Tensor:  # noqa: N802 - carries its axes
@@ -160,7 +162,8 @@ def run(config: AnticipateConfig) -> AnticipateResult:
             write_baselines(log.folder, said[name], baseline_logits(said[name], known, asked), suffix)
         main, *curve = scored
         excluded = (*val_table.excluded, *main.excluded)
-        result = AnticipateResult(log.folder, main.scores, main.outputs, main.samples, excluded, tuple(curve))
+        apart = config.probe.loss == "focal"
+        result = AnticipateResult(log.folder, main.scores, main.outputs, main.samples, excluded, tuple(curve), apart)
         save_probe(log.folder / "probe.safetensors", probe, given)
         _record(log, result, sweep, config)
         return result
@@ -311,13 +314,9 @@ def _features(
 
 
 def _probe_data(features: Features, samples: Sequence[Sample], tasks: Sequence[Task]) -> ProbeData:
-    return ProbeData(
-        features.tokens_STND,
-        features.valid_ST,
-        features.gaze_known_ST,
-        labels_of(tasks, [sample.segment for sample in samples]),
-        tuple(sample.segment.take for sample in samples),
-    )
+    labels = labels_of(tasks, [sample.segment for sample in samples])
+    takes = tuple(sample.segment.take for sample in samples)
+    return ProbeData(features.tokens_STND, features.valid_ST, features.gaze_known_ST, labels, takes)
 
 
 def _outputs(

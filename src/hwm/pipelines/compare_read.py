@@ -77,7 +77,8 @@ def read_run(folder: Path) -> FinishedRun:
     trained = () if below is None else read_metrics(below)
     run = Run(
         config.seed, outputs, scenarios, read_metrics(folder), trained, about.get("validation", {}),
-        None if below is None else read_errors(below, about.get("world_scores_sha256")), about.get("gaze_forecast", {}),
+        None if below is None else read_errors(below, about.get("world_scores_sha256")),
+        config.probe.loss == "focal", about.get("gaze_forecast", {}),
     )  # fmt: skip
     warnings = [*facts.get("warnings", ()), *(f"stage 1: {text}" for text in about.get("warnings", ()))]
     return FinishedRun(
