@@ -159,8 +159,18 @@ def test_long_term_anticipation(world: Path, tmp_path: Path) -> None:
         scores = result.scores[name]
         assert scores["num_sequences"] == 3
         assert all(0 <= scores[f"{task}/edit_distance_at_3"] <= 1 for task in shapes)
-    again, _ = _run(world, "lta", tmp_path / "again")
+    again, record = _run(world, "lta", tmp_path / "again")
+    assert record.get("warnings", []) == []
     assert again.scores == result.scores
+
+
+def test_long_term_anticipation_with_no_whole_sequence_says_so(world: Path, tmp_path: Path) -> None:
+    config = _config(world, "lta", "short", tmp_path)
+    longer = config.annotations.model_copy(update={"sequence_length": 6})
+    result = anticipate.run(config.model_copy(update={"annotations": longer}))
+    assert result.scores["probe"]["num_sequences"] == 0
+    (warning,) = json.loads((result.folder / "run.json").read_text())["warnings"]
+    assert "annotations.sequence_length - 1 others" in warning
 
 
 def test_a_saved_probe_gives_its_scores_again_and_refuses_other_classes(world: Path, tmp_path: Path) -> None:

@@ -267,6 +267,9 @@ def test_version_and_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert ends("--version") == 0
     assert capsys.readouterr().out == f"hwm {hwm.__version__}\n"
     assert ends("pretrian") == 2
+    for verb in ([], ["predict"], ["weights", "inspect"]):
+        assert ends(*verb, "-h") == 0
+        assert "Usage: hwm" in capsys.readouterr().out
     assert ends("toyworld", "x", "--takes", "1") == 2
     assert ends("toyworld", "x", "--gaze", "some") == 2
     assert ends("toyworld", "x", "--ego-camera", "some") == 2

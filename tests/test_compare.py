@@ -290,6 +290,9 @@ def test_from_finished_runs_alone_comes_the_same_report(finished: Path, tmp_path
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Won and lost by gaze" not in page
     assert not list((tmp_path / "out" / "figures").glob("example-*"))
+    one = compare_runs.report_on(runs[:1], tmp_path / "one", 0)
+    assert one.verdicts == {"Does gaze help?": "not asked: no two of the arms A, B and C, of one seed, are here"}
+    assert "Not asked: no two of the arms A, B and C, of one seed, are here." in one.report.read_text()
 
 
 def test_where_nobody_reads_the_future_gaze_is_matched_with_no_gaze(copied: Path, tmp_path: Path) -> None:
@@ -313,6 +316,8 @@ def test_what_cannot_be_compared_is_refused(finished: Path, copied: Path, tmp_pa
         read_run(next(finished.glob("units/stage1-*/")))
     with pytest.raises(RunError, match="cannot be compared"):
         read_run(tmp_path)
+    with pytest.raises(RunError, match=r"(.|\n)*ends in / \(units/stage2-\*/\)"):
+        read_run(next(finished.glob("units/stage2-*.log")))
     text = (second / "config.yaml").read_text()
     (second / "config.yaml").write_text(text.replace("start-minus-tau/v1", "legacy-end-minus-tau"))
     with pytest.raises(DataError, match="do not share one protocol"):

@@ -93,6 +93,12 @@ def test_a_broken_core_is_not_called_working() -> None:
     assert Diagnosis(tuple(doctor._core(whole))).works
     for name in whole:
         assert not Diagnosis(tuple(doctor._core(whole | {name: "no answer within 60 s"}))).works
+        (late,) = (f for f in doctor._core(whole | {name: "no answer within 60 s"}) if f.fix is not None)
+        assert (late.fix or "").startswith(
+            "ask again when machine and disk are less busy; if it stays so: in the checkout"
+        )
+        (torn,) = (f for f in doctor._core(whole | {name: "ImportError: x"}) if f.fix is not None)
+        assert (torn.fix or "").startswith("in the checkout: pip install")
     assert not Diagnosis(tuple(doctor._torch("OSError: libc10.so", {"version": None}))).works
     assert not Diagnosis(tuple(doctor._decoders("ImportError: av"))).works
     codecs = {"h264": True, "hevc": True, "vp9": True, "av1": False}

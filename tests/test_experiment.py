@@ -1,6 +1,7 @@
 """The numbers behind the report of a comparison: matched pairs, equal segments, known gains, marks of what is odd."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -140,6 +141,28 @@ def test_guesses_are_told_by_horizon() -> None:
     assert list(told) == [1.0, 2.0]
     assert told[2.0][0][0] == "step <0>"
     assert told[2.0][0][1] > told[2.0][1][1] > 0
+
+
+def test_what_a_probe_of_the_focal_loss_says_is_its_sigmoids_as_hwm_predict_says_it(tmp_path: Path) -> None:
+    none, probe = arm("none", 0.4), arm("probe", 0.4, matched="none")
+    probe = probe._replace(runs=[run._replace(asked_apart=True) for run in probe.runs])
+    experiment = Experiment([none, probe], 1.0, 0.02)
+    one, zero = 1 / (1 + math.exp(-1)), 0.5
+    told = experiment.guesses("probe", 1, "val.json#0", 2)[1.0]
+    assert [share for _, share in told] == pytest.approx([one, zero])
+    softmax = math.e / (math.e + CLASSES - 1)
+    assert experiment.guesses("none", 1, "val.json#0", 1)[1.0][0][1] == pytest.approx(softmax)
+    assert experiment.reliability("probe").bins.confidence == pytest.approx([one])
+    assert experiment.reliability("none").bins.confidence == pytest.approx([softmax])
+    ece, brier = (experiment.score("probe", name, 1.0) for name in ("ece", "brier"))
+    assert ece is not None
+    assert ece.value == pytest.approx(one - 0.4)
+    distance = (CLASSES - 2) * zero**2
+    assert brier is not None
+    expected = 0.4 * ((1 - one) ** 2 + zero**2) + 0.6 * (zero**2 + one**2)
+    assert brier.value == pytest.approx(distance + expected)
+    page = write_report(tmp_path, findings(is_legacy=False)._replace(experiment=experiment), []).report.read_text()
+    assert "own sigmoid" in page
 
 
 def findings(*, is_legacy: bool) -> CompareFindings:

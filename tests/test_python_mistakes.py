@@ -12,6 +12,7 @@ from hwm.engine.assemble import load_stage1, new_world
 from hwm.errors import DataError, RunError, WeightsError
 from hwm.models.gazelle import head_map
 from hwm.models.world_model import WorldModel
+from hwm.weights.files import check_is_file
 
 
 @pytest.fixture
@@ -50,6 +51,10 @@ def test_weights_that_are_not_there_are_told_with_the_command_that_fetches_them(
         hwm.load_encoder("vjepa2-vitl-256")
     with pytest.raises(WeightsError, match="fetch vjepa2-vitl-256"):
         hwm.load_encoder("somewhere/vitl.pt")
+    with pytest.raises(
+        WeightsError, match=r"(.|\n)*one of the two mini models(.|\n)*mini/encoder or (.|\n)*mini/gazelle"
+    ):
+        check_is_file(Path("mini"))
     with pytest.raises(WeightsError, match=r"no weight file nowhere(.|\n)*hwm weights list"):
         hwm.load_gazelle("nowhere")
 

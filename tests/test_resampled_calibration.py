@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 
 from hwm.errors import DataError
-from hwm.evaluation.calibration import brier_score, reliability_equal_width, risk_coverage
+from hwm.evaluation.calibration import (
+    brier_score,
+    confidence_and_hits,
+    reliability_equal_width,
+    reliability_of,
+    risk_coverage,
+)
 from hwm.evaluation.resampled_calibration import (
     resampled_calibration,
     resampled_reliability,
@@ -53,11 +59,30 @@ def test_bins_on_resamples_are_those_of_the_drawn_segments(
     drawn: tuple[Tensor, Tensor, np.ndarray, np.ndarray],
 ) -> None:
     logits, labels, takes, draws = drawn
-    shares = resampled_reliability(*drawn)
+    shares = resampled_reliability(*confidence_and_hits(logits, labels), takes, draws)
     for share_B, draws_P in zip(shares, draws, strict=True):
         rows = repeated(takes, draws_P)
         expected = reliability_equal_width(logits[rows], labels[rows]).accuracy
         assert share_B[~np.isnan(share_B)] == pytest.approx(expected)
+
+
+def test_of_classes_asked_apart_a_probability_is_the_class_s_own_sigmoid(
+    drawn: tuple[Tensor, Tensor, np.ndarray, np.ndarray],
+) -> None:
+    logits, labels, *_ = drawn
+    sigmoid = 1 / (1 + np.exp(-logits.double().numpy()))
+    truth = np.eye(CLASSES)[labels.numpy()]
+    right = logits.argmax(1).numpy() == labels.numpy()
+    ece, brier, half = (
+        resampled_calibration(name, *drawn, asked_apart=True)[0] for name in ("ece", "brier", "surest_half")
+    )
+    assert brier == pytest.approx(((sigmoid - truth) ** 2).sum(1).mean())
+    assert ece == pytest.approx(reliability_of(sigmoid.max(1), right).expected_calibration_error)
+    # Softmax would rank by margin: here the sigmoid of the best class alone ranks, and three values of it tie.
+    sure = np.sort(np.unique(sigmoid.max(1)))[::-1][0]
+    among = right[sigmoid.max(1) == sure]
+    assert len(among) > SEGMENTS / 2
+    assert half == pytest.approx(among.mean())
 
 
 def test_what_cannot_be_asked_is_refused(drawn: tuple[Tensor, Tensor, np.ndarray, np.ndarray]) -> None:

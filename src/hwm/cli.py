@@ -47,6 +47,7 @@ def _command_line() -> typer.Typer:
     made = typer.Typer(
         no_args_is_help=True,
         add_completion=False,
+        context_settings={"help_option_names": ["--help", "-h"]},
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
         help="A gaze-conditioned human world model: watch people work, imagine what comes next, name the next step.",

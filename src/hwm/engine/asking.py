@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 MODULE = "hwm.engine.doctor_child"
+NO_ANSWER = "no answer within"
+"""How an answer begins that did not come in time."""
 _END_TIMEOUT_SEC = 2.0
 
 
@@ -43,7 +45,7 @@ def ask(question: str, argument: object = None, timeout_sec: float = 60.0) -> di
             child.kill()
             with suppress(subprocess.TimeoutExpired):
                 child.wait(_END_TIMEOUT_SEC)  # a process that sleeps in the kernel is not waited for longer
-            return f"no answer within {timeout_sec:g} s"
+            return f"{NO_ANSWER} {timeout_sec:g} s"
         output.seek(0)
         log.seek(0)
         if code == 0:

@@ -1,8 +1,8 @@
 """Whether a classifier's probabilities mean what they say: reliability, ECE, Brier, likelihood, risk and coverage.
 
-In: logits [N, C] and labels [N]. Out: plain numbers and curves. Probabilities are the softmax of the logits, as for
-average precision; confidence is the highest of them, and a segment is right as in Top-1 (ties: lower class index).
-Probes are trained with a sigmoid focal loss, and nothing forces their softmax to be calibrated: measure it first.
+In: logits [N, C] and labels [N]. Out: plain numbers and curves. Probabilities are the softmax of the logits, or, where
+a loss asked the classes apart (sigmoid focal loss), each class's own sigmoid; confidence is the highest of them, and a
+segment is right as in Top-1 (ties: lower class index). Nothing forces a probe to be calibrated: measure it first.
 
 Sources: Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017) for the expected calibration error (ECE)
 and temperature scaling; Brier, Monthly Weather Review, 1950; Geifman and El-Yaniv, "Selective Classification for Deep
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from torch import Tensor
@@ -108,6 +108,13 @@ def reliability_equal_width(
         RunError: a logit is not finite.
     """
     confidence_N, right_N = confidence_and_hits(logits_NC, labels_N)
+    return reliability_of(confidence_N, right_N, num_bins)
+
+
+def reliability_of(
+    confidence_N: Float[np.ndarray, " n"], right_N: Bool[np.ndarray, " n"], num_bins: int = NUM_BINS
+) -> Reliability:
+    """As `reliability_equal_width`, from what `confidence_and_hits` returns."""
     return _reliability(confidence_N, right_N, bin_of_equal_width(confidence_N, num_bins))
 
 
@@ -129,10 +136,12 @@ def brier_score(logits_NC: Float[Tensor, "n c"], labels_N: Int[Tensor, " n"]) ->
     return float(squared_distance(logits_NC, labels_N).mean())
 
 
-def squared_distance(logits_NC: Float[Tensor, "n c"], labels_N: Int[Tensor, " n"]) -> NDArray[np.float64]:
-    """Squared distance 0..2 of each segment's probabilities to its one-hot truth; errors as above."""
+def squared_distance(
+    logits_NC: Float[Tensor, "n c"], labels_N: Int[Tensor, " n"], asked_apart: bool = False
+) -> NDArray[np.float64]:
+    """Squared distance of each segment's probabilities to its one-hot truth: 0..2, or 0..C; errors as above."""
     check_scored(logits_NC, labels_N)
-    probability_NC = logits_NC.double().softmax(dim=1)
+    probability_NC = probabilities(logits_NC, asked_apart)
     probability_NC[torch.arange(len(labels_N)), labels_N.long()] -= 1
     return probability_NC.square().sum(dim=1).cpu().numpy()
 
@@ -204,10 +213,23 @@ def fit_temperature(
     return math.exp(log_t)
 
 
-def confidence_and_hits(logits_NC: Tensor, labels_N: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The highest probability of each segment, and whether its first guess is right; errors as above."""
+def probabilities(logits_NC: Float[Tensor, "... c"], asked_apart: bool) -> Float[Tensor, "... c"]:
+    """What a probe says of each class, 0..1 (float64).
+
+    Args:
+        logits_NC: its scores, classes last.
+        asked_apart: whether its loss asked the classes apart (`probe.loss=focal`): each class's own sigmoid, whose sum
+            need not be 1. Otherwise their softmax.
+    """
+    return logits_NC.double().sigmoid() if asked_apart else logits_NC.double().softmax(dim=-1)
+
+
+def confidence_and_hits(
+    logits_NC: Tensor, labels_N: Tensor, asked_apart: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The highest of the `probabilities` of each segment, and whether its first guess is right; errors as above."""
     right_N = top_k_hits(logits_NC, labels_N, 1)
-    return logits_NC.double().softmax(dim=1).amax(dim=1).cpu().numpy(), right_N.cpu().numpy()
+    return probabilities(logits_NC, asked_apart).amax(dim=1).cpu().numpy(), right_N.cpu().numpy()
 
 
 def bin_of_equal_width(confidence_N: NDArray[np.float64], num_bins: int) -> NDArray[np.int64]:

@@ -51,13 +51,20 @@ def _scores_table(experiment: Experiment) -> Table:
     for arm in experiment.arms.values():
         scores = [experiment.score(arm.name, name, experiment.headline_sec) for name in _SCORES]
         told = zip(scores, _SCORES, strict=True)
-        cells: list[Cell] = [None if score is None else _bounded(score, name) for score, name in told]
+        cells: list[Cell] = [
+            None if score is None else _bounded(score, name, _asked_apart(arm)) for score, name in told
+        ]
         rows.append(Row([arm.title, *cells], is_reference=arm.kind in ("oracle", "baseline")))
     note = (
         "ECE: mean distance of confidence and share right over 15 bins of equal width. Brier: squared distance 0 … 2 "
         "of the probabilities to the truth. 95 % intervals over takes and seeds. Of few segments, ECE is not zero even "
         "for a model that is calibrated."
     )
+    if any(_asked_apart(arm) for arm in experiment.arms.values()):
+        note += (
+            " Of probes trained with the focal loss, which asks of each class apart, a probability is the class's own "
+            "sigmoid, as `hwm predict` says it; they need not sum to 1, and their Brier score may exceed 2."
+        )
     return Table(columns, rows, note)
 
 
@@ -86,12 +93,17 @@ def _selective_line(experiment: Experiment, arm: Arm) -> Line:
     )
 
 
-def _bounded(score: Difference, name: ScoreName) -> Interval:
-    """An interval within what the score can be: Brier goes to 2, the others to 1."""
+def _asked_apart(arm: Arm) -> bool:
+    return any(run.asked_apart for run in arm.runs)
+
+
+def _bounded(score: Difference, name: ScoreName, asked_apart: bool) -> Interval:
+    """An interval within what the score can be: Brier goes to 2 (of sigmoids, to the classes' number), others to 1."""
     interval = score.interval()
     if name != "brier" or interval.low is None or interval.high is None:
         return share_interval(score)
-    return interval._replace(low=max(0.0, interval.low), high=min(2.0, interval.high))
+    high = interval.high if asked_apart else min(2.0, interval.high)
+    return interval._replace(low=max(0.0, interval.low), high=high)
 
 
 def _scaled(interval: Interval, factor: float) -> Interval:

@@ -43,6 +43,9 @@ def headline(
             found = experiment.headline(*pair)
             answers[question] = found.decision.text
             cards.append(_card(question + mark, found))
+    if not answers:
+        why = "no two of the arms A, B and C, of one seed, are here"
+        answers["Does gaze help?"], notes = f"not asked: {why}", (f"Not asked: {why}.", *notes)
     cards.append(_best_arm(experiment, best))
     report.verdicts(cards)
     seeds = {len(experiment.seeds(arm.name)) for arm in experiment.arms.values() if arm.is_trained}

@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from hwm.errors import DataError
-from hwm.evaluation.calibration import Reliability, reliability_equal_width
+from hwm.evaluation.calibration import Reliability, confidence_and_hits, probabilities, reliability_of
 from hwm.evaluation.class_gains import ClassGain, class_gains
 from hwm.evaluation.differences import Difference, difference_of
 from hwm.evaluation.outputs import RunOutputs, TaskOutputs, align
@@ -52,6 +51,8 @@ class Run(NamedTuple):
     """Stage 1's scores of the world model; see `world_scores`."""
     skill_by_take: TakeErrors | None = None
     """What the skill among them is made of; None where stage 1 is older than this record."""
+    asked_apart: bool = False
+    """Whether the probe's loss asked the classes apart (`focal`), so that its probabilities are sigmoids."""
     forecast: Mapping[str, Mapping[str, Mapping[str, float]]] = {}
     """Stage 1's forecast of gaze (`gaze_forecast`): truth, `estimated` or `measured` → forecast → metric_k → value."""
 
@@ -193,8 +194,8 @@ class Experiment:
         """Top-1 at the headline's horizon against the share of the segments that is answered, the surest first."""
         labels_N, take_of_N, draws_RP, num_takes = self._drawn(self.headline_sec)
         of_seed = [
-            resampled_selective_accuracy(logits_NC, labels_N, take_of_N, draws_RP, COVERAGES)
-            for logits_NC in self._of_seeds(arm)
+            resampled_selective_accuracy(logits_NC, labels_N, take_of_N, draws_RP, COVERAGES, asked_apart)
+            for logits_NC, asked_apart in self._of_seeds(arm)
         ]
         shares_RKJ = np.stack(of_seed, axis=2)
         accuracy = [difference_of(shares_RKJ[0, k], shares_RKJ[1:, k], num_takes) for k in range(len(COVERAGES))]
@@ -206,12 +207,12 @@ class Experiment:
         Bounds are those of takes, of which some resamples may leave a bin empty; such resamples say nothing of it.
         """
         labels_N, take_of_N, draws_RP, num_takes = self._drawn(self.headline_sec)
-        of_seed = self._of_seeds(arm)
-        logits, labels = torch.cat(of_seed), labels_N.repeat(len(of_seed))
-        bins = reliability_equal_width(logits, labels)
+        of_seed = [confidence_and_hits(logits_NC, labels_N, apart) for logits_NC, apart in self._of_seeds(arm)]
+        confidence, right = (np.concatenate(values) for values in zip(*of_seed, strict=True))
+        bins = reliability_of(confidence, right)
         if num_takes < 2:
             return Reliable(bins, None, None)
-        share_RB = resampled_reliability(logits, labels, np.tile(take_of_N, len(of_seed)), draws_RP)
+        share_RB = resampled_reliability(confidence, right, np.tile(take_of_N, len(of_seed)), draws_RP)
         seen = share_RB[1:, ~np.isnan(share_RB[0])]
         told = [
             difference_of(np.array([value]), column[~np.isnan(column)][:, None], num_takes).interval()
@@ -228,7 +229,8 @@ class Experiment:
             outputs = self._outputs.get((arm, seed, horizon))
             place = [] if outputs is None else [i for i, s in enumerate(outputs.segments) if s.row == row]
             if outputs is not None and place:
-                best = _last_task(outputs).logits_SC[place[0]].softmax(0).topk(min(count, len(self.class_names)))
+                chances = probabilities(_last_task(outputs).logits_SC[place[0]], self._asked_apart(arm, seed))
+                best = chances.topk(min(count, len(self.class_names)))
                 named = [self.class_names[label] for label in best.indices.tolist()]
                 told[horizon] = list(zip(named, best.values.tolist(), strict=True))
         return told
@@ -269,7 +271,9 @@ class Experiment:
             labels_N, take_of_N, draws_RP, _ = self._drawn(horizon)
             logits_NC = self._logits(arm, seed, horizon)
             if metric == "ece" or metric == "brier" or metric == "surest_half":
-                values_R = resampled_calibration(metric, logits_NC, labels_N, take_of_N, draws_RP)
+                values_R = resampled_calibration(
+                    metric, logits_NC, labels_N, take_of_N, draws_RP, self._asked_apart(arm, seed)
+                )
             else:
                 values_R = resampled_metric(metric, logits_NC, labels_N, take_of_N, draws_RP)
             self._resampled[key] = values_R
@@ -281,9 +285,12 @@ class Experiment:
         labels_N = _last_task(self._any(horizon)).labels_S[known.rows]
         return labels_N, known.take_of_N, known.draws_RP, known.draws_RP.shape[1]
 
-    def _of_seeds(self, arm: str) -> list[Tensor]:
-        """Logits [N, C] of each seed at the headline's horizon."""
-        return [self._logits(arm, seed, self.headline_sec) for seed in self.seeds(arm)]
+    def _of_seeds(self, arm: str) -> list[tuple[Tensor, bool]]:
+        """Logits [N, C] of each seed at the headline's horizon, and whether its classes were asked apart."""
+        return [(self._logits(arm, s, self.headline_sec), self._asked_apart(arm, s)) for s in self.seeds(arm)]
+
+    def _asked_apart(self, arm: str, seed: int) -> bool:
+        return next(run.asked_apart for run in self.arms[arm].runs if run.seed == seed)
 
     def _logits(self, arm: str, seed: int, horizon: float) -> Tensor:
         """Logits [N, C] of the last task, on the segments whose class is known."""

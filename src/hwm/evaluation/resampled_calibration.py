@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Bool, Float, Int, Num
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,6 +29,7 @@ def resampled_calibration(
     labels_N: Int[Tensor, " n"],
     take_of_N: Int[np.ndarray, " n"],
     draws_RP: Num[np.ndarray, "r p"],
+    asked_apart: bool = False,
 ) -> Float[np.ndarray, " r"]:
     """A calibration score on each resample; a row of ones in `draws_RP` gives that of all segments.
 
@@ -38,19 +39,20 @@ def resampled_calibration(
         labels_N: true class of each segment, 0..C-1.
         take_of_N: number 0..P-1 of each segment's take.
         draws_RP: how often each take is drawn; no row is all zero.
+        asked_apart: whether the logits are read as sigmoids, see `calibration.probabilities`.
 
     Raises:
         DataError: no segments, or labels out of range.
         RunError: a logit is not finite.
     """
     if name == "surest_half":
-        return resampled_selective_accuracy(logits_NC, labels_N, take_of_N, draws_RP, (0.5,))[:, 0]
+        return resampled_selective_accuracy(logits_NC, labels_N, take_of_N, draws_RP, (0.5,), asked_apart)[:, 0]
     draws_RP = draws_RP.astype(np.float64)
     total_R = draws_RP @ np.bincount(take_of_N, minlength=draws_RP.shape[1])
     if name == "brier":
-        distance_N = squared_distance(logits_NC, labels_N)
+        distance_N = squared_distance(logits_NC, labels_N, asked_apart)
         return draws_RP @ np.bincount(take_of_N, weights=distance_N, minlength=draws_RP.shape[1]) / total_R
-    confidence_N, right_N = confidence_and_hits(logits_NC, labels_N)
+    confidence_N, right_N = confidence_and_hits(logits_NC, labels_N, asked_apart)
     gap_PB = _by_take_and_bin(right_N - confidence_N, confidence_N, take_of_N, draws_RP.shape[1])
     return np.abs(draws_RP @ gap_PB).sum(axis=1) / total_R
 
@@ -61,6 +63,7 @@ def resampled_selective_accuracy(
     take_of_N: Int[np.ndarray, " n"],
     draws_RP: Num[np.ndarray, "r p"],
     coverages: Sequence[float],
+    asked_apart: bool = False,
 ) -> Float[np.ndarray, "r k"]:
     """Top-1 on each resample when (at least) a share of its segments is answered, the most confident first.
 
@@ -72,13 +75,14 @@ def resampled_selective_accuracy(
         take_of_N: as above.
         draws_RP: as above.
         coverages: K shares in (0, 1].
+        asked_apart: as above.
 
     Raises:
         DataError: a coverage is not in (0, 1].
     """
     if not coverages or min(coverages) <= 0 or max(coverages) > 1:
         raise DataError("a coverage is a share of the segments", expected="in (0, 1]", found=str(coverages))
-    confidence_N, right_N = confidence_and_hits(logits_NC, labels_N)
+    confidence_N, right_N = confidence_and_hits(logits_NC, labels_N, asked_apart)
     order_N = np.argsort(-confidence_N, kind="stable")
     ordered_N = confidence_N[order_N]
     first_of_tie = np.flatnonzero(np.diff(ordered_N, prepend=np.inf))
@@ -92,13 +96,15 @@ def resampled_selective_accuracy(
 
 
 def resampled_reliability(
-    logits_NC: Float[Tensor, "n c"],
-    labels_N: Int[Tensor, " n"],
+    confidence_N: Float[np.ndarray, " n"],
+    right_N: Bool[np.ndarray, " n"],
     take_of_N: Int[np.ndarray, " n"],
     draws_RP: Num[np.ndarray, "r p"],
 ) -> Float[np.ndarray, "r b"]:
-    """The share right in each of `NUM_BINS` bins of equal width on each resample; NaN where the bin is empty in it."""
-    confidence_N, right_N = confidence_and_hits(logits_NC, labels_N)
+    """The share right in each of `NUM_BINS` bins of equal width on each resample; NaN where the bin is empty in it.
+
+    The first two arguments are what `calibration.confidence_and_hits` returns.
+    """
     draws_RP = draws_RP.astype(np.float64)
     num_takes = draws_RP.shape[1]
     size_RB = draws_RP @ _by_take_and_bin(np.ones(len(right_N)), confidence_N, take_of_N, num_takes)

@@ -38,6 +38,7 @@ from hwm.pipelines.samples import (
     validation_samples,
 )
 from hwm.pipelines.scoring import (
+    NO_SEQUENCE,
     TaskOutput,
     baseline_logits,
     labels_of,
@@ -73,6 +74,8 @@ class AnticipateResult(NamedTuple):
     excluded: tuple[Exclusion, ...]
     curve: tuple[HorizonResult, ...] = ()
     """The same probe at each horizon of `protocol.curve_sec`, in that order."""
+    asked_apart: bool = False
+    """Whether the loss asked the classes apart (`focal`): probabilities are sigmoids."""
 
     @property
     def logits_SC(self) -> Tensor:  # noqa: N802 - carries its axes
@@ -162,7 +165,8 @@ def run(config: AnticipateConfig) -> AnticipateResult:
             write_baselines(log.folder, said[name], baseline_logits(said[name], known, asked), suffix)
         main, *curve = scored
         excluded = (*val_table.excluded, *main.excluded)
-        result = AnticipateResult(log.folder, main.scores, main.outputs, main.samples, excluded, tuple(curve))
+        apart = config.probe.loss == "focal"
+        result = AnticipateResult(log.folder, main.scores, main.outputs, main.samples, excluded, tuple(curve), apart)
         save_probe(log.folder / "probe.safetensors", probe, given)
         _record(log, result, sweep, config)
         return result
@@ -295,18 +299,14 @@ def _features(
     stop: StopFlag,
 ) -> dict[str, Features]:
     requests = {name: [feature_request(sample, protocol) for sample in of] for name, of in samples.items()}
-    with Progress("features", total=sum(len(of) for of in requests.values())) as bar:
+    with Progress("features", total=sum(map(len, requests.values()))) as bar:
         return foresight.features(requests, folder, stop.checked(bar.set), num_slots)
 
 
 def _probe_data(features: Features, samples: Sequence[Sample], tasks: Sequence[Task]) -> ProbeData:
-    return ProbeData(
-        features.tokens_STND,
-        features.valid_ST,
-        features.gaze_known_ST,
-        labels_of(tasks, [sample.segment for sample in samples]),
-        tuple(sample.segment.take for sample in samples),
-    )
+    labels = labels_of(tasks, [sample.segment for sample in samples])
+    takes = tuple(sample.segment.take for sample in samples)
+    return ProbeData(features.tokens_STND, features.valid_ST, features.gaze_known_ST, labels, takes)
 
 
 def _outputs(
@@ -320,21 +320,19 @@ def _outputs(
 
 def _record(log: RunLog, result: AnticipateResult, sweep: SweepResult | None, config: AnticipateConfig) -> None:
     """The scores with the protocol they were made under, and how the probe was found."""
+    by_horizon = {config.protocol.horizon_sec: result.scores} | {at.horizon_sec: at.scores for at in result.curve}
     log.record(
         scores=result.scores,
-        scores_by_horizon={
-            f"{config.protocol.horizon_sec:g}": result.scores,
-            **{f"{at.horizon_sec:g}": at.scores for at in result.curve},
-        },
+        scores_by_horizon={f"{tau:g}": scores for tau, scores in by_horizon.items()},
         horizon_sec=config.protocol.horizon_sec,
         shows_the_action=config.protocol.id != START_MINUS_TAU,
     )
+    if result.scores["probe"].get("num_sequences") == 0:
+        log.warn(NO_SEQUENCE)
     curve = () if sweep is None else sweep.loss_curve
     if sweep is not None:
         log.record(sweep=[probe._asdict() for probe in sweep.scores], winner=sweep.winner)
     for epoch, loss in enumerate(curve, start=1):
         log.write(epoch, {"probe/loss": loss})
-    values = {f"val/{name}": value for name, value in result.scores["probe"].items()}
-    for at in result.curve:
-        values |= {f"{curve_name(at.horizon_sec)}/{name}": value for name, value in at.scores["probe"].items()}
-    log.write(len(curve), values)
+    named = {"val": result.scores["probe"]} | {curve_name(at.horizon_sec): at.scores["probe"] for at in result.curve}
+    log.write(len(curve), {f"{of}/{name}": value for of, scores in named.items() for name, value in scores.items()})

@@ -110,7 +110,8 @@ def reopen(folder: Path) -> Reopened:
     known = torch.nonzero(labels[:, 0] >= 0).flatten()
     output = TaskOutput(task, logits[known].float(), labels[known])
     kept = tuple(samples[rows[index]] for index in known.tolist())
-    result = AnticipateResult(folder, read_facts(folder)["scores"], (output,), kept, ())
+    focal = config.probe.loss == "focal"
+    result = AnticipateResult(folder, read_facts(folder)["scores"], (output,), kept, (), asked_apart=focal)
     return Reopened(result, WorldModel(seer.observer, stage1.world.predictor, seer.grid).eval())
 
 

@@ -20,6 +20,8 @@ from hwm.pipelines.compare_arms import name_of
 from hwm.pipelines.scoring import BASELINES, baseline_file
 from hwm.recipes import load_config
 
+_GIVE = "give run folders of stage 2, after they have finished"
+
 
 class FinishedRun(NamedTuple):
     """One stage-2 run, read back."""
@@ -49,7 +51,7 @@ def read_run(folder: Path) -> FinishedRun:
         said = f"{facts.get('verb', 'no run.json')}, {facts.get('status', '')}".strip(", ")
         raise RunError(
             f"{folder} cannot be compared", expected="a finished run of `hwm anticipate`", found=said,
-            fix="give run folders of stage 2, after they have finished",
+            fix=_GIVE + (": with a pattern, one that ends in / (units/stage2-*/)" if folder.is_file() else ""),
         )  # fmt: skip
     config = load_config(AnticipateConfig, folder / "config.yaml")
     stage1, below = _stage1(config, folder)
@@ -77,7 +79,8 @@ def read_run(folder: Path) -> FinishedRun:
     trained = () if below is None else read_metrics(below)
     run = Run(
         config.seed, outputs, scenarios, read_metrics(folder), trained, about.get("validation", {}),
-        None if below is None else read_errors(below, about.get("world_scores_sha256")), about.get("gaze_forecast", {}),
+        None if below is None else read_errors(below, about.get("world_scores_sha256")),
+        config.probe.loss == "focal", about.get("gaze_forecast", {}),
     )  # fmt: skip
     warnings = [*facts.get("warnings", ()), *(f"stage 1: {text}" for text in about.get("warnings", ()))]
     return FinishedRun(

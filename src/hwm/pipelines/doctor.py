@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import hwm
 from hwm.config import RunConfig
-from hwm.engine.asking import ask
+from hwm.engine.asking import NO_ANSWER, ask
 from hwm.engine.home import home
 from hwm.engine.progress import Progress
 from hwm.engine.requirements import Needed, how_to_get, needed_inputs
@@ -119,7 +119,7 @@ def _machine() -> Finding:
 
 def _torch(answer: Answer, driver: Answer) -> list[Finding]:
     if isinstance(answer, str):
-        return [Finding("torch", "broken", answer, _REINSTALL.format("torch"), is_needed=True)]
+        return [Finding("torch", "broken", answer, _cure(answer, _REINSTALL.format("torch")), is_needed=True)]
     built = f"CUDA {answer['cuda']}" if answer["cuda"] else "no CUDA"
     text = f"{answer['version']} ({built}), {answer['instructions']}, {answer['threads']} threads"
     findings = [Finding("torch", "ok", text, is_needed=True)]
@@ -140,15 +140,22 @@ def _device(device: Mapping[str, Any]) -> Finding:
     return Finding(f"device {device['kind']}", "ok", ", ".join(parts))
 
 
+def _cure(answer: str, fix: str) -> str:
+    """What is slow need not be broken: a busy machine is asked again first."""
+    return (
+        f"ask again when machine and disk are less busy; if it stays so: {fix}" if answer.startswith(NO_ANSWER) else fix
+    )
+
+
 def _core(answers: Mapping[str, Answer]) -> list[Finding]:
     core, mini = answers["core"], answers["mini"]
     fix = "in the checkout: pip install --force-reinstall ."
     if isinstance(core, str):
-        findings = [Finding("hwm's own modules", "broken", core, fix, is_needed=True)]
+        findings = [Finding("hwm's own modules", "broken", core, _cure(core, fix), is_needed=True)]
     else:
         findings = [Finding("hwm's own modules", "ok", "can be imported", is_needed=True)]
     if isinstance(mini, str):
-        findings.append(Finding("packaged weights", "broken", mini, fix, is_needed=True))
+        findings.append(Finding("packaged weights", "broken", mini, _cure(mini, fix), is_needed=True))
     else:
         text = ", ".join(f"{name} sha256 {digest[:12]}…" for name, digest in mini.items()) + ", as recorded"
         findings.append(Finding("packaged weights", "ok", text, is_needed=True))
@@ -158,7 +165,7 @@ def _core(answers: Mapping[str, Answer]) -> list[Finding]:
 def _decoders(answer: Answer) -> list[Finding]:
     fix = _REINSTALL.format("av")
     if isinstance(answer, str):
-        return [Finding("decoders", "broken", answer, fix, is_needed=True)]
+        return [Finding("decoders", "broken", answer, _cure(answer, fix), is_needed=True)]
     codecs: Mapping[str, bool] = answer["codecs"]
     absent = [name for name, there in codecs.items() if not there]
     text = f"PyAV {answer['version']} with FFmpeg {answer['ffmpeg']}: "
@@ -174,7 +181,7 @@ def _optional(answers: Mapping[str, Answer]) -> list[Finding]:
         if answer is None:
             findings.append(Finding(title, "missing", "not installed, not needed", fix))
         elif isinstance(answer, str):
-            findings.append(Finding(title, "broken", answer, _REINSTALL.format(name)))
+            findings.append(Finding(title, "broken", answer, _cure(answer, _REINSTALL.format(name))))
         else:
             findings.append(Finding(title, "ok", str(_version(name))))
     return findings

@@ -16,6 +16,7 @@ from hwm.data.segments import Segment
 from hwm.data.transforms import centre_square, normalise
 from hwm.data.video import VideoReader, write_video
 from hwm.engine.assemble import load_stage1
+from hwm.evaluation.calibration import probabilities
 from hwm.evaluation.report_parts import Clip, Picture
 from hwm.models.world_model import WorldModel
 from hwm.pipelines.anticipate import AnticipateResult, Sample
@@ -104,7 +105,7 @@ def _word(is_right: bool) -> str:
 
 def guesses(result: AnticipateResult, index: int) -> list[tuple[str, float]]:
     """The best guesses about a segment with their probabilities, best first."""
-    best = result.logits_SC[index].softmax(0).topk(min(GUESSES, len(result.classes)))
+    best = probabilities(result.logits_SC[index], result.asked_apart).topk(min(GUESSES, len(result.classes)))
     return [
         (result.classes.names[label], share)
         for share, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)

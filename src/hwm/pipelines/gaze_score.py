@@ -54,7 +54,7 @@ class GazeScoreResult(NamedTuple):
     scores: dict[str, dict[str, float]]
     """`gazelle` and `centre prior` → `auc`, `l2`, `nss`, `kl`."""
     difference: dict[str, dict[str, float]]
-    """`gazelle − prior`, and with two videos or more its bounds `low` and `high` (95 %) → metric → value."""
+    """`gazelle − prior`, and with two videos or more its bounds `95 % low` and `95 % high` → metric → value."""
     num_frames: int
 
 
@@ -199,7 +199,7 @@ def _summary(folder: Path, frames: list[ScoredFrame], seed: int) -> GazeScoreRes
     for metric in METRICS:
         values = [frame.scores[GAZELLE][metric] - frame.scores[PRIOR][metric] for frame in frames]
         interval = mean_interval(values, videos, rng_for(seed, "intervals", metric))
-        bounds = {"gazelle − prior": interval.value, "low": interval.low, "high": interval.high}
+        bounds = {"gazelle − prior": interval.value, "95 % low": interval.low, "95 % high": interval.high}
         for name, bound in bounds.items():
             if bound is not None:
                 difference.setdefault(name, {})[metric] = bound

@@ -24,6 +24,7 @@ from hwm.engine.runlog import read_facts
 from hwm.engine.runtime import start
 from hwm.engine.saved_probe import load_probe, trained_on
 from hwm.errors import ConfigError, DataError, RunError
+from hwm.evaluation.calibration import probabilities
 from hwm.evaluation.outputs import read_outputs
 from hwm.recipes import load_config
 from hwm.tokens.features import FeatureRequest
@@ -180,6 +181,6 @@ def _gaze_known(clip: ClipRequest, config: AnticipateConfig, fps: float) -> tupl
 
 
 def _guesses(logits_C: Tensor, classes: ClassTable, config: AnticipateConfig) -> tuple[Guess, ...]:
-    chances = logits_C.sigmoid() if config.probe.loss == "focal" else logits_C.softmax(dim=0)
+    chances = probabilities(logits_C, config.probe.loss == "focal")
     guesses = map(Guess, classes.ids, classes.names, chances.tolist())
     return tuple(sorted(guesses, key=lambda guess: -guess.probability))  # stable: ties go to the lower class index

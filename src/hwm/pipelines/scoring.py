@@ -26,6 +26,9 @@ Scores = dict[str, float]
 BASELINES = ("majority", "previous step")
 """Predictions that see no video."""
 VERB, NOUN, ACTION = "verb", "noun", "action"
+NO_SEQUENCE = (
+    "no validation segment is followed by annotations.sequence_length - 1 others in its clip: no edit distance"
+)
 PAIR = 1 << 32
 """Verb · PAIR + noun is one number for each pair."""
 

@@ -24,6 +24,8 @@ from hwm.weights.catalog import find, find_file
 # A header lists names, types and shapes: 2 MB is 20,000 tensors, more than any model here has.
 MAX_HEADER_BYTES = 16 << 20
 HEADER_LENGTH_BYTES = 8
+MINI = "mini"
+"""The name of the models inside the package, each in a folder of its own."""
 PICKLE_SUFFIXES = (".pt", ".pth")
 SAFETENSORS_SUFFIX = ".safetensors"
 
@@ -80,11 +82,15 @@ def check_is_file(path: Path) -> None:
     if not path.is_file():
         release = find(path.name) or find_file(path.name)
         name = "NAME (all names: hwm weights list)" if release is None else release.name
+        fix = f"check the path; released weights are downloaded by hwm weights fetch {name}"
+        if str(path) == MINI:
+            here = Path(__file__).parent / MINI
+            fix = f"name one of the two mini models of the package: {here / 'encoder'} or {here / 'gazelle'}"
         raise WeightsError(
             f"there is no weight file {path}",
             expected="an existing file",
             found="a folder" if path.is_dir() else "nothing",
-            fix=f"check the path; released weights are downloaded by hwm weights fetch {name}",
+            fix=fix,
         )
 
 

@@ -25,6 +25,7 @@ from hwm.weights import huggingface_read as huggingface
 from hwm.weights import remap as tables
 from hwm.weights import sizes
 from hwm.weights.files import (
+    MINI,
     PICKLE_SUFFIXES,
     SAFETENSORS_SUFFIX,
     WeightFile,
@@ -36,8 +37,6 @@ from hwm.weights.foreign import flat_state, probe_state, vjepa2_state
 from hwm.weights.ours import FORMAT, StoredModel, read_model, spec_from_plain, spec_to_plain, write_model
 from hwm.weights.remap import Remapped
 from hwm.weights.strict import Account, build_empty, check_state, checked_remap, fill, infer, shapes_of
-
-MINI = "mini"
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
