@@ -14,8 +14,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,13 @@ class TokenCache:
     def folders(self) -> tuple[Path, ...]:
         """The folders of this cache's parts."""
         return tuple(self._folders.values())
+
+    def hash_videos(self, videos: Iterable[Path], on_bytes: Callable[[int], None]) -> None:
+        """Read each video for its hash, which is kept for this run; one that cannot be read is left to `missing`."""
+        for video in videos:
+            if str(video) not in self._digests:
+                with suppress(OSError):
+                    self._digests[str(video)] = content_sha256(video, on_bytes)
 
     def missing(self, video: Path, box: CropBox) -> tuple[str, ...]:
         """Parts of a video's crop that are not there.
