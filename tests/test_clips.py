@@ -54,6 +54,14 @@ def test_linked_folders_are_followed(root: Path, tmp_path: Path):
     assert _names(find_videos([tmp_path], "**/*.mp4", 1.0)) == ["two_214-1.mp4", "one.mp4"]
 
 
+def test_links_that_lead_in_a_circle_are_left_out(root: Path):
+    (root / "circle.mp4").symlink_to("circle.mp4")
+    (root / "list.txt").write_text("a/one.mp4\ncircle.mp4\n")
+    found = find_videos([root / "list.txt"], "", 0.1)
+    assert _names(found) == ["one.mp4"]
+    assert len(found.excluded) == 1
+
+
 def test_lists_files_and_folders_mixed_and_duplicates_counted(root: Path):
     text = root / "list.txt"
     text.write_text(f"# training\n\na/one.mp4\n  {root}/a/b/two_214-1.mp4  \na/gone.mp4\na/b/../one.mp4\n")

@@ -1,7 +1,9 @@
 """The run's record: means, truncation on resume, the lock, coverage, and what may change when a run goes on."""
 
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -111,6 +113,44 @@ def test_an_end_before_the_end_is_recorded(tmp_path: Path, error: BaseException,
         break_off()
     assert facts(tmp_path)["status"] == status
     assert ("error" in facts(tmp_path)) == (status == "failed")
+
+
+def test_a_full_disk_does_not_hide_what_ended_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def run(error: RunError | None) -> None:
+        with RunLog.open(configuration(tmp_path), "pretrain", resume=False):
+            monkeypatch.setattr(os, "fsync", full)
+            if error is not None:
+                raise error
+
+    with pytest.raises(RunError, match="the first"):
+        run(RunError("the first"))
+    assert "run.json could not be written (No space left on device) and still says `running`" in capsys.readouterr().out
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="No space"):
+        run(None)
+    monkeypatch.undo()
+    train(tmp_path, 1, resume=False)  # the lock was given back
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+@pytest.mark.parametrize("name", [".lock", "config.yaml"])
+def test_a_disk_that_is_full_from_the_start_names_the_folder(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    opened = Path.open
+
+    def full(path: Path, *args: Any, **options: Any) -> Any:
+        return opened(Path("/dev/full") if path.name == name else path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(RunError, match=r"run folder .*/run cannot be used: "):
+        RunLog.open(configuration(tmp_path), "pretrain", resume=False)
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:

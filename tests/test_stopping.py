@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from hwm.config import AdaptConfig, AdaptGazeConfig, AnticipateConfig, PretrainConfig
+from hwm.data import content
 from hwm.engine.checkpoint import CHECKPOINTS, CheckpointStore
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog, read_facts, read_metrics
@@ -92,6 +93,37 @@ def test_stage_1_stops_while_its_cache_fills_and_keeps_what_is_done(
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+def _extract(settings: dict[str, Any], name: str) -> Path:
+    given: dict[str, Any] = settings | {"name": name}
+    return extract.run(PretrainConfig(**given), lambda estimate: None).record
+
+
+@pytest.mark.parametrize(("run", "name"), [(_pretrain, "stopped"), (_extract, "stopped-extract")])
+def test_a_run_stops_within_a_video_that_is_hashed(
+    run: Callable[[dict[str, Any], str], Path], name: str, stage1_settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    shown, told = Progress.advance, list[tuple[str, int, int]]()
+    monkeypatch.setattr(content, "_BLOCK", 1 << 10)
+
+    def asked_to_stop(self: Progress, count: int = 1, **values: float) -> None:
+        shown(self, count, **values)
+        told.append((self.label, self.done, self.total))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "advance", asked_to_stop)
+        with pytest.raises(SystemExit) as ended:
+            run(stage1_settings, "stopped")
+    assert ended.value.code == EXIT_STOPPED
+    videos = [Path(line) for line in Path(stage1_settings["data"]["train"][0]).read_text().split()]
+    folder = Path(stage1_settings["data"]["train"][0]).parent
+    assert told == [("bytes hashed", 1 << 10, told[0][2])]
+    assert told[0][2] >= sum((folder / video).stat().st_size for video in videos)
+    assert read_facts(stage1_settings["folder"] / name)["status"] == "stopped"
+    assert not list(stage1_settings["tokens"]["folder"].rglob("*.safetensors"))
+
+
 def test_extract_stops_within_a_video_and_keeps_those_that_are_done(
     stage1_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,7 +133,7 @@ def test_extract_stops_within_a_video_and_keeps_those_that_are_done(
 
     def asked_to_stop(self: Progress, count: int = 1, **values: float) -> None:
         shown(self, count, **values)
-        made.append(count)
+        made.extend([count] if self.label == "steps encoded" else [])
         if len(made) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -130,6 +162,8 @@ def test_stage_2_stops_at_once_and_leaves_no_result(
 
     def asked_to_stop(self: Progress, done: int, **values: float) -> None:
         shown(self, done, **values)
+        if self.label == "bytes hashed":  # a bar within that of the videos
+            return
         told.append(self.label)
         if self.label.startswith(label):
             os.kill(os.getpid(), signal.SIGTERM)

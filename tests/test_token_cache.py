@@ -24,10 +24,10 @@ from hwm.data.video import GRID_CHUNK_STEPS, VideoInfo, num_grid_steps, probe_vi
 from hwm.errors import CacheError
 from hwm.models.observer import Observer
 from hwm.models.world_model import TimeGrid
-from hwm.tokens.cache import FORMAT, TokenCache
+from hwm.tokens.cache import FORMAT, EntryWriter, TokenCache
 from hwm.tokens.extraction import RESERVED_BYTES, Extractor, Wanted, centre_only, require_room
 from hwm.tokens.maintenance import prune_cache, total_bytes, verify_cache
-from hwm.tokens.observe import StepPixels, encode_pixels
+from hwm.tokens.observe import StepPixels, StepTokens, encode_pixels
 from hwm.tokens.source import CachedSource, LiveSource
 from hwm.tokens.stored import pack, unpack
 from hwm.tokens.token_file import TokenWriter, read_steps, rehash
@@ -158,6 +158,15 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Monk
     # The last two fail after the rename: what is there is whole.
     assert [p.name for p in tmp_path.iterdir()] == (["a.safetensors"] if fails_at == 5 else [])
     assert fails_at < 5 or rehash(path) is None
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(float("nan"), "float16"), (1e6, "float16"), (float("nan"), "int8")])
+def test_tokens_that_are_not_finite_are_not_kept(tmp_path: Path, value: float, dtype: TokenDtype) -> None:
+    z = torch.zeros(2, 5, 8)
+    z[1, 2, 3] = value
+    with pytest.raises(CacheError, match="cannot be kept"), TokenWriter(tmp_path / "a.safetensors", 2, FACTS) as file:
+        EntryWriter({"z": file}, dtype).append(StepTokens(z, None, None), np.arange(2.0))
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_damage_is_found(tmp_path: Path) -> None:

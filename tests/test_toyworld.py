@@ -4,6 +4,7 @@ import contextlib
 import csv
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from hwm.data.toyworld.formats import TakePlan
 from hwm.data.toyworld.generate import plan_takes
 from hwm.data.toyworld.rules import RECIPES
 from hwm.data.video import VideoReader, probe_video
-from hwm.errors import DataError
+from hwm.errors import DataError, RunError
 
 CONFIG = ToyWorldConfig(num_takes=3, val_fraction=0.34, seed=5, fps=6, height=96)
 UNSAID = {"ego_camera", "grid_fps", "views", "formats", "traps"}
@@ -312,6 +313,16 @@ def test_a_stopped_or_killed_world_leaves_no_process_that_draws(
             os.killpg(child.pid, signal.SIGKILL)
     if number == signal.SIGTERM:
         assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_draws_and_is_killed_is_told(tmp_path: Path) -> None:
+    def kill(done: int, total: int) -> None:
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    with pytest.raises(RunError, match="was killed"):
+        generate(tmp_path / "w", ToyWorldConfig(num_takes=16, fps=4, height=64), progress=kill, num_processes=2)
+    assert list(tmp_path.iterdir()) == []
 
 
 def _is_there(group: int) -> bool:

@@ -8,7 +8,7 @@ import csv
 import glob as globbing
 import hashlib
 from collections.abc import Sequence
-from os.path import expanduser
+from os.path import expanduser, realpath
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,9 +69,9 @@ def name_videos(sources: Sequence[str | Path], glob: str) -> NamedVideos:
     named = [path for source in sources for path in _paths_of(Path(source), glob)]
     fresh: list[Path] = []
     excluded: list[Exclusion] = []
-    seen: set[Path] = set()
+    seen: set[str] = set()
     for path in named:
-        real = path.resolve()
+        real = realpath(path)  # Path.resolve would raise for links that lead in a circle
         if real in seen:
             excluded.append(Exclusion(str(path), "named more than once"))
         else:

@@ -97,7 +97,8 @@ def _require_finite(module: nn.Module, value: float, norm: float, where: str) ->
     raise RunError(
         f"{where}: the {'gradient' if math.isfinite(value) else 'loss'} is not finite; the weights were not changed",
         found=f"loss {value:g}, worst gradient: {_worst(module)}",
-        fix="look at the clips of this step; a lower learning rate or a longer warm-up often helps",
+        fix="look at the clips of this step; a lower learning rate or a longer warm-up often helps; "
+        "hwm extract CONFIG --verify finds damaged tokens in a cache",
     )
 
 

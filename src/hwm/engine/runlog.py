@@ -16,8 +16,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -81,7 +81,8 @@ class RunLog(AbstractContextManager["RunLog"]):
             mirrors = open_mirrors(config.mirrors, folder, config.model_dump(mode="json"))
             if not going_on:
                 _clear(folder)
-            dump_config(config, folder / "config.yaml")
+            with _refusals_of(folder):
+                dump_config(config, folder / "config.yaml")
             unless_opened.pop_all()
         facts = earlier | {"verb": verb, "name": config.name, "seed": config.seed} | provenance()
         facts |= {"status": "running", "warnings": earlier.get("warnings", []), "coverage": {}}
@@ -204,11 +205,17 @@ class RunLog(AbstractContextManager["RunLog"]):
         status = "finished" if error is None else "stopped" if stopped else "failed"
         why = {} if error is None or stopped else {"error": f"{type(error).__name__}: {error}"}
         self._facts.pop("error", None)
-        self.record(status=status, ended=now(), **why)
-        for mirror in self._mirrors:
-            mirror.close()
-        if self._lock is not None:
-            self._lock.close()
+        with ExitStack() as closed:
+            for closable in (*self._mirrors, *([self._lock] if self._lock is not None else [])):
+                closed.callback(closable.close)
+            try:
+                self.record(status=status, ended=now(), **why)
+            except OSError as refused:
+                if error is None:
+                    raise
+                # What ended the run is told, and not that the full disk took no record of it either.
+                reason = refused.strerror or refused
+                warn(f"{self.folder.name}: run.json could not be written ({reason}) and still says `running`")
 
     def _save_facts(self) -> None:
         if self._lock is not None:
@@ -248,13 +255,9 @@ def _step_of(line: str) -> int | None:
 
 def _lock(folder: Path) -> TextIO:
     """Takes the folder for this process; the system gives it back when the process ends, however it ends."""
-    try:
+    with _refusals_of(folder):
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise RunError(
-            f"run folder {folder} cannot be used: {error.strerror}", fix="choose another --folder"
-        ) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -264,10 +267,24 @@ def _lock(folder: Path) -> TextIO:
         raise RunError(
             f"run folder {folder} is in use", found=f"process {holder}", fix="wait for it, or give this run a name=..."
         ) from error
-    file.truncate(0)
-    file.write(f"{os.getpid()}\n")
-    file.flush()
+    with ExitStack() as unless_written, _refusals_of(folder):
+        unless_written.callback(file.close)
+        file.truncate(0)
+        os.write(file.fileno(), f"{os.getpid()}\n".encode())
+        unless_written.pop_all()
     return file
+
+
+@contextmanager
+def _refusals_of(folder: Path) -> Iterator[None]:
+    """Inside, what the disk refuses is told with the folder; a full one names no file."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"run folder {folder} cannot be used: {error.strerror or error}",
+            fix="free some space, or choose another --folder",
+        ) from error
 
 
 def _require_own(folder: Path, verb: str) -> None:

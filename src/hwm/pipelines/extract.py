@@ -104,7 +104,7 @@ def run(config: ExtractConfig, on_estimate: Callable[[Estimate], None]) -> Extra
         extractors = _extractors(config, fabric.device, log)
         parts = _pretrain_parts(config, log) if isinstance(config, PretrainConfig) else _anticipate_parts(config, log)
         jobs = [_Job(extractor, seen, _joined(parts[name] for name in sorted(seen))) for extractor, seen in extractors]
-        survey = _surveyed(jobs, parts)
+        survey = _surveyed(jobs, parts, stop.checked(lambda: None))
         folder = cache_folder(config.tokens)
         estimate = Estimate(folder, _missing_hours(jobs), survey, require_room(survey, folder))
         log.record(tokens={"folder": str(folder), "dtype": config.tokens.dtype, **survey._asdict()})
@@ -200,9 +200,9 @@ def _joined(parts: Iterable[_Part]) -> list[Wanted]:
     return list(joined.values())
 
 
-def _surveyed(jobs: Sequence[_Job], parts: Mapping[str, _Part]) -> Survey:
+def _surveyed(jobs: Sequence[_Job], parts: Mapping[str, _Part], check: Callable[[], None]) -> Survey:
     """What all of it takes; an hour is one of the part that takes most."""
-    surveys = [job.extractor.survey(job.wanted) for job in jobs]
+    surveys = [job.extractor.survey(job.wanted, check) for job in jobs]
     seen = list(zip(surveys, jobs, strict=True))
     an_hour = max(sum(survey.bytes_per_hour for survey, job in seen if name in job.parts) for name in parts)
     num_videos = len(_joined(parts.values()))

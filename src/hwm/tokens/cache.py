@@ -14,8 +14,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,13 @@ class TokenCache:
     def folders(self) -> tuple[Path, ...]:
         """The folders of this cache's parts."""
         return tuple(self._folders.values())
+
+    def hash_videos(self, videos: Iterable[Path], on_bytes: Callable[[int], None]) -> None:
+        """Read each video for its hash, which is kept for this run; one that cannot be read is left to `missing`."""
+        for video in videos:
+            if str(video) not in self._digests:
+                with suppress(OSError):
+                    self._digests[str(video)] = content_sha256(video, on_bytes)
 
     def missing(self, video: Path, box: CropBox) -> tuple[str, ...]:
         """Parts of a video's crop that are not there.
@@ -205,16 +212,27 @@ class EntryWriter:
         """Write the next steps and when they are shown.
 
         Raises:
-            CacheError: the disk is full or refuses.
+            CacheError: the disk is full or refuses, or a token is not finite or too large for how it is stored.
         """
         if "z" in self._files:
             times = torch.from_numpy(times_S.copy())  # a single time, cut out of others, would keep their stride
-            self._files["z"].append(pack("z", tokens.z_SND, self._dtype) | {"times": times})
+            self._append("z", pack("z", tokens.z_SND, self._dtype) | {"times": times})
         if "scene" in self._files:
             assert tokens.scene_SNG is not None, "a cache with scene tokens was given none"
             assert tokens.gaze_SN is not None, "a cache with gaze weights was given none"
             gaze = {"gaze": tokens.gaze_SN.to(torch.float16)}
-            self._files["scene"].append(pack("scene", tokens.scene_SNG, self._dtype) | gaze)
+            self._append("scene", pack("scene", tokens.scene_SNG, self._dtype) | gaze)
+
+    def _append(self, part: str, stored: Mapping[str, Tensor]) -> None:
+        file = self._files[part]
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in stored.values() if tensor.is_floating_point()):
+            raise CacheError(
+                f"the frozen models gave tokens for {file.path} that cannot be kept",
+                expected=f"finite values that {self._dtype} can hold",
+                found="nan or infinity",
+                fix="check the weights: they may be damaged, or of another model",
+            )
+        file.append(stored)
 
 
 def _unless_float32(precision: Precision) -> list[str]:

@@ -20,6 +20,7 @@ from hwm.data.ahead import ahead
 from hwm.data.exclusions import Exclusion
 from hwm.data.transforms import centre_square
 from hwm.data.video import Clip, CropBox, VideoInfo, VideoReader, num_grid_steps
+from hwm.engine.progress import Progress
 from hwm.errors import CacheError, DataError
 from hwm.models.observer import Observer
 from hwm.models.world_model import TimeGrid
@@ -85,8 +86,14 @@ class Extractor:
         scene_width = None if gazelle is None else gazelle.spec.width
         self._sizes = TokenSizes(rows * columns, observer.encoder.spec.width, scene_width)
 
-    def survey(self, wanted: Sequence[Wanted]) -> Survey:
-        """What is missing, and how many bytes it needs; a video that cannot be read needs none."""
+    def survey(self, wanted: Sequence[Wanted], check: Callable[[], None] = lambda: None) -> Survey:
+        """What is missing, and how many bytes it needs; a video that cannot be read needs none.
+
+        Args:
+            wanted: videos, each once; every one is read for its hash, since tokens are filed under it.
+            check: called again and again meanwhile; what it raises ends the survey.
+        """
+        self._hash([item.video.path for item in wanted], check)
         parts = ("z",) if self._sizes.scene_width is None else ("z", "scene")
         dtype: TokenDtype = self.cache.dtype
         held = steps = num_bytes = 0
@@ -99,6 +106,15 @@ class Extractor:
                 num_bytes += num_steps * bytes_a_step(self._sizes, dtype, missing or ())
         an_hour = round(3600 * self._grid.fps * bytes_a_step(self._sizes, dtype, parts))
         return Survey(len(wanted), sum(len(item.boxes) for item in wanted), held, steps, num_bytes, an_hour)
+
+    def _hash(self, videos: Sequence[Path], check: Callable[[], None]) -> None:
+        with Progress("bytes hashed", total=sum(video.stat().st_size for video in videos if video.is_file())) as bar:
+
+            def on_bytes(count: int) -> None:
+                check()
+                bar.advance(count)
+
+            self.cache.hash_videos(videos, on_bytes)
 
     def lacks(self, item: Wanted) -> bool:
         """Whether a crop of a video is missing; false for a video that cannot be read."""

@@ -158,7 +158,8 @@ def store_features(
                 "the frozen backbone gave values that float16 cannot hold",
                 expected="finite latents below 65504",
                 found=f"largest {tokens_BTND.abs().max().item():g} in samples {rows[0]}..{rows[-1]}",
-                fix="check the weights: they may be damaged, or of another model",
+                fix="check the weights: they may be damaged, or of another model; "
+                "and the cache, if there is one: hwm extract CONFIG --verify",
             )
         tokens[rows] = half_BTND.cpu().numpy()
         valid_ST[rows], known_ST[rows] = valid_BT.cpu().numpy(), known_BT.cpu().numpy()

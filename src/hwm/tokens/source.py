@@ -107,7 +107,7 @@ class CachedSource:
             CacheError: the tokens do not fit on the disk, or it refuses.
         """
         wanted = [Wanted(video, crops(video)) for video in videos]
-        require_room(self._extractor.survey(wanted), self._cache.folder)
+        require_room(self._extractor.survey(wanted, lambda: on_progress(0)), self._cache.folder)
         return self._extractor.fill(wanted, on_video=on_progress)
 
     def batches(self, plan: Plan) -> Iterator[TokenBatch]:

@@ -22,6 +22,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +40,7 @@ from hwm.data.toyworld.rules import RECIPES, sample_script
 from hwm.data.toyworld.take import stream_rng, write_take
 from hwm.data.toyworld.traps import ARIAS as TRAP_ARIAS
 from hwm.data.toyworld.traps import set_traps
-from hwm.errors import DataError
+from hwm.errors import DataError, RunError
 
 VERSION = 2
 """Changes whenever the same config would give other bytes."""
@@ -119,6 +120,7 @@ def generate(
 
     Raises:
         DataError: `out` holds something else, or cannot be written.
+        RunError: a process that draws was killed.
     """
     out = Path(out).absolute()
     plans = plan_takes(config)
@@ -160,6 +162,10 @@ def _write_takes(
                 future.result()
                 if progress is not None:
                     progress(done, len(plans))
+        except BrokenProcessPool as error:
+            raise RunError(
+                "a process that draws the toy world was killed", fix="look whether memory ran out, and run it again"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
