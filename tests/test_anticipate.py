@@ -182,7 +182,7 @@ def test_a_stage_1_that_did_not_come_to_its_end_is_told(
 
     capsys.readouterr()
     facts = read_facts(anticipate.run(AnticipateConfig(**stage2_settings, checkpoint=stage1)).folder)
-    assert [text for text in facts["warnings"] if "stage 1" in text] == [damaged, early]
+    assert facts["warnings"][:2] == [damaged, early]
     assert f"warning: stage2: {early}" in capsys.readouterr().out
 
 

@@ -40,7 +40,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, ten_seconds: bytes) -> Path:
         "data": {
             "train": [str(root / "videos" / f"{name}.mp4") for name in VIDEOS[:3]],
             "val": [str(root / "videos" / "P03_01.mp4")],
-            "num_steps": 4,
+            "num_steps": 9,
         },
         "tokens": {"source": "cached", "folder": root / "tokens"},
         "predictor": {"width": 24, "depth": 1, "num_heads": 2},
