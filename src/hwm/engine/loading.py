@@ -8,6 +8,7 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -47,15 +48,15 @@ def loaded(loader: DataLoader[Any]) -> Iterator[Any]:
         yield item
 
 
-class _own_handler:  # noqa: N801 (reads as a statement)
+@contextmanager
+def _own_handler() -> Iterator[None]:
     """On leaving, what is done when a child ends is what it was: `iter` of a loader with workers changes it."""
-
-    def __enter__(self) -> None:
-        self._before = signal.getsignal(signal.SIGCHLD)
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, self._before)
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, before)
 
 
 def _dead(workers: list[BaseProcess]) -> str | None:
