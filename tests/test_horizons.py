@@ -16,7 +16,7 @@ from hwm.data.annotations import read_annotations
 from hwm.data.protocol import START_MINUS_TAU, Observation, observe_before
 from hwm.engine.assemble import load_stage1
 from hwm.errors import ConfigError, DataError
-from hwm.pipelines import anticipate, pretrain
+from hwm.pipelines import anticipate, predict, pretrain
 from hwm.recipes import load_config
 from hwm.tokens.features import compute_features
 from hwm.tokens.source import LiveSource
@@ -146,6 +146,45 @@ def test_pixels_after_the_anchor_of_a_horizon_change_nothing(
         features.append(np.array(made.tokens_STND))
     assert np.array_equal(features[0], features[1])
     assert not np.array_equal(features[0], features[2])
+
+
+def test_imagination_goes_on_beyond_the_start_where_it_is_asked(
+    stage1: Path, stage2_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    world = load_stage1(stage1).world
+    with torch.no_grad():
+        world.predictor.stack.predictor_proj.weight.normal_(std=0.3)
+    source = LiveSource(world.observer, world.grid, CPU, num_workers=0)
+    further = stage2_settings | {"protocol": stage2_settings["protocol"] | {"beyond_start_sec": 0.5}}
+    made = []
+    for settings in (stage2_settings, further):
+        config = AnticipateConfig(**settings)
+        table = read_annotations(config.annotations.val, config.annotations, None)
+        sample = anticipate.validation_samples(table, config, 4.0)[0][2]
+        request = anticipate.feature_request(sample, config.protocol.id, config.protocol.beyond_start_sec)
+        assert request.ahead_sec == 1.0 + config.protocol.beyond_start_sec
+        features = compute_features(
+            world, source, [request], "future", False, request.num_future, tmp_path / "f.npy", 1, lambda done: None
+        )
+        made.append(np.array(features.tokens_STND[0]))
+    assert len(made[1]) == len(made[0]) + 2, "half a second at four steps a second"
+    assert np.array_equal(made[1][:-2], made[0]), "the same future, longer"
+    assert not np.array_equal(made[1][-1], made[0][-1])
+
+    world.save_pretrained(tmp_path / "model")
+    result = anticipate.run(AnticipateConfig(**further, checkpoint=tmp_path / "model"))
+    sample = result.samples[-1]
+    at = sample.segment.start_sec - sample.horizon_sec
+    said = {
+        guess.id: guess.probability for guess in predict.run(result.folder, sample.segment.video.path, at).tasks["step"]
+    }
+    expected = result.logits_SC[-1].softmax(0).tolist()
+    assert [said[class_id] for class_id in result.classes.ids] == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_lies_beyond_the_start_is_not_asked_of_clips_that_show_it() -> None:
+    with pytest.raises(ValidationError, match="beyond_start_sec is of start-minus-tau/v1"):
+        ProtocolConfig(id="legacy-end-minus-tau", beyond_start_sec=0.5)
 
 
 def test_v_jepa_2_has_horizons_too_within_its_positions(

@@ -137,6 +137,20 @@ def test_half_a_step_rounds_the_same_way_at_odd_and_even_steps():
     assert [observe_before(4.5, 99.0, tau, 1.0, 2, START_MINUS_TAU).num_future for tau in (1.5, 2.5)] == [2, 3]
 
 
+def test_imagining_beyond_the_start_shows_nothing_more():
+    for draw in _draws(3000):
+        asked = (draw.start, draw.end, draw.tau, draw.fps, draw.num_steps, START_MINUS_TAU, "row")
+        plain, on = observe_before(*asked), observe_before(*asked, beyond_sec=1.3)
+        if isinstance(plain, Exclusion):
+            assert on == plain
+            continue
+        assert isinstance(on, Observation)
+        assert on._replace(num_future=0) == plain._replace(num_future=0)
+        last_imagined_sec = on.last_time_sec + on.num_future / draw.fps
+        if on.num_future > 1:
+            assert abs(last_imagined_sec - draw.start - 1.3) <= 0.5 / draw.fps + 1e-9 * (1 + draw.start)
+
+
 def test_legacy_protocol_says_that_it_shows_the_action():
     seen = observe_before(10.0, 14.0, 1.0, 4.0, 8, LEGACY_END_MINUS_TAU)
     assert isinstance(seen, Observation)
@@ -161,6 +175,7 @@ def test_guard_refuses_an_observation_of_the_future():
 @pytest.mark.parametrize(
     "change",
     [{"horizon_sec": 0.0}, {"horizon_sec": -1.0}, {"fps": 0.0}, {"num_steps": 0}, {"start_sec": math.nan},
+     {"beyond_sec": -0.5}, {"beyond_sec": math.inf},
      {"protocol": "end-minus-tau"}],
 )  # fmt: skip
 def test_senseless_numbers_are_refused(change: dict):

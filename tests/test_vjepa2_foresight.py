@@ -31,6 +31,8 @@ GOLDEN = Path(__file__).parent / "golden"
 CPU = torch.device("cpu")
 FPS, NUM_FRAMES, RESOLUTION, WIDTH = 8.0, 8, 64, 32
 LATE_SEC = 1.0
+BEYOND_SEC = 0.4
+"""How far past the start of the step the features of these tests foresee."""
 NoisyCopy = Callable[[Path, Path, float, int | None], None]
 
 
@@ -150,6 +152,9 @@ def test_targets_beyond_the_positions_are_refused(golden: dict[str, Tensor], set
     opened(AnticipateConfig(**settings | {"protocol": {"num_steps": 4, "train_horizon_sec": [0.5, 1.25]}}))
     with pytest.raises(ConfigError, match=r"1\.5 s .*targets up to frame 18"):
         opened(AnticipateConfig(**settings | {"protocol": {"num_steps": 4, "train_horizon_sec": [0.5, 1.5]}}))
+    further = {"num_steps": 4, "train_horizon_sec": [0.5, 1.25], "beyond_start_sec": 0.25}
+    with pytest.raises(ConfigError, match=r"1\.5 s .*targets up to frame 18"):
+        opened(AnticipateConfig(**settings | {"protocol": further}))
     settings["probe"]["inputs"] = "context"  # no predictor, no positions
     opened(AnticipateConfig(**settings | {"protocol": {"num_steps": 32}}))
 
@@ -171,7 +176,7 @@ def test_the_file_holds_each_clip_of_frames_by_time_and_early_frames_are_frame_0
     samples = [sample._replace(horizon_sec=0.3 * (i + 1)) for i, sample in enumerate(samples)]
     samples = [sample for sample in samples if sample.horizon_sec <= LATE_SEC]  # the clips end 1 s before the start
     foresight = opened(config)
-    requests = [anticipate.feature_request(sample, config.protocol.id) for sample in samples]
+    requests = [anticipate.feature_request(sample, config.protocol.id, BEYOND_SEC) for sample in samples]
     done: list[int] = []
     sets = {"a": requests, "b": requests[:1]}
     features = foresight.features(sets, tmp_path, done.append)
@@ -183,11 +188,11 @@ def test_the_file_holds_each_clip_of_frames_by_time_and_early_frames_are_frame_0
             times = (np.maximum(steps, 0) / FPS).tolist()
             frames = reader.read(times, [(RESOLUTION, RESOLUTION)], box).views[0]
         video = normalise(torch.from_numpy(frames))[None].transpose(1, 2)
-        expected = foresight.read_out(video, [sample.horizon_sec])[0]
+        expected = foresight.read_out(video, [sample.horizon_sec + BEYOND_SEC])[0]
         found = torch.from_numpy(features["a"].tokens_STND[row].astype(np.float32))
         assert found.shape == (24 // 2 + 1, 16, WIDTH)
         torch.testing.assert_close(found, expected, atol=5e-3, rtol=2e-3)
-        elsewhere = foresight.read_out(video, [sample.horizon_sec + 2 / FPS])[0]
+        elsewhere = foresight.read_out(video, [sample.horizon_sec + BEYOND_SEC + 2 / FPS])[0]
         assert (elsewhere[-1] - expected[-1]).abs().max() > 0.05  # the next step would be seen to be another
     assert features["a"].valid_ST.all()
     np.testing.assert_allclose(features["b"].tokens_STND[0], features["a"].tokens_STND[0], atol=5e-3)

@@ -96,6 +96,9 @@ class ProtocolConfig(Part):
     """Further τ at validation: the one probe, trained on `train_horizon_sec`, is scored at each of them too."""
     train_horizon_sec: tuple[float, float] = (0.75, 1.5)
     """Range τ is drawn from in training."""
+    beyond_start_sec: float = Field(default=0.0, ge=0)
+    """How far past the start of the step the future is imagined on, in training and validation; nothing more is seen.
+    What a look foretells, the reach and the object in the hand, comes after the start."""
     num_steps: int = Field(default=8, ge=1)
     """Observed steps on the backbone's time grid: latent steps of stage 1 (`hwm`), or frames of the clip (`vjepa2`)."""
 
@@ -109,6 +112,8 @@ class ProtocolConfig(Part):
             raise ValueError(
                 f"curve_sec must be positive seconds, each once, without horizon_sec: found {self.curve_sec}"
             )
+        if self.beyond_start_sec and self.id != "start-minus-tau/v1":
+            raise ValueError(f"beyond_start_sec is of start-minus-tau/v1: {self.id} shows what lies beyond the start")
         return self
 
 

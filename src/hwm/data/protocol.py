@@ -30,7 +30,7 @@ class Observation(NamedTuple):
     last_time_sec: float
     """last_step / fps: nothing later is seen."""
     num_future: int
-    """K: steps to imagine from last_step to the step's start (legacy: to its end); at least 1."""
+    """K: steps to imagine, from last_step to the step's start (legacy: its end) or some seconds beyond; at least 1."""
     shows_action: bool
     """True if frames of the step itself may be seen: never under `start-minus-tau/v1`."""
 
@@ -48,6 +48,7 @@ def observe_before(
     num_steps: int,
     protocol: str,
     item: str = "segment",
+    beyond_sec: float = 0.0,
 ) -> Observation | Exclusion:
     """The steps that may be seen before a segment.
 
@@ -59,6 +60,7 @@ def observe_before(
         num_steps: steps in the window.
         protocol: an id of `PROTOCOLS`.
         item: what the segment is called in an `Exclusion` or an error.
+        beyond_sec: how far past the start imagination goes on, >= 0; nothing more is seen.
 
     Returns:
         The observation; an `Exclusion` where nothing at all may be seen, because the anchor lies before time 0.
@@ -68,11 +70,13 @@ def observe_before(
     """
     if protocol not in PROTOCOLS:
         raise DataError(f"unknown protocol {protocol!r}", expected=" or ".join(PROTOCOLS))
-    if not (horizon_sec > 0 and fps > 0 and num_steps >= 1 and math.isfinite(start_sec) and math.isfinite(end_sec)):
+    finite = all(math.isfinite(sec) for sec in (start_sec, end_sec, beyond_sec))
+    if not (finite and horizon_sec > 0 and fps > 0 and num_steps >= 1 and beyond_sec >= 0):
         raise DataError(
             f"cannot place an observation before {item}",
-            expected="horizon > 0, fps > 0, num_steps >= 1 and finite times",
-            found=f"horizon {horizon_sec}, fps {fps}, num_steps {num_steps}, start {start_sec}, end {end_sec}",
+            expected="horizon > 0, fps > 0, num_steps >= 1, beyond >= 0 and finite times",
+            found=f"horizon {horizon_sec}, fps {fps}, num_steps {num_steps}, start {start_sec}, end {end_sec}, "
+            f"beyond {beyond_sec}",
         )
     named_sec = start_sec if protocol == START_MINUS_TAU else end_sec
     anchor_sec = named_sec - horizon_sec
@@ -83,7 +87,7 @@ def observe_before(
     last_time_sec = last_step / fps
     # Half up, not Python's half to even, so that K does not depend on whether the step's number is odd. A horizon below
     # half a step would round to 0: one step is imagined then, because the future is what the probe reads.
-    num_future = max(1, math.floor((named_sec - last_time_sec) * fps + 0.5))
+    num_future = max(1, math.floor((named_sec + beyond_sec - last_time_sec) * fps + 0.5))
     observation = Observation(
         first_step=last_step - num_steps + 1,
         num_steps=num_steps,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hwm.config import AnticipateConfig
+from hwm.config import AnticipateConfig, ProtocolConfig
 from hwm.data.annotations import read_annotations
 from hwm.data.exclusions import Exclusion, check_coverage
 from hwm.data.protocol import START_MINUS_TAU
@@ -135,7 +135,7 @@ def run(config: AnticipateConfig) -> AnticipateResult:
         if saved is not None:
             del samples["train"]
         num_slots = None if saved is None else saved.spec.num_steps
-        features = _features(foresight, samples, config.protocol.id, log.folder, num_slots, stop)
+        features = _features(foresight, samples, config.protocol, log.folder, num_slots, stop)
 
         # Probe sweep
         sweep = None
@@ -293,12 +293,15 @@ def _without(table: SegmentTable, unusable: dict[str, str]) -> SegmentTable:
 def _features(
     foresight: Foresight,
     samples: Mapping[str, Sequence[Sample]],
-    protocol: str,
+    protocol: ProtocolConfig,
     folder: Path,
     num_slots: int | None,
     stop: StopFlag,
 ) -> dict[str, Features]:
-    requests = {name: [feature_request(sample, protocol) for sample in of] for name, of in samples.items()}
+    requests = {
+        name: [feature_request(sample, protocol.id, protocol.beyond_start_sec) for sample in of]
+        for name, of in samples.items()
+    }
     with Progress("features", total=sum(map(len, requests.values()))) as bar:
         return foresight.features(requests, folder, stop.checked(bar.set), num_slots)
 

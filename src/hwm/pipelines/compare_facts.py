@@ -33,6 +33,10 @@ def cautions(runs: Sequence[FinishedRun]) -> list[str]:
     return said
 
 
+def _until(beyond_sec: float) -> str:
+    return f"start + {beyond_sec:g} s" if beyond_sec else "the start"
+
+
 def provenance_of(runs: Sequence[FinishedRun]) -> dict[str, dict[str, object]]:
     """Code, protocol, data, weights and matching, each as names and values."""
     facts, first = provenance(), runs[0]
@@ -43,10 +47,12 @@ def provenance_of(runs: Sequence[FinishedRun]) -> dict[str, dict[str, object]]:
         for run in runs
         if run.stage1 is not None
     }
+    beyond = {run.config.protocol.beyond_start_sec for run in runs}
     return {
         "Protocol": {
             "id": first.config.protocol.id,
             "last frame seen": f"at or before start − {first.config.protocol.horizon_sec:g} s",
+            "imagined up to": " or ".join(_until(sec) for sec in sorted(beyond)),
             "horizons of training": " to ".join(f"{sec:g} s" for sec in first.config.protocol.train_horizon_sec),
             **{f"class table of {name}, sha256": of["sha256"] for name, of in first.facts["classes"].items()},
         },

@@ -146,18 +146,21 @@ def _config_of(folder: Path) -> AnticipateConfig:
 
 
 def _request(info: VideoInfo, at_sec: float, config: AnticipateConfig, fps: float) -> FeatureRequest:
-    """The clip that ends at or before a time, and how many steps lie between its end and τ after that time."""
+    """The clip that ends at or before a time, and how many steps lie between its end and the last that is foreseen."""
     if not 0 <= at_sec <= info.duration_sec:
         raise DataError(
             f"{info.path} has nothing to see at {at_sec:g} s",
             expected=f"--at from 0 to {info.duration_sec:.3f} s, the length of the video",
             found=f"{at_sec:g}",
         )
-    num_steps, tau = config.protocol.num_steps, config.protocol.horizon_sec
+    num_steps = config.protocol.num_steps
+    ahead_sec = config.protocol.horizon_sec + config.protocol.beyond_start_sec
     last = min(last_step_at(at_sec, fps), num_grid_steps(info.duration_sec, fps) - 1)
-    num_future = max(1, int((at_sec + tau - last / fps) * fps + 0.5))  # as `observe_before`: half up, at least one
+    num_future = max(
+        1, int((at_sec + ahead_sec - last / fps) * fps + 0.5)
+    )  # as `observe_before`: half up, at least one
     clip = ClipRequest(info, last - num_steps + 1, num_steps, centre_square(info))
-    return FeatureRequest(clip, num_future, tau)
+    return FeatureRequest(clip, num_future, ahead_sec)
 
 
 def _reads_measured(folder: Path) -> bool:

@@ -95,15 +95,23 @@ def clip_request(sample: Sample, protocol: str) -> ClipRequest:
     return ClipRequest(segment.video, observation.first_step, observation.num_steps, centre_square(segment.video))
 
 
-def feature_request(sample: Sample, protocol: str) -> FeatureRequest:
-    """The clip of a sample and how far ahead its key step starts; see `clip_request`."""
-    return FeatureRequest(clip_request(sample, protocol), sample.observation.num_future, sample.horizon_sec)
+def feature_request(sample: Sample, protocol: str, beyond_sec: float = 0.0) -> FeatureRequest:
+    """The clip of a sample and how far ahead of it the future is foreseen; see `clip_request`."""
+    ahead_sec = sample.horizon_sec + beyond_sec
+    return FeatureRequest(clip_request(sample, protocol), sample.observation.num_future, ahead_sec)
 
 
 def _observe(segment: Segment, horizon_sec: float, config: AnticipateConfig, fps: float) -> Observation | Exclusion:
     protocol = config.protocol
     observed = observe_before(
-        segment.start_sec, segment.end_sec, horizon_sec, fps, protocol.num_steps, protocol.id, segment.row
+        segment.start_sec,
+        segment.end_sec,
+        horizon_sec,
+        fps,
+        protocol.num_steps,
+        protocol.id,
+        segment.row,
+        protocol.beyond_start_sec,
     )
     if isinstance(observed, Observation) and observed.last_step >= num_grid_steps(segment.video.duration_sec, fps):
         return Exclusion(segment.row, "the anchor lies after the end of the video")  # legacy: a step may end later

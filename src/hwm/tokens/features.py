@@ -3,7 +3,8 @@
     clip requests + number of steps to imagine → features [S, T, N, D] float16 on disk, valid and gaze known [S, T]
 
 T = context steps (if asked for) and then future steps (if asked for), each right-aligned: the last context slot is the
-last observed step, the last future slot is the step at which the key step starts. Unused slots are zero and invalid.
+last observed step, the last future slot the last imagined one, where the key step starts or some seconds beyond. Unused
+slots are zero and invalid.
 N counts the patches of a step, or one token with their mean where the probe reads no more, and then the gaze point.
 The array is memory-mapped, so that its size is bounded by the disk; its size is known before it is computed.
 """
@@ -37,13 +38,13 @@ hands out their memory page by page, anew for each."""
 
 
 class FeatureRequest(NamedTuple):
-    """One sample: the observed clip and how far ahead its key step starts."""
+    """One sample: the observed clip and how far ahead of it the future is foreseen."""
 
     clip: ClipRequest
     num_future: int
-    """Steps of the time grid between the clip's last step and the start of the key step."""
-    horizon_sec: float
-    """τ: the clip's last step lies at least this long before the start."""
+    """Steps of the time grid from the clip's last step to the last one that is foreseen."""
+    ahead_sec: float
+    """The clip's last step lies at least this long before that: τ, and what is foreseen beyond the start."""
 
 
 class Features(NamedTuple):

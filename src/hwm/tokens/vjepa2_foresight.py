@@ -1,9 +1,9 @@
 """V-JEPA 2's own encoder and masked predictor as a `Foresight`: the baseline without gaze and without stage 1.
 
-A clip of F frames is encoded as a whole; the masked predictor then names the latents at the start of the key step.
-Source: `AnticipativeWrapper` of facebookresearch/vjepa2 (`evals/action_anticipation_frozen`). Features are its tokens:
-the encoder's latents as they are, then predictions in the layer-normed space. As there, frames before the start of the
-video are its first frame, and they count like any other.
+A clip of F frames is encoded as a whole; the masked predictor then names the latents at the start of the key step, or
+some seconds beyond. Source: `AnticipativeWrapper` of facebookresearch/vjepa2 (`evals/action_anticipation_frozen`).
+Features are its tokens: the encoder's latents as they are, then predictions in the layer-normed space. As there, frames
+before the start of the video are its first frame, and they count like any other.
 
 Encoding a clip as a whole lets every latent see the end of the clip. That is no peeking: the clip ends before the start
 minus τ, and nothing but this clip is read.
@@ -205,7 +205,7 @@ class VJEPA2Foresight:
         ):
             frames_BFYXR = clamp_to_first(pixels.frames_SFYXR[:, :, 0], valid_BF)
             video_BRFYX = normalise(frames_BFYXR.to(self._device, non_blocking=True)).transpose(1, 2)
-            tokens = self.read_out(video_BRFYX, [requests[row].horizon_sec for row in group])
+            tokens = self.read_out(video_BRFYX, [requests[row].ahead_sec for row in group])
             tokens = tokens_read(tokens, None, self._patches)
             valid_BT = torch.ones(tokens.shape[:2], dtype=torch.bool)
             yield FeaturePart(group, tokens, valid_BT, gaze_known_BT=torch.zeros_like(valid_BT))
@@ -250,5 +250,5 @@ def open_vjepa2_foresight(
     if pair.predictor is not None:
         protocol = config.protocol
         longest = max(protocol.horizon_sec, protocol.train_horizon_sec[1], *protocol.curve_sec)
-        foresight.check_positions(num_frames, longest)
+        foresight.check_positions(num_frames, longest + protocol.beyond_start_sec)
     return foresight
