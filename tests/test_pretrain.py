@@ -184,7 +184,7 @@ def test_without_gaze_the_same_run_needs_no_gazelle(stage1_settings: dict[str, A
 
 def test_a_video_on_both_sides_is_an_error(stage1_settings: dict[str, Any]) -> None:
     stage1_settings["data"]["val"] = stage1_settings["data"]["train"]
-    with pytest.raises(DataError, match="6 videos are in data"):
+    with pytest.raises(DataError, match="share 6 videos"):
         pretrain.run(PretrainConfig(**stage1_settings))
 
 

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from hwm.errors import WeightsError
-from hwm.terminal import printable
+from hwm.terminal import counted, printable
 from hwm.weights.record import Watch
 
 app = typer.Typer(
@@ -113,7 +113,7 @@ def convert(
 
     beside = None if backbone is None else Path(weights_path(backbone))
     done = run(Path(weights_path(source)), out, model=model, num_heads=num_heads, dtype=dtype, backbone=beside)
-    _line(f"{done.model} -> {done.path}\n  loaded: {done.num_loaded} tensors")
+    _line(f"{done.model} -> {done.path}\n  loaded: {counted(done.num_loaded, 'tensor')}")
     _lines("  dropped", done.dropped)
     if done.left_out:
         _line(f"  not converted: {', '.join(done.left_out)}")

@@ -20,6 +20,7 @@ from hwm.evaluation.figures import loss_curves as draw_losses
 from hwm.evaluation.figures_compare import Gain, confusion_matrix, gain_bars, gain_over_horizon
 from hwm.evaluation.report import Report
 from hwm.evaluation.report_parts import Picture
+from hwm.terminal import counted
 
 LEGACY = "LEGACY PROTOCOL: clips show the action"
 _CONFUSED_ARMS = ("world+probe", "world", "probe", "none")
@@ -61,7 +62,7 @@ def write_report(out: Path, findings: CompareFindings, pictures: Sequence[Pictur
     report = Report(
         f"Does gaze help?{mark}",
         f"The step that comes next, named {experiment.headline_sec:g} s before it starts, by models that differ in "
-        f"their gaze alone: {experiment.num_scored} segments of {experiment.num_takes} takes.",
+        f"their gaze alone: {counted(experiment.num_scored, 'segment')} of {counted(experiment.num_takes, 'take')}.",
     )
     verdicts = sections.headline(report, experiment, findings.best, findings.notes, mark)
     _arms(report, findings, mark)
@@ -83,7 +84,7 @@ def write_report(out: Path, findings: CompareFindings, pictures: Sequence[Pictur
     report.coverage(expected, expected - len(excluded), list(excluded))
     unknown = expected - len(excluded) - experiment.num_scored
     if unknown:
-        report.paragraph(f"{unknown:,} of the scored segments have a class that is not in training; no score has them.")
+        report.paragraph(f"In no score: {counted(unknown, 'segment')} of these, whose class is not in training.")
     report.provenance(findings.provenance)
     for stage, settings in findings.settings.items():
         report.folded(f"Settings of {stage} that all arms share", settings)

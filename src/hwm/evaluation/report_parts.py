@@ -17,6 +17,7 @@ from PIL import Image as PillowImage
 from hwm.errors import RunError
 from hwm.evaluation.drawing import Figure
 from hwm.evaluation.statistics import Interval
+from hwm.terminal import counted
 
 Cell = str | int | float | Interval | None
 Tone = Literal["good", "bad", "neutral"]
@@ -94,7 +95,7 @@ def difference_verdict(label: str, difference: Interval, detail: str = "") -> Ve
         difference: difference of two fractions 0..1.
         detail: text put before the interval.
     """
-    bounds = f"{round(100 * difference.level)}% interval of {difference.num_takes} takes"
+    bounds = f"{round(100 * difference.level)}% interval of {counted(difference.num_takes, 'take')}"
     if difference.low is None or difference.high is None:
         words, tone, bounds = "Too few takes to say", "neutral", "No interval: it needs at least two takes"
     else:
