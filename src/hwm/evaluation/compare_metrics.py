@@ -3,7 +3,8 @@
     {"schema": 1, "headline_sec": 1.0, "arms": {"probe": {"scores": {"1": {"top1": {"value": 0.39, "low": …, …}}}}},
      "pairs": [{"arm": "world+probe", "other": "probe", "horizons": {…}, "verdicts": [{"metric": "top1", …}]}], …}
 
-Shares are fractions 0..1, and so are the bounds of their intervals (of differences -1..1). Horizons are keys as text in seconds (`"0.5"`).
+Shares are fractions, with bounds within 0..1 (differences: within -1..1). Horizons are keys as text in seconds
+(`"0.5"`).
 """
 
 import json
