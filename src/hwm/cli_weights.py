@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
+from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -24,10 +25,11 @@ def list_() -> None:
     """Every released file that hwm knows: size, licence, architecture, use, and whether it is here."""
     from hwm.pipelines.weights import listed
 
+    names = Column("name, architecture", overflow="fold")  # where there is no room, in two lines, but whole
     whole = (Column(title, no_wrap=True) for title in ("size", "licence", "state"))
-    table = Table("name, architecture", "used in", *whole, box=None)
+    table = Table(names, "used in", *whole, box=None)
     for release, state, size in listed():
-        what = Text.assemble(release.name, (f"\n  {release.architecture}", "dim"))
+        what = Group(Text(release.name), Padding(Text(release.architecture, "dim"), (0, 0, 0, 2)))
         table.add_row(what, release.stage, _bytes(size), release.licence, _coloured(state))
     Console().print(table)
 
