@@ -297,7 +297,7 @@ def test_a_segment_that_starts_before_the_horizon_is_left_out_of_training_too(
 
 def test_takes_in_both_files_are_an_error(stage1: Path, stage2_settings: dict[str, Any]) -> None:
     stage2_settings["annotations"]["val"] = stage2_settings["annotations"]["train"]
-    with pytest.raises(DataError, match="annotated in both files"):
+    with pytest.raises(DataError, match="annotation files share"):
         anticipate.run(AnticipateConfig(**stage2_settings, checkpoint=stage1))
 
 

@@ -343,7 +343,7 @@ def test_what_a_run_or_its_stage_1_warns_of_is_told(copied: Path, tmp_path: Path
     made = compare_runs.report_on(runs, tmp_path / "out", 0)
     notes = json.loads(made.metrics.read_text())["notes"]
     arm = read_run(runs[0]).arm
-    assert f"Warning of {arm}, seeds 0: 2 of the 2 validation takes were seen." in notes
+    assert f"Warning of {arm}, seed 0: 2 of the 2 validation takes were seen." in notes
     told = next(note for note in notes if note.endswith("stage 1: trained for 4 of its 6 steps."))
     assert arm in told
     assert "2 of the 2 validation takes were seen" in made.report.read_text()

@@ -322,7 +322,7 @@ def test_what_the_manifest_leaves_out_stays_out_and_new_videos_are_refused(
     assert known_videos([broken], path) == ["the file is empty (0 bytes)"]
     (info,) = known_videos([other], path)
     assert info == known_videos([other], None)[0]
-    with pytest.raises(DataError, match="1 videos are not in the data manifest"):
+    with pytest.raises(DataError, match="lacks 1 video"):
         known_videos([other, other.with_name("cam01.mp4")], path)
 
 
@@ -402,7 +402,7 @@ def test_the_next_command_has_what_was_changed_and_missing_files_are_not_called_
     assert ended.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(
-        line.startswith("1 videos checked") and line.endswith("0 unchanged since the last check, 1 not there")
+        line.startswith("1 video checked") and line.endswith("0 unchanged since the last check, 1 not there")
         for line in lines
     )
     (said,) = [line.removeprefix("hold a run to it: ") for line in lines if line.startswith("hold a run")]

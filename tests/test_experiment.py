@@ -1,5 +1,6 @@
 """The numbers behind the report of a comparison: matched pairs, equal segments, known gains, marks of what is odd."""
 
+import csv
 import json
 import math
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from hwm.errors import DataError
+from hwm.evaluation import compare_report
 from hwm.evaluation.compare_report import LEGACY, CompareFindings, write_report
 from hwm.evaluation.experiment import Arm, Experiment, Run
 from hwm.evaluation.figures_compare import Gain, confusion_matrix, gain_bars
@@ -83,12 +85,21 @@ def test_two_runs_of_one_seed_are_refused() -> None:
 
 
 def test_confusions_count_every_segment_once_in_its_scenario() -> None:
-    tea, coffee = Experiment([arm("none", 0.4)], 1.0, 0.02).confusions("none")
+    tea, coffee = Experiment([arm("none", 0.4)], 1.0, 0.02).confusions("none", 99)
     assert {tea.scenario, coffee.scenario} == {"tea", "coffee"}
     assert tea.counts.sum() == pytest.approx(30)
     assert coffee.counts.sum() == pytest.approx(30)
     right = sum(np.trace(matrix.counts[:, :-1]) for matrix in (tea, coffee))
     assert right == pytest.approx(0.4 * TAKES * OF_TAKE)
+
+
+def test_of_many_classes_a_matrix_has_the_commonest() -> None:
+    experiment = Experiment([arm("none", 0.4)], 1.0, 0.02)
+    (whole, *_), (cut, *_) = experiment.confusions("none", 99), experiment.confusions("none", 2)
+    assert (whole.num_classes, cut.num_classes, cut.counts.shape) == (CLASSES, CLASSES, (2, 3))
+    of_class = dict(zip(whole.names, whole.counts.sum(1), strict=True))
+    assert set(cut.counts.sum(1)) == set(sorted(of_class.values())[-2:])
+    assert [of_class[name] for name in cut.names] == list(cut.counts.sum(1))
 
 
 def test_class_gains_have_their_support() -> None:
@@ -200,6 +211,44 @@ def test_names_of_steps_cannot_steer_the_page(tmp_path: Path) -> None:
     page = write_report(tmp_path, findings(is_legacy=False), []).report.read_text()
     assert "step <" not in page
     assert "step &lt;1&gt;" in page
+
+
+def test_of_many_classes_the_page_draws_those_with_most_segments_not_those_with_most_gain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare_report, "MAX_STEPS", 2)
+    found = findings(is_legacy=False)
+    told = found.experiment.class_gains("probe", "none")
+    commonest = sorted(told, key=lambda gain: (-gain.support, gain.label))[:2]
+    page = write_report(tmp_path, found, []).report.read_text()
+    assert f"The 2 steps with most segments, of {CLASSES}; metrics.json has all." in page
+    drawn = csv.reader((tmp_path / "figures" / "gain-by-step-gaze-point.csv").read_text().splitlines()[1:])
+    assert {row[0] for row in drawn} == {found.experiment.class_names[gain.label] for gain in commonest}
+
+
+def test_bounds_of_shares_lie_where_shares_can_lie(tmp_path: Path) -> None:
+    runs = []
+    for seed in (0, 1):  # two seeds that differ much: Student's t goes far beyond what a share can be
+        told = outputs([seed == 0] * TAKES * OF_TAKE)
+        runs.append(Run(seed, {1.0: told}, dict.fromkeys((segment.row for segment in told.segments), "tea")))
+    arms = [arm("none", 0.4), Arm("probe", "B · an arm", "arm", "none", runs)]
+    experiment = Experiment(arms, 1.0, 0.02)
+    free = experiment.score("probe", "top1", 1.0)
+    assert free is not None
+    reach = free.interval().high
+    assert reach is not None
+    assert reach > 1
+    told = json.loads(
+        write_report(tmp_path, findings(is_legacy=False)._replace(experiment=experiment), []).metrics.read_text()
+    )
+    assert told["arms"]["probe"]["scores"]["1"]["top1"] | {"p": 0} == {
+        "value": 0.5, "low": 0.0, "high": 1.0, "level": 0.95, "p": 0, "of_seed": [1.0, 0.0],
+    }  # fmt: skip
+    assert told["arms"]["probe"]["scores"]["1"]["brier"]["low"] == 0.0
+    (pair,) = told["pairs"]
+    assert (pair["horizons"]["1"]["low"], pair["horizons"]["1"]["high"]) == (-1.0, 1.0)
+    assert all(abs(one["difference"][bound]) <= 1 for one in pair["verdicts"] for bound in ("low", "high"))
+    assert "interval -100.0 to +100.0" in pair["verdicts"][0]["text"]
 
 
 def test_figures_hold_the_numbers_drawn() -> None:

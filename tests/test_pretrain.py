@@ -21,6 +21,7 @@ from hwm.evaluation.skill_by_take import read_errors
 from hwm.losses import layer_normed
 from hwm.models.predictor import GazePredictor
 from hwm.pipelines import pretrain
+from hwm.pipelines.validation import Validation, validate
 from hwm.weights.pretrained import HumanWorldModel
 
 
@@ -182,9 +183,31 @@ def test_without_gaze_the_same_run_needs_no_gazelle(stage1_settings: dict[str, A
     assert not load_stage1(result.folder).world.has_gaze
 
 
+def test_a_validation_that_knows_no_gaze_says_so(
+    stage1_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_gaze(*given: Any) -> Validation:
+        found = validate(*given)
+        scores = {name: value for name, value in found.scores.items() if not name.startswith(("near/", "elsewhere/"))}
+        return found._replace(scores=scores)
+
+    def warned() -> list[str]:
+        folder = pretrain.run(PretrainConfig(**stage1_settings), resume=False).folder
+        return [
+            said for said in json.loads((folder / "run.json").read_text()).get("warnings", []) if "near gaze" in said
+        ]
+
+    assert warned() == []
+    monkeypatch.setattr(pretrain, "validate", without_gaze)
+    (said,) = warned()
+    assert "gaze is known at no imagined step" in said
+    stage1_settings["gaze"] = "none"
+    assert warned() == [], "nobody asked"
+
+
 def test_a_video_on_both_sides_is_an_error(stage1_settings: dict[str, Any]) -> None:
     stage1_settings["data"]["val"] = stage1_settings["data"]["train"]
-    with pytest.raises(DataError, match="6 videos are in data"):
+    with pytest.raises(DataError, match="share 6 videos"):
         pretrain.run(PretrainConfig(**stage1_settings))
 
 

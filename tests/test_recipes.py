@@ -1,5 +1,6 @@
 """Recipes: what is accepted, what is refused and how it is said, and the round trip."""
 
+import shlex
 import subprocess
 import sys
 import time
@@ -65,6 +66,11 @@ def test_overrides_reach_into_what_is_null_and_can_set_null(recipe: Path) -> Non
     assert load_config(PretrainConfig, recipe, ["target_encoder=null"]).target_encoder is None
 
 
+def test_a_pattern_is_given_as_the_refusal_of_a_bare_one_says(recipe: Path) -> None:
+    (advised,) = shlex.split(refused(recipe, "data.glob=**/*.mp4").rpartition(": ")[2])
+    assert load_config(PretrainConfig, recipe, [advised]).data.glob == "**/*.mp4"
+
+
 def test_an_override_of_a_group_replaces_it(recipe: Path) -> None:
     assert load_config(PretrainConfig, recipe, ["optim={num_steps: 7}"]).optim == OptimConfig(num_steps=7)
 
@@ -98,6 +104,7 @@ def test_an_override_of_a_group_replaces_it(recipe: Path) -> None:
         ("name=2024-01-01", ["date", "quotes"]),
         ("name=!!python/name:os.system", ["override name", "tag"]),
         ("data.train=[a", ["override data.train", "not a plain YAML"]),
+        ("data.glob=*.mp4", ["override data.glob=*.mp4", """fix: if it is meant as text""", """'data.glob="*.mp4"'"""]),
     ],
 )
 def test_wrong_overrides_are_refused_and_explained(recipe: Path, override: str, words: list[str]) -> None:

@@ -26,6 +26,7 @@ from hwm.evaluation.report_parts import (
     table_block,
 )
 from hwm.evaluation.statistics import Interval
+from hwm.terminal import counted
 from hwm.viz.overlay import Forecast, annotate
 
 ATTACK = '<script>alert("x")</script> & "quotes" $math$'
@@ -291,7 +292,19 @@ def test_segments_that_are_not_accounted_for_stop_the_report():
     with pytest.raises(RunError, match="every segment"):
         report.coverage(10, 8, [("a", "too short")])
     report.coverage(10, 8, [("a", "too short"), ("b", "too short")])
-    assert "8 of 10 segments were scored; 2 were left out" in report.html()
+    assert "8 of 10 segments scored; 2 left out" in report.html()
+
+
+def test_one_of_a_thing_is_not_told_in_the_plural() -> None:
+    report = Report("r")
+    report.coverage(1, 0, [("a", "too short")])
+    assert "0 of 1 segment scored; 1 left out" in report.html()
+    assert [counted(number, "video") for number in (0, 1, 2, 1024)] == [
+        "0 videos",
+        "1 video",
+        "2 videos",
+        "1,024 videos",
+    ]
 
 
 def test_two_parts_with_one_name_and_names_with_folders_are_refused():

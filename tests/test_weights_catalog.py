@@ -173,6 +173,18 @@ def test_list_shows_every_entry_and_its_state(weights_home: Path, capsys: pytest
     assert re.search(r"dinov2-vitb14 .*1\.28 MB .*Apache-2\.0 .*verified", out)
 
 
+def test_names_are_whole_in_a_narrow_terminal(
+    weights_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert ends("weights", "list") == 0
+    out = capsys.readouterr().out
+    first = "".join(line[1:14].strip() for line in out.splitlines())
+    assert "…" not in out
+    assert all(release.name in first for release in CATALOG)
+    assert out.count("absent") == len(CATALOG)
+
+
 @pytest.mark.parametrize("switch", ["option", "variable"])
 def test_fetch_offline_is_an_error_with_address_and_place(
     weights_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], switch: str

@@ -33,6 +33,14 @@ def small_models() -> dict[str, tuple[torch.nn.Module, Loader]]:
     }
 
 
+def test_the_folder_of_a_run_is_refused_and_its_model_named(tmp_path: Path) -> None:
+    for kind in ("encoder", "gazelle"):
+        module, loader = small_models()[kind]
+        load.save_model(module, tmp_path / "run" / kind)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(WeightsError, match=rf"use .*run/{kind}$"):
+            loader(tmp_path / "run")
+
+
 @pytest.mark.parametrize("kind", ["encoder", "masked_predictor", "gazelle", "probe"])
 @pytest.mark.parametrize("place", ["folder", "model.safetensors", "my.safetensors"])
 def test_our_format_there_and_back(tmp_path: Path, kind: str, place: str) -> None:

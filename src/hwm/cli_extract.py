@@ -11,7 +11,7 @@ from hwm.config import AnticipateConfig, PretrainConfig
 from hwm.engine.requirements import require_inputs
 from hwm.errors import ConfigError
 from hwm.recipes import load_any
-from hwm.terminal import printable
+from hwm.terminal import counted, printable
 
 if TYPE_CHECKING:
     from hwm.pipelines.extract import Estimate
@@ -70,7 +70,7 @@ def _show_estimate(estimate: "Estimate") -> None:
     survey = estimate.survey
     _line(f"tokens: {estimate.folder}")
     _line(
-        f"crops: {survey.num_crops} of {survey.num_videos} videos, {survey.crops_held} there already; "
+        f"crops: {survey.num_crops} of {counted(survey.num_videos, 'video')}, {survey.crops_held} there already; "
         f"{estimate.hours:.2f} hours to decode"
     )
     _line(
@@ -84,7 +84,7 @@ def _show_bad(checked: "Checked", word: str) -> None:
         _line(f"{word}: {path}  {readable(num_bytes)}  {reason}")
     bad = sum(file.num_bytes for file in checked.bad)
     _line(
-        f"{len(checked.bad)} of {len(checked.files)} files {word} ({readable(bad)}); "
+        f"{len(checked.bad)} of {counted(len(checked.files), 'file')} {word} ({readable(bad)}); "
         f"{len(checked.files) - len(checked.bad)} whole ({readable(checked.num_bytes - bad)})"
     )
     if checked.bad and word == "damaged":

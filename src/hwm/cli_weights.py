@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
+from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
 from hwm.errors import WeightsError
-from hwm.terminal import printable
+from hwm.terminal import counted, printable
 from hwm.weights.record import Watch
 
 app = typer.Typer(
@@ -24,10 +25,11 @@ def list_() -> None:
     """Every released file that hwm knows: size, licence, architecture, use, and whether it is here."""
     from hwm.pipelines.weights import listed
 
+    names = Column("name, architecture", overflow="fold")  # where there is no room, in two lines, but whole
     whole = (Column(title, no_wrap=True) for title in ("size", "licence", "state"))
-    table = Table("name, architecture", "used in", *whole, box=None)
+    table = Table(names, "used in", *whole, box=None)
     for release, state, size in listed():
-        what = Text.assemble(release.name, (f"\n  {release.architecture}", "dim"))
+        what = Group(Text(release.name), Padding(Text(release.architecture, "dim"), (0, 0, 0, 2)))
         table.add_row(what, release.stage, _bytes(size), release.licence, _coloured(state))
     Console().print(table)
 
@@ -113,7 +115,7 @@ def convert(
 
     beside = None if backbone is None else Path(weights_path(backbone))
     done = run(Path(weights_path(source)), out, model=model, num_heads=num_heads, dtype=dtype, backbone=beside)
-    _line(f"{done.model} -> {done.path}\n  loaded: {done.num_loaded} tensors")
+    _line(f"{done.model} -> {done.path}\n  loaded: {counted(done.num_loaded, 'tensor')}")
     _lines("  dropped", done.dropped)
     if done.left_out:
         _line(f"  not converted: {', '.join(done.left_out)}")

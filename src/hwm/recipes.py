@@ -13,6 +13,7 @@ What has no tag and passes `hwm.config` is all a recipe can say: it can name no 
 import difflib
 import json
 import math
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os.path import expanduser
 from pathlib import Path
@@ -221,7 +222,14 @@ def _apply_override(said: _Said, override: str, seen: set[str]) -> _Said:
     seen.add(key)
     if not text.strip():
         raise ConfigError(f"{where}: no value", fix=f"{key}=null for none, {key}='\"\"' for empty text")
-    value = _parse(text, lambda _: where).tree
+    try:
+        value = _parse(text, lambda _: where).tree
+    except ConfigError as error:
+        quoted = shlex.quote(f"{key}={json.dumps(text, ensure_ascii=False)}")
+        raise ConfigError(
+            error.problem, expected=error.expected, found=error.found,
+            fix=error.fix or f"if it is meant as text, quote it for YAML and for the shell: {quoted}",
+        ) from error  # fmt: skip
     loc: Loc = tuple(key.split("."))
     branch: Any = value
     for part in reversed(loc):

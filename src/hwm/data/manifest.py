@@ -21,6 +21,7 @@ from hwm.data.gaze_check import GazeFacts
 from hwm.data.probing import probe_videos
 from hwm.data.video import VideoInfo
 from hwm.errors import DataError
+from hwm.terminal import counted
 
 SCHEMA = 1
 """Raised whenever an older program would misread the file."""
@@ -209,7 +210,7 @@ def known_videos(paths: Sequence[Path], manifest: Path | None) -> list[VideoInfo
     unknown = [path for path in paths if str(path) not in videos]
     if unknown:
         raise DataError(
-            f"{len(unknown)} videos are not in the data manifest {manifest}",
+            f"the data manifest {manifest} lacks {counted(len(unknown), 'video')}",
             expected="only videos that were checked",
             found=", ".join(str(path) for path in unknown[:3]),
             fix="hwm data check CONFIG",

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from hwm.evaluation.calibration_figures import reliability_diagram, selective_accuracy_curves
-from hwm.evaluation.compare_sections import pair_title, share_interval
-from hwm.evaluation.differences import Difference
+from hwm.evaluation.compare_sections import highest, pair_title, share_interval
 from hwm.evaluation.drawing import Line
 from hwm.evaluation.experiment import Arm, Experiment, ScoreName
 from hwm.evaluation.report import Report
@@ -52,7 +51,7 @@ def _scores_table(experiment: Experiment) -> Table:
         scores = [experiment.score(arm.name, name, experiment.headline_sec) for name in _SCORES]
         told = zip(scores, _SCORES, strict=True)
         cells: list[Cell] = [
-            None if score is None else _bounded(score, name, _asked_apart(arm)) for score, name in told
+            None if score is None else score.interval().within(0.0, highest(name, [arm])) for score, name in told
         ]
         rows.append(Row([arm.title, *cells], is_reference=arm.kind in ("oracle", "baseline")))
     note = (
@@ -78,7 +77,12 @@ def _pairs_table(experiment: Experiment, pairs: Sequence[tuple[str, str]]) -> Ta
         cells: list[Cell] = [pair_title(experiment, arm, other)]
         for name in CALIBRATIONS:
             gain = experiment.gain(arm, other, name, experiment.headline_sec)
-            cells.append(None if gain is None else _scaled(gain.interval(), 1.0 if name == "brier" else 100.0))
+            most = highest(name, [experiment.arms[arm], experiment.arms[other]])
+            cells.append(
+                None
+                if gain is None
+                else _scaled(gain.interval().within(-most, most), 1.0 if name == "brier" else 100.0)
+            )
         rows.append(Row(cells, is_reference=experiment.arms[arm].kind in ("oracle", "baseline")))
     return Table(columns, rows, "Differences of matched arms; for ECE and Brier, below zero is better.")
 
@@ -95,15 +99,6 @@ def _selective_line(experiment: Experiment, arm: Arm) -> Line:
 
 def _asked_apart(arm: Arm) -> bool:
     return any(run.asked_apart for run in arm.runs)
-
-
-def _bounded(score: Difference, name: ScoreName, asked_apart: bool) -> Interval:
-    """An interval within what the score can be: Brier goes to 2 (of sigmoids, to the classes' number), others to 1."""
-    interval = score.interval()
-    if name != "brier" or interval.low is None or interval.high is None:
-        return share_interval(score)
-    high = interval.high if asked_apart else min(2.0, interval.high)
-    return interval._replace(low=max(0.0, interval.low), high=high)
 
 
 def _scaled(interval: Interval, factor: float) -> Interval:

@@ -3,7 +3,8 @@
     {"schema": 1, "headline_sec": 1.0, "arms": {"probe": {"scores": {"1": {"top1": {"value": 0.39, "low": …, …}}}}},
      "pairs": [{"arm": "world+probe", "other": "probe", "horizons": {…}, "verdicts": [{"metric": "top1", …}]}], …}
 
-Shares are fractions 0..1. Horizons are keys as text in seconds (`"0.5"`).
+Shares are fractions, with bounds within 0..1 (differences: within -1..1). Horizons are keys as text in seconds
+(`"0.5"`).
 """
 
 import json
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hwm.evaluation.compare_sections import highest
 from hwm.evaluation.compare_world import World
 from hwm.evaluation.differences import Difference
 from hwm.evaluation.experiment import Arm, Experiment
@@ -53,14 +55,14 @@ def write_metrics(
 def _arm(experiment: Experiment, arm: Arm) -> dict[str, Any]:
     scores = {
         f"{horizon:g}": {
-            metric: _difference(score)
+            metric: _difference(score, 0.0, highest(metric, [arm]))
             for metric in (*METRICS, *CALIBRATIONS)
             if (score := experiment.score(arm.name, metric, horizon)) is not None
         }
         for horizon in experiment.horizons
     }
     selective = experiment.selective_accuracy(arm.name)
-    shares = [_difference(share) for share in selective.accuracy]
+    shares = [_difference(share, 0.0, 1.0) for share in selective.accuracy]
     return {
         "title": arm.title, "kind": arm.kind, "seeds": experiment.seeds(arm.name), "scores": scores,
         "selective_accuracy": {"coverage": list(selective.coverage), "top1": shares},
@@ -78,17 +80,20 @@ def _world(world: World) -> dict[str, Any]:
 
 def _pair(experiment: Experiment, arm: str, other: str) -> dict[str, Any]:
     gains = {
-        f"{horizon:g}": _difference(gain)
+        f"{horizon:g}": _difference(gain, -1.0, 1.0)
         for horizon in experiment.horizons
         if (gain := experiment.gain(arm, other, "top1", horizon)) is not None
     }
+    both = [experiment.arms[name] for name in (arm, other)]
     calibration = {
-        name: _difference(gain)
+        name: _difference(gain, -most, most)
         for name in CALIBRATIONS
         if (gain := experiment.gain(arm, other, name, experiment.headline_sec)) is not None
+        and (most := highest(name, both))
     }
     classes = [
-        {"class": experiment.class_names[gain.label], "num_segments": gain.support} | _difference(gain.difference)
+        {"class": experiment.class_names[gain.label], "num_segments": gain.support}
+        | _difference(gain.difference, -1.0, 1.0)
         for gain in experiment.class_gains(arm, other)
     ]
     verdicts = [_verdict(found) for found in experiment.verdicts(arm, other)]
@@ -104,7 +109,7 @@ def _verdict(found: Comparison) -> dict[str, Any]:
         "metric": found.metric,
         "value": found.value_a,
         "other": found.value_b,
-        "difference": _difference(found.difference),
+        "difference": _difference(found.difference, -1.0, 1.0),
         "adjusted_p": found.adjusted_p,
         "outcome": str(found.decision.outcome),
         "text": found.decision.text,
@@ -114,7 +119,7 @@ def _verdict(found: Comparison) -> dict[str, Any]:
     }
 
 
-def _difference(difference: Difference) -> dict[str, Any]:
-    interval = difference.interval()
+def _difference(difference: Difference, least: float, most: float) -> dict[str, Any]:
+    interval = difference.interval().within(least, most)
     told = {"value": interval.value, "low": interval.low, "high": interval.high, "level": interval.level}
     return told | {"p": difference.p_value, "of_seed": list(difference.of_seed)}

@@ -20,8 +20,13 @@ from hwm.evaluation.figures import loss_curves as draw_losses
 from hwm.evaluation.figures_compare import Gain, confusion_matrix, gain_bars, gain_over_horizon
 from hwm.evaluation.report import Report
 from hwm.evaluation.report_parts import Picture
+from hwm.terminal import counted
 
 LEGACY = "LEGACY PROTOCOL: clips show the action"
+MAX_STEPS = 40
+"""Steps in a plot of gains; with thousands of classes it could not be drawn, and nobody would read it."""
+MAX_CONFUSED = 24
+"""Steps in a matrix of what is taken for what."""
 _CONFUSED_ARMS = ("world+probe", "world", "probe", "none")
 
 
@@ -61,7 +66,7 @@ def write_report(out: Path, findings: CompareFindings, pictures: Sequence[Pictur
     report = Report(
         f"Does gaze help?{mark}",
         f"The step that comes next, named {experiment.headline_sec:g} s before it starts, by models that differ in "
-        f"their gaze alone: {experiment.num_scored} segments of {experiment.num_takes} takes.",
+        f"their gaze alone: {counted(experiment.num_scored, 'segment')} of {counted(experiment.num_takes, 'take')}.",
     )
     verdicts = sections.headline(report, experiment, findings.best, findings.notes, mark)
     _arms(report, findings, mark)
@@ -83,7 +88,7 @@ def write_report(out: Path, findings: CompareFindings, pictures: Sequence[Pictur
     report.coverage(expected, expected - len(excluded), list(excluded))
     unknown = expected - len(excluded) - experiment.num_scored
     if unknown:
-        report.paragraph(f"{unknown:,} of the scored segments have a class that is not in training; no score has them.")
+        report.paragraph(f"In no score: {counted(unknown, 'segment')} of these, whose class is not in training.")
     report.provenance(findings.provenance)
     for stage, settings in findings.settings.items():
         report.folded(f"Settings of {stage} that all arms share", settings)
@@ -160,6 +165,7 @@ def _horizons(report: Report, findings: CompareFindings, mark: str) -> None:
                 sections.pair_title(experiment, a, b),
                 experiment.horizons,
                 [experiment.gain(a, b, "top1", h) for h in experiment.horizons],
+                lowest=-1.0,
             )
         )
     ]
@@ -173,17 +179,24 @@ def _classes(report: Report, experiment: Experiment, mark: str) -> None:
         f"Which steps{mark}", "Recall at 1; in brackets the number of segments. Classes with few segments say little."
     )
     for name, (arm, other) in sections.class_pairs(experiment).items():
-        gains = [
-            _gain(experiment.class_names[gain.label], gain.difference, gain.support)
-            for gain in experiment.class_gains(arm, other)
-        ]
+        told = experiment.class_gains(arm, other)
+        commonest = sorted(told, key=lambda gain: (-gain.support, gain.label))[:MAX_STEPS]  # never by their gain
+        shown = [gain for gain in told if gain in commonest]
+        gains = [_gain(experiment.class_names[gain.label], gain.difference, gain.support) for gain in shown]
+        caption = "No correction for the number of steps." + _of_all(len(gains), len(told), "; metrics.json has all")
         title = f"{sections.pair_title(experiment, arm, other)}: gain by step{mark}"
-        report.figure(gain_bars(f"gain-by-step-{name}", gains, title), "No correction for the number of steps.")
-    shown = pair[0] if pair else next(name for name in (*_CONFUSED_ARMS, *experiment.arms) if name in experiment.arms)
-    for number, confusion in enumerate(experiment.confusions(shown), start=1):
+        report.figure(gain_bars(f"gain-by-step-{name}", gains, title), caption)
+    named = pair[0] if pair else next(name for name in (*_CONFUSED_ARMS, *experiment.arms) if name in experiment.arms)
+    for number, confusion in enumerate(experiment.confusions(named, MAX_CONFUSED), start=1):
         where = f" · {confusion.scenario}" if confusion.scenario else ""
-        title = f"{sections.short_title(experiment, shown)}: what is taken for what{where}{mark}"
-        report.figure(confusion_matrix(f"confusion-{number}", confusion.names, confusion.counts, title))
+        title = f"{sections.short_title(experiment, named)}: what is taken for what{where}{mark}"
+        matrix = confusion_matrix(f"confusion-{number}", confusion.names, confusion.counts, title)
+        report.figure(matrix, _of_all(len(confusion.names), confusion.num_classes).strip())
+
+
+def _of_all(num_shown: int, num_steps: int, where: str = "") -> str:
+    """Which steps a plot shows, where it leaves some out."""
+    return "" if num_shown == num_steps else f" The {num_shown} steps with most segments, of {num_steps:,}{where}."
 
 
 def _training(report: Report, findings: CompareFindings) -> None:
@@ -212,14 +225,16 @@ def _training(report: Report, findings: CompareFindings) -> None:
 
 def _gain(label: str, difference: Difference | None, support: int | None = None) -> Gain:
     assert difference is not None  # pairs share a seed
-    interval = difference.interval()
-    low, high = (None if bound is None else min(1.0, max(-1.0, bound)) for bound in (interval.low, interval.high))
-    return Gain(label, interval.value, low, high, support)
+    interval = difference.interval().within(-1.0, 1.0)
+    return Gain(label, interval.value, interval.low, interval.high, support)
 
 
-def _line(label: str, horizons: Sequence[float], values: Iterable[Difference | None]) -> Line | None:
+def _line(
+    label: str, horizons: Sequence[float], values: Iterable[Difference | None], lowest: float = 0.0
+) -> Line | None:
     """A series over horizons, with intervals where all points have one; None where no point is known."""
-    known = [(horizon, value.interval()) for horizon, value in zip(horizons, values, strict=True) if value is not None]
+    told = zip(horizons, values, strict=True)
+    known = [(horizon, value.interval().within(lowest, 1.0)) for horizon, value in told if value is not None]
     if not known:
         return None
     low = [interval.low for _, interval in known if interval.low is not None]

@@ -5,10 +5,11 @@ B − A   gaze in the probe, against none: the value of pooling latents where pe
 C′ − A  gaze in the world model alone, against none
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 from hwm.evaluation.differences import Difference
-from hwm.evaluation.experiment import Experiment
+from hwm.evaluation.experiment import Arm, Experiment, ScoreName
 from hwm.evaluation.paired_comparison import Comparison
 from hwm.evaluation.report import Report
 from hwm.evaluation.report_parts import Cell, Column, Row, Table, Tone, Verdict
@@ -57,6 +58,9 @@ def headline(
         f"{'other takes alone' if seeds == {1} else 'both other takes and other seeds'}; p values are after Holm's "
         "correction over the metrics."
     )
+    *others, task = experiment.task_names
+    if others:
+        report.paragraph(f"Scores are those of the task {task} wherever no other is named ({', '.join(others)}).")
     for note in notes:
         report.note(note)
     return answers
@@ -85,9 +89,13 @@ def short_title(experiment: Experiment, arm: str) -> str:
 
 def share_interval(score: Difference) -> Interval:
     """The interval of a share, which lies within 0..1."""
-    interval = score.interval()
-    low, high = (None if bound is None else min(1.0, max(0.0, bound)) for bound in (interval.low, interval.high))
-    return interval._replace(low=low, high=high)
+    return score.interval().within(0.0, 1.0)
+
+
+def highest(name: ScoreName, arms: Iterable[Arm]) -> float:
+    """The most that a score can be: Brier goes to 2 (of sigmoids, to the number of classes), all others to 1."""
+    asked_apart = any(run.asked_apart for arm in arms for run in arm.runs)
+    return 1.0 if name != "brier" else math.inf if asked_apart else 2.0
 
 
 def arms_table(experiment: Experiment, best: Mapping[str, float]) -> Table:
@@ -180,7 +188,7 @@ def mean_scores(experiment: Experiment) -> dict[str, dict[str, float]]:
 
 def _card(question: str, found: Comparison) -> Verdict:
     outcome, text = found.decision
-    interval = found.difference.interval()
+    interval = found.difference.interval().within(-1.0, 1.0)
     value = f"{100 * interval.value:+.1f} points".replace("-", "−")
     text = text.replace("-", "−")
     detail = f"{text[:1].upper()}{text[1:]}."
@@ -206,7 +214,7 @@ def _best_arm(experiment: Experiment, best: Mapping[str, Mapping[float, float]])
 
 
 def _in_points(found: Comparison) -> Cell:
-    interval = found.difference.interval()
+    interval = found.difference.interval().within(-1.0, 1.0)
     low, high = (None if bound is None else 100 * bound for bound in (interval.low, interval.high))
     return interval._replace(value=100 * interval.value, low=low, high=high)
 

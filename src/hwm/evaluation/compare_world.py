@@ -52,7 +52,7 @@ def world_section(report: Report, worlds: Mapping[str, World]) -> None:
     report.section(
         "World models",
         "Latents imagined for held-out videos, beside copies of the last latent that was seen; a step is "
-        f"{1 / fps:g} s. Means over seeds; bands from the lowest seed to the highest; bounds below a skill are its 95% "
+        f"{1 / fps:g} s. Means over seeds; bands from the lowest seed to the highest; below a skill stands its 95 % "
         "interval over takes and seeds.",
     )
     panels = [panel for place, title in _PLACES.items() if (panel := _skill_panel(told, place, title)).lines]

@@ -47,10 +47,9 @@ STYLE = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
+    "axes.titlesize": 9,
     "axes.titlelocation": "left",
-    "axes.titlepad": 10,
+    "axes.titlepad": 6,
     "grid.color": TEXT,
     "grid.alpha": 0.18,
     "grid.linewidth": 0.6,
@@ -107,10 +106,15 @@ def new_axes(title: str, x_label: str, y_label: str, height_in: float = 3.5) -> 
     """A titled canvas of the report's width."""
     canvas = Canvas(figsize=(WIDTH_IN, height_in), layout="constrained")
     axes = canvas.add_subplot()
-    axes.set_title(label_text(title, limit=90), color=TEXT)
+    set_title(canvas, title)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     return canvas, axes
+
+
+def set_title(canvas: Canvas, title: str) -> None:
+    """What a figure shows, from its left edge on: above the axes, beside wide labels, there is less room."""
+    canvas.suptitle(label_text(title, limit=82), x=0.01, ha="left", fontsize=10, fontweight="bold", color=TEXT)
 
 
 def draw_lines(axes: Axes, lines: Sequence[Line], places: Sequence[int] | None = None) -> None:
@@ -140,7 +144,6 @@ def legend_above(axes: Axes) -> None:
     labels = axes.get_legend_handles_labels()[1]
     columns = max(1, min(3, len(labels), LEGEND_LETTERS // (max(map(len, labels)) + 7)))
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=columns, borderaxespad=0.2)
-    axes.set_title(axes.get_title(loc="left"), pad=12 + 14.5 * -(-len(labels) // columns))
 
 
 def colour_of(index: int) -> str:

@@ -7,6 +7,7 @@ what two arms have in common cancels. Pairs are matched by seed. With several ta
 meant unless said otherwise.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -93,6 +94,8 @@ class Confusion(NamedTuple):
     names: Sequence[str]
     counts: NDArray[np.float64]
     """[true, said]; the last column is any class that is not a row."""
+    num_classes: int
+    """Classes that occur in the scenario; the rows are the commonest of them."""
 
 
 class _Known(NamedTuple):
@@ -131,6 +134,11 @@ class Experiment:
         self._known_at: dict[float, _Known] = {}
         self._verdicts: dict[tuple[str, str], tuple[Comparison, ...]] = {}
         _require_one_run_a_seed(arms)
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the tasks; the last one is meant where none is named."""
+        return tuple(self._any(self.headline_sec).tasks)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -235,8 +243,13 @@ class Experiment:
                 told[horizon] = list(zip(named, best.values.tolist(), strict=True))
         return told
 
-    def confusions(self, arm: str) -> list[Confusion]:
-        """First guesses against the truth, one matrix a scenario, the largest scenario first."""
+    def confusions(self, arm: str, max_classes: int) -> list[Confusion]:
+        """First guesses against the truth, one matrix a scenario, the largest scenario first.
+
+        Args:
+            arm: whose guesses.
+            max_classes: a scenario of more classes has rows for its commonest ones alone.
+        """
         rows = self._known(self.headline_sec).rows
         outputs = self._any(self.headline_sec)
         scenario_of = self.arms[arm].runs[0].scenarios
@@ -246,13 +259,15 @@ class Experiment:
         matrices = []
         for scenario in sorted(set(scenarios), key=lambda name: (-scenarios.count(name), name)):
             inside = [index for index, name in enumerate(scenarios) if name == scenario]
-            present = sorted({labels[index] for index in inside})
+            occurring = Counter(labels[index] for index in inside)
+            present = sorted(sorted(occurring, key=lambda label: (-occurring[label], label))[:max_classes])
             place = {label: row for row, label in enumerate(present)}
             counts = np.zeros((len(present), len(present) + 1))
             for guesses in said:
-                for index in inside:
+                for index in (index for index in inside if labels[index] in place):
                     counts[place[labels[index]], place.get(guesses[index], len(present))] += 1 / len(said)
-            matrices.append(Confusion(scenario, [self.class_names[label] for label in present], counts))
+            names = [self.class_names[label] for label in present]
+            matrices.append(Confusion(scenario, names, counts, len(occurring)))
         return matrices
 
     def _difference(self, arms: Sequence[str], metric: ScoreName, horizon: float) -> Difference | None:

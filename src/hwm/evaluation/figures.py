@@ -128,9 +128,9 @@ def accuracy_bars(
             # Values stand in a column right of the plot, where no whisker or ceiling crosses them.
             axes.annotate(
                 f"{100 * bar.value:.1f}%",
-                (1.07, row),
+                (1.02, row),
                 xycoords=("axes fraction", "data"),
-                ha="right",
+                ha="left",
                 weight="bold",
                 va="center",
             )
@@ -203,6 +203,8 @@ def share_curves(
         if diagonal:
             axes.plot([0, 1], [0, 1], color=TEXT, linewidth=0.8)
         draw_lines(axes, lines)
+        for line in axes.lines:
+            line.set_clip_on(False)  # a marker at 100% is whole
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))

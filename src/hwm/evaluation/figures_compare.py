@@ -119,7 +119,7 @@ def _square(axes: Axes, row: int, column: int, share: float, *, is_right: bool) 
         boxstyle="round,pad=0,rounding_size=0.08",
         facecolor=colour,
         linewidth=0,
-        alpha=0.08 + 0.72 * share,
+        alpha=0.08 + 0.42 * share,
     )
     axes.add_patch(patch)
     if share >= 0.005:

@@ -19,6 +19,7 @@ from hwm.evaluation.drawing import (
     label_text,
     line_rows,
     marker_of,
+    set_title,
     style_of,
 )
 
@@ -47,11 +48,11 @@ def line_panels(name: str, panels: Sequence[Panel], title: str, x_label: str) ->
     rows = -(-len(panels) // columns)
     with mpl.rc_context(style_of(name)):
         canvas = Canvas(figsize=(WIDTH_IN, 0.75 + 2.1 * rows), layout="constrained")
-        canvas.suptitle(label_text(title, limit=90), x=0.01, ha="left", fontsize=10, fontweight="bold", color=TEXT)
+        set_title(canvas, title)
         is_one_scale = all(panel.percent for panel in panels)
         grid = canvas.subplots(rows, columns, squeeze=False, sharey=is_one_scale).ravel()
         for panel, axes in zip(panels, grid, strict=False):
-            axes.set_title(panel.title, fontsize=9, fontweight="normal", color=TEXT, pad=6)
+            axes.set_title(panel.title, color=TEXT)
             if panel.percent:
                 axes.axhline(0, color=TEXT, linewidth=0.6)
                 axes.yaxis.set_major_formatter(PercentFormatter(1))

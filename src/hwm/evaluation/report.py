@@ -37,6 +37,7 @@ from hwm.evaluation.report_parts import (
     table_block,
     verdict_cards,
 )
+from hwm.terminal import counted
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
 _EXCLUSIONS_SHOWN = 200
@@ -126,7 +127,7 @@ class Report:
                 found=f"{scored} scored + {len(exclusions)} excluded = {scored + len(exclusions)}",
                 fix="this is a defect of the pipeline that wrote the report: a segment was skipped without a reason",
             )
-        self.paragraph(f"{scored:,} of {expected:,} segments were scored; {len(exclusions):,} were left out.")
+        self.paragraph(f"{scored:,} of {counted(expected, 'segment')} scored; {len(exclusions):,} left out.")
         if not exclusions:
             return
         counts = Counter(reason for _, reason in exclusions).most_common()

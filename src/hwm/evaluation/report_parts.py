@@ -17,6 +17,7 @@ from PIL import Image as PillowImage
 from hwm.errors import RunError
 from hwm.evaluation.drawing import Figure
 from hwm.evaluation.statistics import Interval
+from hwm.terminal import counted
 
 Cell = str | int | float | Interval | None
 Tone = Literal["good", "bad", "neutral"]
@@ -94,7 +95,7 @@ def difference_verdict(label: str, difference: Interval, detail: str = "") -> Ve
         difference: difference of two fractions 0..1.
         detail: text put before the interval.
     """
-    bounds = f"{round(100 * difference.level)}% interval of {difference.num_takes} takes"
+    bounds = f"{round(100 * difference.level)} % interval of {counted(difference.num_takes, 'take')}"
     if difference.low is None or difference.high is None:
         words, tone, bounds = "Too few takes to say", "neutral", "No interval: it needs at least two takes"
     else:
@@ -227,7 +228,7 @@ def png_bytes(pixels: np.ndarray) -> bytes:
 
 def _head(column: Column, is_first: bool) -> str:
     unit = "%" if column.kind == "share" else column.unit
-    text = html.escape(column.name) + (f' <span class="unit">{html.escape(unit)}</span>' if unit else "")
+    text = html.escape(column.name) + (f'&nbsp;<span class="unit">{html.escape(unit)}</span>' if unit else "")
     style = "" if is_first or column.kind == "text" else ' class="number"'
     return f'<th scope="col"{style}>{text}</th>'
 
@@ -257,7 +258,8 @@ def _display(column: Column, cell: Cell) -> str:
         return "NaN"
     if column.kind == "count":
         return f"{value:,.0f}"
-    return f"{100 * value if column.kind == 'share' else value:.{column.digits}f}".replace("-", "−")
+    shown = round(100 * value if column.kind == "share" else value, column.digits) + 0.0  # no −0.0
+    return f"{shown:.{column.digits}f}".replace("-", "−")
 
 
 def _best_display(table: Table, index: int) -> str | None:
@@ -278,7 +280,7 @@ def _best_display(table: Table, index: int) -> str | None:
 
 
 def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
+    return f"{round(100 * share, 1) + 0.0:+.1f}".replace("-", "−")
 
 
 def _whisker(interval: Interval, tone: Tone, reach: float) -> str:

@@ -48,6 +48,11 @@ class Interval(NamedTuple):
         """Whether zero lies outside the bounds (False where there are none)."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
+    def within(self, lowest: float, highest: float) -> "Interval":
+        """The bounds cut to what the statistic can be; what is cut off holds no possible value."""
+        low, high = (None if bound is None else min(highest, max(lowest, bound)) for bound in (self.low, self.high))
+        return self._replace(low=low, high=high)
+
 
 def mean_interval(
     values_S: NDArray[np.floating] | Sequence[float],

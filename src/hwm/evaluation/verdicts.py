@@ -47,7 +47,7 @@ def decide(
     Raises:
         DataError: the bound is not above 0.
     """
-    interval = difference.interval(level)
+    interval = difference.interval(level).within(-1.0, 1.0)
     seeds = "" if difference.num_seeds > 1 else "; one seed: about these two trained models, not about training again"
     if interval.low is None or interval.high is None:
         text = f"not decided: an interval needs at least two takes, found {difference.num_takes}"

@@ -120,6 +120,16 @@ class WorldModel(nn.Module):
     ) -> Rollout:
         """Imagine the `num_steps` steps after the last observed one (no gradients; see `GazePredictor.rollout`).
 
+        Args:
+            z_BTND: latents of the observed steps, as `observe` gives them.
+            scene_BTNG: their scene tokens; None for a model without gaze.
+            num_steps: K, of 1 / `grid.fps` seconds each.
+            known_BT: steps whose gaze is known; None: all of them.
+            valid_BT: false for padding before the start of the video; None: no padding.
+
+        Returns:
+            Imagined latents `z_BKND` and, of a model with gaze, scene tokens `scene_BKNG`.
+
         Raises:
             DataError: `num_steps` is below 1.
         """

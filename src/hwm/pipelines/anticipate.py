@@ -47,6 +47,7 @@ from hwm.pipelines.scoring import (
     write_baselines,
     write_outputs,
 )
+from hwm.terminal import counted
 from hwm.tokens.features import Features
 from hwm.tokens.foresight import Foresight, open_foresight
 
@@ -194,7 +195,7 @@ def read_tables(config: AnticipateConfig, log: RunLog) -> tuple[SegmentTable, Se
     both = sorted({s.video.path for s in train.segments} & {s.video.path for s in val.segments})
     if both:
         raise DataError(
-            f"{len(both)} videos are annotated in both files",
+            f"the two annotation files share {counted(len(both), 'video')}",
             expected="validation on other takes",
             found=", ".join(str(path) for path in both[:3]),
             fix="take them out of one of the two annotation files",

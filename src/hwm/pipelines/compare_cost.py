@@ -12,6 +12,7 @@ from hwm.config import AnticipateConfig, PretrainConfig
 from hwm.engine.runlog import read_facts
 from hwm.pipelines.compare_units import Plan, Unit
 from hwm.pipelines.data_summary import SummaryTable
+from hwm.terminal import counted
 
 
 class StageCost(NamedTuple):
@@ -78,22 +79,26 @@ def plan_table(plan: Plan) -> SummaryTable:
     """The cost of a plan as rows of text."""
     rows = []
     for cost in cost_of(plan):
-        minutes = "after the first is measured" if cost.minutes is None else f"about {cost.minutes:.0f} minutes"
-        left = "none left" if not cost.interrupted + cost.new else minutes
+        left = "after the first is measured"
+        if not cost.interrupted + cost.new:
+            left = "none left"
+        elif cost.minutes is not None:
+            left = f"about {counted(round(cost.minutes), 'minute')}"
         counts = (str(cost.finished), str(cost.interrupted), str(cost.new))
         rows.append((cost.verb, *counts, cost.work, left))
     columns = ("stage", "finished", "to resume", "to train", "each", "time left")
-    return SummaryTable(f"{len(plan.units)} units in {plan.config.folder / 'units'}", columns, tuple(rows))
+    return SummaryTable(f"{counted(len(plan.units), 'unit')} in {plan.config.folder / 'units'}", columns, tuple(rows))
 
 
 def _work(config: object) -> str:
     if isinstance(config, PretrainConfig):
-        clips = f"{config.optim.num_steps} updates of {config.optim.batch_size} clips"
-        return f"{clips} of {config.data.num_steps} steps"
+        clips = f"{counted(config.optim.num_steps, 'update')} of {counted(config.optim.batch_size, 'clip')}"
+        return f"{clips} of {counted(config.data.num_steps, 'step')}"
     assert isinstance(config, AnticipateConfig)
     probes = len(config.probe.lrs) * len(config.probe.weight_decays)
     horizons = 1 + len(config.protocol.curve_sec)
-    return f"{probes} probes, {config.probe.num_epochs} epochs, {horizons} horizons"
+    told = ((probes, "probe"), (config.probe.num_epochs, "epoch"), (horizons, "horizon"))
+    return ", ".join(counted(number, noun) for number, noun in told)
 
 
 def _took(unit: Unit) -> float | None:

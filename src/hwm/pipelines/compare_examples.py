@@ -25,6 +25,7 @@ from hwm.pipelines.examples import GUESSES, choose_examples, guesses, last_frame
 from hwm.pipelines.samples import validation_samples
 from hwm.pipelines.scoring import TaskOutput, qualified
 from hwm.recipes import load_config
+from hwm.terminal import counted
 
 _PAIRS = (("world+probe", "none"), ("world", "none"), ("probe", "none"), ("world+probe", "probe"))
 
@@ -100,8 +101,9 @@ def reopen(folder: Path) -> Reopened:
     lost = [row for row in rows if row not in samples]
     if lost:
         raise RunError(
-            f"{len(lost)} segments of {folder} are no longer to be found", expected="the data that the run has seen",
-            found=f"no {lost[0]}", fix="put the data back, or make the report without frames: --no-frames",
+            f"{counted(len(lost), 'segment')} of {folder} can no longer be found",
+            expected="the data that the run has seen", found=f"no {lost[0]}",
+            fix="put the data back, or make the report without frames: --no-frames",
         )  # fmt: skip
     tensors, task = load_file(folder / "outputs.safetensors"), tasks[-1]
     logits, labels = (tensors[qualified(name, task, tasks)] for name in ("logits", "labels"))

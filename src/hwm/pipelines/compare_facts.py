@@ -1,7 +1,7 @@
 """What the comparison's page says beside the numbers: cautions, what is not matched, provenance, shared settings."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hwm.config import AnticipateConfig, PretrainConfig
@@ -100,7 +100,7 @@ def warnings_of(runs: Sequence[FinishedRun]) -> list[str]:
         for text in run.warnings:
             warned.setdefault(text, {}).setdefault(run.arm, []).append(run.run.seed)
     for text, seeds_of in warned.items():
-        whose = "; ".join(f"{arm}, seeds {', '.join(map(str, sorted(set(of))))}" for arm, of in seeds_of.items())
+        whose = "; ".join(f"{arm}, {_seeds(of)}" for arm, of in seeds_of.items())
         said.append(f"Warning of {whose}: {text}.")
     for seed in sorted({run.run.seed for run in runs}):
         found = {run.initial_sha256 for run in runs if run.run.seed == seed and run.initial_sha256}
@@ -114,12 +114,17 @@ def warnings_of(runs: Sequence[FinishedRun]) -> list[str]:
             said.append(f"Not matched: {stage} of the arms differs in {', '.join(differing)}.")
     seeds = {arm: {run.run.seed for run in runs if run.arm == arm} for arm in dict.fromkeys(run.arm for run in runs)}
     everything = set.union(*seeds.values())
-    lacking = [f"{arm} (seeds {sorted(everything - has)})" for arm, has in seeds.items() if has != everything]
+    lacking = [f"{arm} ({_seeds(everything - has)})" for arm, has in seeds.items() if has != everything]
     if lacking:
         said.append(f"Missing runs: {', '.join(lacking)}. Differences are over the seeds that both arms have.")
     if len(commits := {_commit(run.facts.get("git")) for run in runs}) > 1:
         said.append(f"The runs were made by different code: {', '.join(sorted(commits))}.")
     return said
+
+
+def _seeds(seeds: Iterable[int]) -> str:
+    told = sorted(set(seeds))
+    return f"seed{'s' if len(told) > 1 else ''} {', '.join(map(str, told))}"
 
 
 def shared_settings(runs: Sequence[FinishedRun]) -> dict[str, dict[str, object]]:

@@ -12,6 +12,7 @@ from hwm.data.exclusions import Exclusion, summarise
 from hwm.data.manifest import DataManifest
 from hwm.pipelines.data_advice import advice_for
 from hwm.pipelines.data_check import DataCheckResult
+from hwm.terminal import counted
 
 
 class SummaryTable(NamedTuple):
@@ -37,7 +38,8 @@ def closing(result: DataCheckResult, source: str) -> list[str]:
     """
     gone = sum(record.reason == NOT_THERE for record in result.manifest.videos.values())
     kept = len(result.manifest.videos) - result.num_checked - gone
-    checked = f"{result.num_checked} videos checked in {result.seconds:.1f} s, {kept} unchanged since the last check"
+    checked = f"{counted(result.num_checked, 'video')} checked in {result.seconds:.1f} s"
+    checked = f"{checked}, {kept} unchanged since the last check"
     lines = [f"{checked}, {gone} not there" if gone else checked]
     lines += [f"a run would refuse {part}: {why}" for part, why in result.manifest.unusable.items()]
     lines.append(f"manifest: {result.path}")

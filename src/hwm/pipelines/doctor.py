@@ -18,6 +18,7 @@ from hwm.engine.asking import NO_ANSWER, ask
 from hwm.engine.home import home
 from hwm.engine.progress import Progress
 from hwm.engine.requirements import Needed, how_to_get, needed_inputs
+from hwm.terminal import counted
 
 State = Literal["ok", "missing", "broken"]
 Answer = dict[str, Any] | str
@@ -113,15 +114,16 @@ def _versions() -> Finding:
 
 def _machine() -> Finding:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = counted(usable or 1, "usable core")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Finding("machine", "ok", f"{platform.platform()}, {usable} usable cores, {_bytes(memory)} memory")
+    return Finding("machine", "ok", f"{platform.platform()}, {cores}, {_bytes(memory)} memory")
 
 
 def _torch(answer: Answer, driver: Answer) -> list[Finding]:
     if isinstance(answer, str):
         return [Finding("torch", "broken", answer, _cure(answer, _REINSTALL.format("torch")), is_needed=True)]
     built = f"CUDA {answer['cuda']}" if answer["cuda"] else "no CUDA"
-    text = f"{answer['version']} ({built}), {answer['instructions']}, {answer['threads']} threads"
+    text = f"{answer['version']} ({built}), {answer['instructions']}, {counted(answer['threads'], 'thread')}"
     findings = [Finding("torch", "ok", text, is_needed=True)]
     findings += [_device(device) for device in answer["devices"]]
     number = None if isinstance(driver, str) else driver["version"]
@@ -193,7 +195,7 @@ def _kept(answer: Answer) -> list[Finding]:
     weights: Mapping[str, int] = answer["weights"]
     names = ", ".join(f"{name} ({_bytes(size)})" for name, size in sorted(weights.items())) or "none"
     return [
-        Finding("weights", "ok", f"in {home()}: {names}", public=f"{len(weights)} files in $HWM_HOME"),
+        Finding("weights", "ok", f"in {home()}: {names}", public=f"{counted(len(weights), 'file')} in $HWM_HOME"),
         Finding("cached tokens", "ok", _bytes(answer["tokens"])),
     ]
 

@@ -28,6 +28,7 @@ from hwm.errors import DataError
 from hwm.evaluation.gaze_metrics import gaussian_maps, gaze_auc, gaze_kl, gaze_l2, gaze_nss
 from hwm.evaluation.statistics import mean_interval
 from hwm.models.gazelle import GazeLLE
+from hwm.terminal import counted
 from hwm.tokens.measured import record_measured_gaze
 
 GAZELLE, PRIOR = "gazelle", "centre prior"
@@ -175,7 +176,7 @@ def _find(config: GazeScoreConfig) -> tuple[VideoSet, VideoSet]:
     both = {v.path.resolve() for v in scored.videos} & {v.path.resolve() for v in prior.videos}
     if both:
         raise DataError(
-            f"{len(both)} videos are in videos and in prior_videos",
+            f"videos and prior_videos share {counted(len(both), 'video')}",
             expected="a prior from other videos",
             found=", ".join(sorted(map(str, both))[:3]),
         )

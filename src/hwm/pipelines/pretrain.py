@@ -27,6 +27,7 @@ from hwm.models.objectives import drop_gaze, predictor_losses
 from hwm.models.predictor import GazePredictor
 from hwm.pipelines.pretrain_data import open_data, record_training_videos, set_mean_scene
 from hwm.pipelines.validation import Validation, forecast_gaze, validate
+from hwm.terminal import counted
 from hwm.tokens.controls import control_facts, fixed_clips
 from hwm.tokens.source import TokenBatch
 
@@ -129,6 +130,7 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
         digest = predictor_hash(world.predictor)
         if validation is None:  # the run was already whole
             validation = validate(world, data.held_out, data.targets, data.fixed, config)
+        _warn_of_unknown_gaze(config, validation, len(data.fixed), log)
         for_readout = fixed_clips(data.train, config.data.fps)
         forecasts = forecast_gaze(world, data.source, data.gaze_truths, for_readout, data.fixed, config)
         scores_sha256 = write_errors(log.folder, validation.by_take) if fabric.is_global_zero else None
@@ -137,6 +139,20 @@ def run(config: PretrainConfig, resume: bool = True) -> PretrainResult:
             world_scores_sha256=scores_sha256,
         )  # fmt: skip
         return PretrainResult(log.folder, validation.scores, digest)
+
+
+def _warn_of_unknown_gaze(config: PretrainConfig, validation: Validation, num_clips: int, log: RunLog) -> None:
+    """Says so where skill was to be told by place, and no clip of the validation says where somebody looks."""
+    wanted = config.gaze != "none" or config.validation_gaze is not None
+    if (
+        wanted
+        and "skill_1" in validation.scores
+        and not {"near/skill_1", "elsewhere/skill_1"} & validation.scores.keys()
+    ):
+        log.warn(
+            "validation tells no skill near gaze and elsewhere: gaze is known at no imagined step of its "
+            f"{counted(num_clips, 'clip')}"
+        )
 
 
 def _validates(config: PretrainConfig, done: int) -> bool:

@@ -29,6 +29,7 @@ from hwm.models.observer import Observer
 from hwm.models.world_model import TimeGrid, WorldModel
 from hwm.pipelines.validation import with_targets
 from hwm.pipelines.validation_gaze import JudgedSource, validation_source
+from hwm.terminal import counted
 from hwm.tokens.controls import ControlledSource, fixed_clips, mean_scene, with_gaze_control
 from hwm.tokens.extraction import Crops, centre_only
 from hwm.tokens.measured import MeasuredSource
@@ -124,7 +125,7 @@ def find_parts(data: ClipDataConfig, log: RunLog) -> dict[str, VideoSet]:
     )
     if both:
         raise DataError(
-            f"{len(both)} videos are in data.train and in data.val",
+            f"data.train and data.val share {counted(len(both), 'video')}",
             expected="validation on other videos",
             found=", ".join(both[:3]),
             fix="take them out of one of the two lists",

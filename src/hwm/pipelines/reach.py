@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from hwm.config import ProtocolConfig
 from hwm.engine.runlog import RunLog
 from hwm.pipelines.samples import Sample
+from hwm.terminal import counted
 
 
 def warn_of_horizons(log: RunLog, protocol: ProtocolConfig) -> None:
@@ -43,6 +44,7 @@ def warn_of_length(log: RunLog, trained_steps: int | None, samples: Mapping[str,
     beyond = [f"{steps} ({name})" for name, steps in reached.items() if steps > trained_steps]
     if beyond:
         log.warn(
-            f"stage 1 was trained on clips of {trained_steps} steps; observed and imagined steps together are up to "
-            f"{', '.join(beyond)}: the farthest are extrapolation (stage 1's data.num_steps, protocol.num_steps)"
+            f"stage 1 was trained on clips of {counted(trained_steps, 'step')}; observed and imagined steps together "
+            f"are up to {', '.join(beyond)}: "
+            "the farthest are extrapolation (stage 1's data.num_steps, protocol.num_steps)"
         )

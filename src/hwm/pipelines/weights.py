@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from hwm.engine.named_weights import weights_folder
 from hwm.errors import ConfigError, HwmError, WeightsError
+from hwm.terminal import counted
 from hwm.weights import catalog
 from hwm.weights.catalog import CATALOG, Release
 from hwm.weights.fetch import Fetched, check, fetch
@@ -96,7 +97,7 @@ def verify_all(targets: Sequence[str], watching: Watching = silent) -> list[Chec
     if len(wrong) == 1:
         raise wrong[0]
     if wrong:
-        raise WeightsError("\n".join([f"{len(wrong)} of {len(chosen)} files failed:", *map(str, wrong)]))
+        raise WeightsError("\n".join([f"{len(wrong)} of {counted(len(chosen), 'file')} failed:", *map(str, wrong)]))
     return checked
 
 

@@ -25,6 +25,7 @@ from hwm.engine.runlog import RunLog
 from hwm.errors import DataError
 from hwm.losses import layer_normed
 from hwm.models.world_model import WorldModel
+from hwm.terminal import counted
 from hwm.tokens.extraction import Crops, centre_only
 from hwm.tokens.lending import LENT_CONTROLS, GazeLender, LentPlan
 from hwm.tokens.measured import MeasuredSource
@@ -165,7 +166,7 @@ def mean_gaze(source: TokenSource, clips: Sequence[ClipRequest]) -> MeanGaze:
                 counts[name] += int(known_BT.sum())
     if not sums:
         raise DataError(
-            "there is no known gaze to take the mean of", expected="videos with gaze", found=f"{len(clips)} clips"
+            "there is no known gaze to take the mean of", expected="videos with gaze", found=counted(len(clips), "clip")
         )
     means = {name: (total / counts[name]).float() for name, total in sums.items()}
     return MeanGaze(means.get("scene"), means.get("gaze"))

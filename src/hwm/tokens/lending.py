@@ -19,6 +19,7 @@ from hwm.data.transforms import centre_square
 from hwm.data.video import VideoInfo, num_grid_steps
 from hwm.engine.runtime import rng_for
 from hwm.errors import DataError
+from hwm.terminal import counted
 from hwm.tokens.source import Plan
 
 LENT_CONTROLS: tuple[GazeControl, ...] = ("shuffled", "time-shuffled", "future")
@@ -85,7 +86,7 @@ class GazeLender:
         raise DataError(
             f"there is no other video whose gaze {request.video.path} could get",
             expected=f"two videos or more of {num_steps} steps at {self._fps:g} a second",
-            found=f"{len(self._pools[pool])} videos",
+            found=counted(len(self._pools[pool]), "video"),
             fix="give more videos, or another control than shuffled",
         )
 

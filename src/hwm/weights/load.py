@@ -61,24 +61,47 @@ class LoadedWeights(Generic[ModuleT]):
 
 
 def load_encoder(path: str | Path, key: str | None = None, num_heads: int | None = None) -> VJEPA2Encoder:
-    """A frozen V-JEPA 2 encoder; see `read_encoder`."""
+    """A frozen V-JEPA 2 encoder.
+
+        encoder = load_encoder("vitl.pt")                      # normalised floats, see hwm.data.transforms.normalise
+        encoder(video_BRFYX)                                   # clips [B, 3, F, Y, X] -> [B, T·N, D], T = F / 2
+        encoder.encode_frames(frames_BRYX)                     # frames [B, 3, Y, X], each alone -> [B, N, D]
+
+    Arguments and errors are those of `hwm.weights.load.read_encoder`: `mini`, a folder or file of ours (such as
+    `<run>/encoder` of `hwm adapt`), of Hugging Face, or a released `.pt`. Names of `hwm weights list` are for recipes.
+    """
     return read_encoder(path, key, num_heads).module
 
 
 def load_masked_predictor(path: str | Path, num_heads: int | None = None) -> MaskedPredictor:
-    """A frozen V-JEPA 2 or 2.1 masked predictor; see `read_masked_predictor`."""
+    """A frozen V-JEPA 2 or 2.1 masked predictor: latents of seen tokens [B, L, D] -> of hidden ones [B, M, D].
+
+    Arguments and errors are those of `hwm.weights.load.read_masked_predictor`: a folder of ours or of Hugging Face, or
+    a released `.pt`.
+    """
     return read_masked_predictor(path, num_heads).module
 
 
 def load_gazelle(
     decoder_path: str | Path, backbone_path: str | Path | None = None, num_heads: int | None = None
 ) -> GazeLLE:
-    """A frozen Gaze-LLE with its backbone; see `read_gazelle`."""
+    """A frozen Gaze-LLE with its backbone.
+
+        gazelle = load_gazelle("gazelle_dinov2_vitb14_inout.pt", "dinov2_vitb14_pretrain.pth")
+        gazelle(images_BRYX).heatmaps                          # normalised floats [B, 3, Y, X] -> [B, 64, 64], 0..1
+
+    Arguments and errors are those of `hwm.weights.load.read_gazelle`: `mini`, a folder of ours (such as `<run>/gazelle`
+    of `hwm adapt-gaze`), or a released decoder with its DINOv2. Names of `hwm weights list` are for recipes.
+    """
     return read_gazelle(decoder_path, backbone_path, num_heads).module
 
 
 def load_probe(path: str | Path, num_heads: int | None = None, index: int | None = None) -> AttentiveProbe:
-    """A frozen attentive probe; see `read_probe`."""
+    """A frozen attentive probe: features [B, L, D] -> logits [B, C] of each task, by its name.
+
+    Arguments and errors are those of `hwm.weights.load.read_probe`: a folder of ours or of Hugging Face, or a `.pt` of
+    V-JEPA 2's harness.
+    """
     return read_probe(path, num_heads, index).module
 
 

@@ -106,6 +106,10 @@ def read_model(path: Path, kind: str) -> StoredModel:
         WeightsError: a file is missing or damaged, of another kind or version, or the two do not belong together.
     """
     tensors_path, config_path = _places(path)
+    if not config_path.exists() and (inside := path / kind / CONFIG_NAME).exists():
+        raise WeightsError(
+            f"{path} is the folder of a run", expected="the folder of a model", fix=f"use {inside.parent}"
+        )
     config = _read_config(config_path)
     _check(config_path, "format", FORMAT, config["format"])
     _check(config_path, "version", VERSION, config["version"])

@@ -33,9 +33,12 @@ KIND = "world_model"
 class HumanWorldModel(WorldModel):
     """Observe a clip, imagine what comes next; `WorldModel` with a place on disk.
 
-    world = HumanWorldModel.from_pretrained("models/mine")
-    seen = world.observe(frames_BTFRYX, gaze_frames_BTRYX)
-    future = world.imagine(seen.z_SND, seen.scene_SNG, num_steps=4)
+    world = HumanWorldModel.from_pretrained("models/mine")  # or "owner/name" on the Hugging Face Hub
+    seen = world.observe(frames_BTFRYX, gaze_frames_BTRYX)  # normalised floats, `world.grid.fps` steps a second
+    future = world.imagine(seen.z_SND, seen.scene_SNG, num_steps=4)  # future.z_BKND [B, 4, N, D]
+
+    The README reads such frames from a video (`hwm.data.video.VideoReader`, `hwm.data.transforms.normalise`), and
+    `hwm.engine.assemble.load_stage1(RUN).world` is the world model of a run of stage 1.
 
     A model of measured gaze (`world.grid.gaze`) has no Gazelle: its scene tokens are made from gaze points by
     `hwm.models.measured_gaze.gaze_point_scene`, with `known_BT` for the steps that have one.
