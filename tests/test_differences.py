@@ -23,11 +23,12 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def _hard_case(seed: int, num_segments: int = 60) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    """Tied logits, absent classes, takes of unequal size in mixed order."""
+    """Tied logits, classes that never occur or in one take alone, takes of unequal size in mixed order."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randint(4, (num_segments, 7), generator=generator).float()
     labels = torch.randint(5, (num_segments,), generator=generator)
     takes = np.random.default_rng(seed).permutation(np.arange(num_segments) % 8 % 6)
+    labels[np.flatnonzero(takes == 5)[:2]] = 5  # not in a resample without this take
     return logits, labels, takes
 
 
