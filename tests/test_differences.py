@@ -193,6 +193,19 @@ def test_seeds_that_disagree_widen_the_interval_and_equal_seeds_do_not():
     assert not apart.interval().excludes_zero
 
 
+def test_takes_are_few_and_what_a_seed_errs_in_its_own_way_counts_once():
+    """By hand, with four takes, of which resamples spread less than takes do."""
+    common, own = np.array([[1.0], [-1.0], [1.0], [-1.0]]), np.array([[2.0, -2], [2, -2], [-2, 2], [-2, 2]])
+    single = difference_of(np.zeros(1), common, 4)
+    assert (single.standard_error, single.degrees_of_freedom) == (pytest.approx((4 / 3) ** 0.5), 3)
+    two = difference_of(np.array([3.0, -3.0]), common + own, 4)
+    # Seeds: 18 / 2. Takes: 4/3 · 1, less 4/3 · (4 + 4) / (2 - 1) / 2, which the seeds' part holds already: not below 0.
+    assert two.standard_error == pytest.approx(3)
+    assert difference_of(np.array([3.0, -3.0]), 4 * common + own, 4).standard_error == pytest.approx(
+        (9 + 4 / 3 * 16 - 4 / 3 * 4) ** 0.5
+    )
+
+
 def test_seeds_with_the_same_score_by_chance_do_not_make_takes_certain():
     rng = np.random.default_rng(0)
     own = rng.normal(0, 0.05, (2000, 3))

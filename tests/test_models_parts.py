@@ -132,7 +132,7 @@ def test_the_width_of_an_mlp_is_found_again_from_its_ratio() -> None:
 
 
 def test_new_blocks_add_the_less_the_deeper_they_are() -> None:
-    """V-JEPA 2's initial weights: deviations of 0.02, over √(2 · number of the block) for what is added to the stream."""
+    """V-JEPA 2's initial weights: deviations of 0.02, over √(2 · number of the block) in what adds to the stream."""
     torch.manual_seed(0)
     blocks = VJEPA2Encoder(EncoderSpec(width=96, depth=3, num_heads=2, patch_size=4)).blocks
     pooler = AttentivePooler(96, 2, depth=3, num_queries=1)
