@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hwm.config import AnticipateConfig, PretrainConfig
+from hwm.config import AnticipateConfig, PretrainConfig, ProbeConfig
 from hwm.data.annotations import read_annotations
 from hwm.data.exclusions import Exclusion
 from hwm.data.toyworld import read_split
 from hwm.engine import sweep as sweeping
 from hwm.engine.assemble import load_stage1
 from hwm.engine.runlog import read_facts
+from hwm.engine.runtime import rng_for
 from hwm.errors import DataError, RunError
 from hwm.models.world_model import WorldModel
 from hwm.pipelines import anticipate, pretrain
@@ -320,8 +321,6 @@ def test_holding_out_takes_the_sweep_never_mixes_them() -> None:
 
 @pytest.mark.parametrize("pooler", ["attentive", "mean", "mlp"])
 def test_a_sweep_equals_its_probes_trained_one_by_one(pooler: str) -> None:
-    from hwm.config import ProbeConfig
-
     rng = np.random.default_rng(0)
     data = sweeping.ProbeData(
         rng.normal(size=(24, 3, 4, 16)).astype(np.float16),
@@ -341,3 +340,51 @@ def test_a_sweep_equals_its_probes_trained_one_by_one(pooler: str) -> None:
         assert one.scores[0] == both.scores[index]
     losses = [score.holdout_loss for score in both.scores]
     assert both.winner == losses.index(min(losses))
+
+
+def probe_data(seed: int = 0, num_views: int = 1) -> sweeping.ProbeData:
+    """Features without meaning, of 24 segments in 6 takes."""
+    rng = np.random.default_rng(seed)
+    rows = 24 * num_views
+    return sweeping.ProbeData(
+        rng.normal(size=(rows, 3, 4, 16)).astype(np.float16),
+        np.ones((rows, 3), dtype=bool),
+        np.zeros((rows, 3), dtype=bool),
+        {"step": rng.integers(0, 3, (24, 1))},
+        tuple(f"t{i % 6}" for i in range(24)),
+    )
+
+
+def swept(data: sweeping.ProbeData, **settings: Any) -> sweeping.SweepResult:
+    config = ProbeConfig(**{"pooler": "mean", "num_epochs": 3, "batch_size": 8, "lrs": (1e-2,)} | settings)
+    return sweeping.train_sweep(data, {"step": 3}, config, 0, CPU, lambda done, loss: None)
+
+
+def test_held_out_takes_choose_the_probe_and_never_train_it() -> None:
+    data, other = probe_data(), probe_data(1)
+    held = sweeping.split_by_take(data.takes_S, 0.2, rng_for(0, "holdout"))
+    assert held.sum() == 4
+    mixed = data._replace(
+        tokens_RTND=np.where(held[:, None, None, None], other.tokens_RTND, data.tokens_RTND),
+        labels={"step": np.where(held[:, None], other.labels["step"], data.labels["step"])},
+    )
+    one, two = swept(data), swept(mixed)
+    assert all(torch.equal(tensor, two.probe.state_dict()[name]) for name, tensor in one.probe.state_dict().items())
+    assert one.scores[0].train_loss == two.scores[0].train_loss
+    assert one.scores[0].holdout_loss != two.scores[0].holdout_loss
+
+
+def test_each_view_of_the_training_segments_is_trained_on_in_its_turn() -> None:
+    """Epoch e reads view e mod V; the held-out takes are judged in all views."""
+    data = probe_data(num_views=2)
+    for view, changes in ((0, True), (1, False)):
+        tokens = data.tokens_RTND.copy()
+        tokens[24 * view : 24 * (view + 1)] = probe_data(5).tokens_RTND
+        one, two = (swept(each, num_epochs=1, num_views=2) for each in (data, data._replace(tokens_RTND=tokens)))
+        assert (one.scores[0].train_loss != two.scores[0].train_loss) == changes
+        assert one.scores[0].holdout_loss != two.scores[0].holdout_loss
+
+
+def test_a_probe_of_the_sweep_has_its_own_weight_decay() -> None:
+    free, held = (swept(probe_data(), weight_decays=(decay,), num_epochs=20).probe for decay in (0.0, 20.0))
+    assert held.probe.head.weight.norm() < 0.5 * free.probe.head.weight.norm()

@@ -272,5 +272,8 @@ def test_the_gain_of_a_class_is_judged_on_the_takes_that_hold_it():
     assert (gains[0].recall_a, gains[0].recall_b) == (1, pytest.approx((0 + 1 / 3) / 2))
     assert gains[0].difference.of_seed == (1, pytest.approx(2 / 3))
     assert gains[2].difference.interval().low is None
+    second = wrong + 0.5 * right
+    assert class_gains([second], [wrong], labels, takes, 1, np.random.default_rng(0))[0].recall_a == 0
+    assert class_gains([second], [wrong], labels, takes, 2, np.random.default_rng(0))[0].recall_a == 1
     with pytest.raises(DataError, match="same seeds"):
         class_gains([right], [wrong, half], labels, takes, 1, np.random.default_rng(0))
