@@ -355,14 +355,18 @@ def probe_data(seed: int = 0, num_views: int = 1) -> sweeping.ProbeData:
     )
 
 
-def swept(data: sweeping.ProbeData, **settings: Any) -> sweeping.SweepResult:
+def swept(data: sweeping.ProbeData, seed: int = 0, **settings: Any) -> sweeping.SweepResult:
     config = ProbeConfig(**{"pooler": "mean", "num_epochs": 3, "batch_size": 8, "lrs": (1e-2,)} | settings)
-    return sweeping.train_sweep(data, {"step": 3}, config, 0, CPU, lambda done, loss: None)
+    return sweeping.train_sweep(data, {"step": 3}, config, seed, CPU, lambda done, loss: None)
+
+
+def held_out(data: sweeping.ProbeData) -> np.ndarray:
+    return sweeping.split_by_take(data.takes_S, 0.2, rng_for(0, "holdout"))
 
 
 def test_held_out_takes_choose_the_probe_and_never_train_it() -> None:
     data, other = probe_data(), probe_data(1)
-    held = sweeping.split_by_take(data.takes_S, 0.2, rng_for(0, "holdout"))
+    held = held_out(data)
     assert held.sum() == 4
     mixed = data._replace(
         tokens_RTND=np.where(held[:, None, None, None], other.tokens_RTND, data.tokens_RTND),
@@ -377,12 +381,85 @@ def test_held_out_takes_choose_the_probe_and_never_train_it() -> None:
 def test_each_view_of_the_training_segments_is_trained_on_in_its_turn() -> None:
     """Epoch e reads view e mod V; the held-out takes are judged in all views."""
     data = probe_data(num_views=2)
-    for view, changes in ((0, True), (1, False)):
+    for view, num_epochs, changes in ((0, 1, True), (1, 1, False), (1, 2, True)):
         tokens = data.tokens_RTND.copy()
         tokens[24 * view : 24 * (view + 1)] = probe_data(5).tokens_RTND
-        one, two = (swept(each, num_epochs=1, num_views=2) for each in (data, data._replace(tokens_RTND=tokens)))
+        other = data._replace(tokens_RTND=tokens)
+        one, two = (swept(each, num_epochs=num_epochs, num_views=2) for each in (data, other))
         assert (one.scores[0].train_loss != two.scores[0].train_loss) == changes
         assert one.scores[0].holdout_loss != two.scores[0].holdout_loss
+
+
+def test_the_probe_that_comes_back_is_the_one_with_the_lowest_loss_on_the_held_out_takes() -> None:
+    data = probe_data(num_views=2)
+    result = swept(data, lrs=(1.0, 1e-3, 0.3), num_views=2)
+    samples = np.flatnonzero(held_out(data))
+    labels = torch.from_numpy(data.labels["step"][samples, 0])
+    said = [sweeping.logits_of(result.probe, data, samples, view, CPU)["step"][:, 0] for view in range(2)]
+    loss = np.mean([torch.nn.functional.cross_entropy(logits, labels).item() for logits in said])
+    assert (result.winner, result.probe.training) == (1, False)
+    assert min(score.holdout_loss for score in result.scores) == pytest.approx(loss, rel=1e-5)
+    right = torch.cat([logits.argmax(1) == labels for logits in said])
+    assert result.scores[1].holdout_top1 == pytest.approx(right.float().mean().item())
+
+
+def test_a_probe_is_trained_by_adam_w_on_all_segments_of_a_batch() -> None:
+    """By hand, with one batch an epoch: a warm-up of two epochs, then half a cosine to 0."""
+    data = probe_data()
+    found = swept(data, num_epochs=4, batch_size=64, warmup_epochs=2, weight_decays=(0.1,)).probe.probe.head
+    train = np.flatnonzero(~held_out(data))
+    tokens = torch.from_numpy(data.tokens_RTND[train]).float()
+    read = torch.nn.functional.layer_norm(tokens.mean(dim=2), (16,)).flatten(1)
+    head = torch.nn.Linear(3 * 16, 3)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    groups = [{"params": [head.weight], "weight_decay": 0.1}, {"params": [head.bias], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups)
+    for lr in (0.5e-2, 1e-2, 1e-2, 0.0):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(head(read), torch.from_numpy(data.labels["step"][train, 0])).backward()
+        optimizer.step()
+    torch.testing.assert_close(found.weight, head.weight, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(found.bias, head.bias, atol=1e-5, rtol=1e-3)
+
+
+def test_every_epoch_has_an_order_of_its_own_in_which_each_segment_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, drawn, batch = probe_data(), [], sweeping.ProbeData.batch
+
+    def watched(self: sweeping.ProbeData, samples: np.ndarray, view: int, device: torch.device) -> Any:
+        drawn.append(samples.tolist())
+        return batch(self, samples, view, device)
+
+    monkeypatch.setattr(sweeping.ProbeData, "batch", watched)
+    swept(data, num_epochs=3, batch_size=6, lrs=(1e-2, 1e-3))
+    held = held_out(data)
+    epochs = [[n for samples in drawn[4 * epoch : 4 * epoch + 4] for n in samples] for epoch in range(3)]
+    assert all(sorted(order) == np.flatnonzero(~held).tolist() for order in epochs)
+    assert len({tuple(order) for order in epochs}) == 3
+    assert max(map(len, drawn[:12])) <= 6
+    assert drawn[12:] == [np.flatnonzero(held).tolist()] * 2
+
+
+def test_a_gaze_point_that_is_not_known_trains_no_probe() -> None:
+    data, known = probe_data(), np.random.default_rng(3).random((24, 3)) < 0.5
+    noisy = data.tokens_RTND.copy()
+    noisy[~known, -1] = probe_data(9).tokens_RTND[~known, -1]
+    settings = {"gaze_point": "measured", "num_epochs": 2}
+    results = [
+        swept(data._replace(tokens_RTND=tokens, gaze_known_RT=mask), **settings)
+        for tokens, mask in ((data.tokens_RTND, known), (noisy, known), (noisy, np.ones_like(known)))
+    ]
+    assert results[0].scores == results[1].scores
+    assert results[0].scores != results[2].scores
+
+
+def test_the_seed_decides_the_weights_that_a_probe_starts_from() -> None:
+    settings = {"pooler": "attentive", "num_heads": 2, "num_epochs": 1, "lrs": (1e-9,), "weight_decays": (0.0,)}
+    one, again, other = (swept(probe_data(), seed, **settings).probe.step_embed for seed in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert (one - other).abs().max() > 0.1
 
 
 def test_a_probe_of_the_sweep_has_its_own_weight_decay() -> None:
