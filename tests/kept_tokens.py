@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from zlib import crc32
 
 import torch
 
@@ -47,7 +48,7 @@ class KeptSource:
     def of(self, clip: ClipRequest) -> TokenBatch:
         """The tokens of one clip."""
         named = f"{self._seed} {clip.video.path} {clip.first_step}".encode()
-        rng = torch.Generator().manual_seed(int.from_bytes(named, "little") % 2**62)
+        rng = torch.Generator().manual_seed(crc32(named))
         steps, patches = clip.num_steps, self._num_patches
         z, scene = (
             layer_normed(torch.randn(1, steps, patches, width, generator=rng)) for width in (self._width, self._scene)

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kept_tokens import KeptSource, clip_of, open_world
 
 from hwm.config import PretrainConfig
 from hwm.tokens.features import FeatureRequest, compute_features
+from kept_tokens import KeptSource, clip_of, open_world
 
 NUM_PATCHES, MAX_FUTURE = 16, 4
 NUM_FUTURE = (3, 1, 2, 3, 1, 4)

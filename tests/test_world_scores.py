@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hwm.config import PretrainConfig
-from hwm.data.clips import ClipPlan
+from hwm.data.clips import ClipPlan, ClipRequest
 from hwm.engine.assemble import load_stage1, new_world
 from hwm.engine.runlog import RunLog, read_metrics
 from hwm.errors import DataError
@@ -19,11 +19,13 @@ from hwm.evaluation.gaze_forecast import ForecastScores, fit_readout, peak_of
 from hwm.evaluation.world_scores import NEAR_GAZE, ClipId, WorldScores, near_gaze, retrieval_ranks
 from hwm.losses import layer_normed
 from hwm.models.predictor import GazePredictor
+from hwm.models.world_model import WorldModel
 from hwm.pipelines import pretrain
 from hwm.pipelines.pretrain_data import find_parts
-from hwm.pipelines.validation import grid_of, imagine, num_observed
+from hwm.pipelines.validation import forecast_gaze, grid_of, imagine, num_observed, validate
 from hwm.tokens.extraction import Extractor, Wanted
 from hwm.tokens.source import open_source
+from kept_tokens import KeptSource, clip_of, open_world
 
 GRID = (4, 8)
 NUM_PATCHES = 32
@@ -198,6 +200,57 @@ def test_forecasts_are_scored_at_known_steps_alone(rng: torch.Generator) -> None
     assert found["flat"]["auc_2"] == 0.5
     assert found["imagined"]["num_steps_1"] == 3
     assert "auc_3" not in found["imagined"]
+
+
+def judged(stage1_settings: dict[str, Any]) -> tuple[PretrainConfig, WorldModel, KeptSource, list[ClipRequest]]:
+    """A world model that is given gaze, and nine clips of five steps: two batches of four and one of one."""
+    config = PretrainConfig(**stage1_settings)
+    world = open_world(config)
+    return config, world, KeptSource(world, 16), [clip_of(f"val{n}", n, 5) for n in range(9)]
+
+
+def test_validation_is_of_what_the_model_says_given_gaze(stage1_settings: dict[str, Any]) -> None:
+    """By hand: one step ahead from the true past, and two steps rolled out from three; both beside the copy."""
+    config, world, source, clips = judged(stage1_settings)
+    found = validate(world, source, None, clips, config).scores
+    forced, copied, errors, copies = [], [], [], []
+    for clip in clips:
+        z, scene, _, valid, known, _ = source.of(clip)
+        assert scene is not None
+        with torch.no_grad():
+            said, _ = world.predictor.teacher_forced(z, scene, known, valid)
+            rolled = world.predictor.rollout(z[:, :3], scene[:, :3], 2, known[:, :3], valid[:, :3])
+        forced.append((said.z_BTND[:, :4] - z[:, 1:]).abs().mean())
+        copied.append((z[:, :4] - z[:, 1:]).abs().mean())
+        errors.append((rolled.z_BKND - z[:, 3:]).abs().mean(dim=(0, 2, 3)))
+        copies.append((z[:, 2:3] - z[:, 3:]).abs().mean(dim=(0, 2, 3)))
+    l1, copy_l1 = torch.stack(forced).mean().item(), torch.stack(copied).mean().item()
+    assert (found["l1"], found["copy_l1"]) == (pytest.approx(l1, rel=1e-5), pytest.approx(copy_l1, rel=1e-5))
+    assert found["skill"] == pytest.approx(1 - l1 / copy_l1, abs=1e-5)
+    skill = 1 - torch.stack(errors).sum(0) / torch.stack(copies).sum(0)
+    assert [found["skill_1"], found["skill_2"]] == pytest.approx(skill.tolist(), abs=1e-5)
+
+
+def test_a_forecast_stands_beside_the_last_gaze_that_was_seen_and_the_mean_of_training(
+    stage1_settings: dict[str, Any],
+) -> None:
+    config, world, source, clips = judged(stage1_settings)
+    train = [clip_of(f"train{n}", 0, 5) for n in range(6)]
+    found = forecast_gaze(world, source, {"estimated": source}, train, clips, config)["estimated"]
+    grid = grid_of(world)
+    prior = torch.cat([source.of(clip).gaze_BTN[source.of(clip).gaze_known_BT] for clip in train]).mean(0)
+    missed: dict[str, list[list[float]]] = {"persistence": [[], []], "centre prior": [[], []]}
+    for clip in clips:
+        gaze, known = source.of(clip).gaze_BTN, source.of(clip).gaze_known_BT[0]
+        for k in range(2):
+            if known[2] and known[3 + k]:
+                true = peak_of(gaze[:, 3 + k : 4 + k], grid)[0, 0]
+                for name, said in (("persistence", gaze[:, 2:3]), ("centre prior", prior[None, None])):
+                    missed[name][k].append((peak_of(said, grid)[0, 0] - true).norm().item())
+    for name, of_step in missed.items():
+        for k, distances in enumerate(of_step, start=1):
+            assert found[name][f"num_steps_{k}"] == len(distances) > 0
+            assert found[name][f"l2_{k}"] == pytest.approx(sum(distances) / len(distances), abs=1e-5)
 
 
 def test_a_run_records_its_scores_and_its_forecast(stage1_settings: dict[str, Any], toy_world: Path) -> None:
