@@ -17,7 +17,7 @@ from hwm.errors import DataError
 from hwm.evaluation.collapse import MIN_DEVIATION_RATIO, MIN_RANK_RATIO, collapse_monitors
 from hwm.evaluation.gaze_forecast import ForecastScores, fit_readout, peak_of
 from hwm.evaluation.world_scores import NEAR_GAZE, ClipId, WorldScores, near_gaze, retrieval_ranks
-from hwm.losses import layer_normed
+from hwm.losses import effective_rank, layer_normed
 from hwm.models.predictor import GazePredictor
 from hwm.models.world_model import WorldModel
 from hwm.pipelines import pretrain
@@ -120,6 +120,21 @@ def test_moving_and_static_clips_are_split_by_how_much_latents_change(rng: torch
     assert found["moving/skill_2"] == pytest.approx(1)
     assert found["static/skill_2"] == pytest.approx(0)
     assert 0.8 < found["skill_2"] < 1
+
+
+def test_half_of_the_clips_are_moving_however_much_one_of_them_moves(rng: torch.Generator) -> None:
+    changes = torch.tensor([0.1, 0.2, 0.3, 9.0])[:, None, None, None]
+    target = latents(rng)[:, :1] + changes * torch.arange(T)[None, :, None, None]
+    copied = target[:, T - K - 1 : T - K].expand(-1, K, -1, -1)
+    foreseen = torch.tensor([False, False, True, True])[:, None, None, None]
+    found = scored(torch.where(foreseen, target[:, -K:], copied), target)
+    assert (found["moving/skill_1"], found["static/skill_1"]) == (pytest.approx(1), pytest.approx(0))
+
+
+def test_the_rank_of_features_does_not_count_their_mean(rng: torch.Generator) -> None:
+    features = torch.randn(50, 8, generator=rng)
+    assert effective_rank(features + 100) == pytest.approx(effective_rank(features), rel=1e-3)
+    assert effective_rank(features[:, :1].expand(-1, 8) + 1) == pytest.approx(1, abs=1e-3)
 
 
 def test_drift_tells_a_roll_out_that_blurs(rng: torch.Generator) -> None:
