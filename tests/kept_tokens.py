@@ -13,6 +13,7 @@ from hwm.data.transforms import centre_square
 from hwm.data.video import VideoInfo
 from hwm.engine.assemble import new_world
 from hwm.losses import layer_normed
+from hwm.models.layers import Block
 from hwm.models.world_model import WorldModel
 from hwm.tokens.source import Plan, TokenBatch
 
@@ -25,6 +26,10 @@ def open_world(config: PretrainConfig) -> WorldModel:
     with torch.no_grad():
         predictor.gate_parameter.fill_(0.05)
         predictor.stack.predictor_proj.weight.normal_(std=0.2)
+        for block in predictor.stack.predictor_blocks:  # new blocks hardly attend: what is attended would not matter
+            assert isinstance(block, Block)
+            block.attn.qkv.weight.mul_(10)
+            block.attn.proj.weight.mul_(10)
         if world.has_gaze:
             predictor.scene_out.weight.normal_(std=0.2)
     return world
