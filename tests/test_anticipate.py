@@ -296,6 +296,60 @@ def test_a_segment_that_starts_before_the_horizon_is_left_out_of_training_too(
     assert all(isinstance(exclusion, Exclusion) for exclusion in views.excluded)
 
 
+def test_horizons_of_training_are_drawn_for_each_view_and_segment(stage2_settings: dict[str, Any]) -> None:
+    """And each view holds the same segments in the same order, which is how its features find their labels."""
+    settings = stage2_settings | {"protocol": {"num_steps": 4, "train_horizon_sec": (0.5, 1.5)}}
+    settings["probe"] = stage2_settings["probe"] | {"num_views": 3}
+    config = AnticipateConfig(**settings)
+    table = read_annotations(config.annotations.train, config.annotations, None)
+    views = anticipate.training_views(table, config, 4.0).views
+    segments = [sample.segment for sample in views[0]]
+    assert len(segments) > 10
+    drawn = [[sample.horizon_sec for sample in view] for view in views]
+    assert all([sample.segment for sample in view] == segments for view in views)
+    assert len({horizon for view in drawn for horizon in view}) == 3 * len(segments)
+    assert all(0.5 <= horizon <= 1.5 for view in drawn for horizon in view)
+    for view in views:
+        for segment, observation, horizon_sec in view:
+            assert observation.last_time_sec <= segment.start_sec - horizon_sec < observation.last_time_sec + 0.25
+    again, other = (
+        anticipate.training_views(table, config.model_copy(update={"seed": seed}), 4.0).views for seed in (0, 1)
+    )
+    assert again == views
+    assert not {sample.horizon_sec for sample in other[0]} & set(drawn[0])
+
+
+def test_features_of_all_views_stand_in_the_order_of_their_labels(
+    stage1: Path, stage2_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class EnoughError(Exception):
+        pass
+
+    seen: dict[str, Any] = {}
+    features_of = anticipate._features
+
+    def watched(foresight: Any, samples: Any, *rest: Any) -> Any:
+        seen["samples"] = samples["train"]
+        return features_of(foresight, samples, *rest)
+
+    def asked(data: sweeping.ProbeData, *_: Any) -> None:
+        seen["data"] = data
+        raise EnoughError
+
+    monkeypatch.setattr(anticipate, "_features", watched)
+    monkeypatch.setattr(anticipate, "train_sweep", asked)
+    settings = stage2_settings | {"probe": stage2_settings["probe"] | {"num_views": 2}}
+    with pytest.raises(EnoughError):
+        anticipate.run(AnticipateConfig(**settings, checkpoint=stage1))
+    data, samples = seen["data"], seen["samples"]
+    assert data.num_views == 2
+    count = len(data.takes_S)
+    for row, sample in enumerate(samples):
+        assert data.labels["step"][row % count].tolist() == list(sample.segment.labels)
+        assert data.takes_S[row % count] == sample.segment.take
+    assert len({take for take in data.takes_S}) == 6
+
+
 def test_takes_in_both_files_are_an_error(stage1: Path, stage2_settings: dict[str, Any]) -> None:
     stage2_settings["annotations"]["val"] = stage2_settings["annotations"]["train"]
     with pytest.raises(DataError, match="annotated in both files"):
