@@ -97,6 +97,16 @@ def test_masks_split_the_patches_in_tubes(batch, num_steps, rows, cols, num_bloc
             assert np.all(places == places[0])
 
 
+@pytest.mark.parametrize(("aspect", "height", "width"), [(1.0, 4, 4), (4.0, 2, 8), (0.25, 8, 2)])
+def test_a_block_of_the_asked_share_and_shape_is_hidden_and_the_rest_kept(aspect: float, height: int, width: int):
+    config = MaskConfig(num_blocks=1, scale=(0.25, 0.25), aspect=(aspect, aspect))
+    keep, hidden = draw_masks(1, 1, (8, 8), config, np.random.default_rng(0))
+    assert keep.shape == (1, 48)
+    rows, columns = np.unique(hidden[0] // 8), np.unique(hidden[0] % 8)
+    assert (len(rows), len(columns), hidden.shape) == (height, width, (1, 16))
+    assert (np.ptp(rows), np.ptp(columns)) == (height - 1, width - 1)
+
+
 def test_masks_differ_between_clips_and_draws() -> None:
     rng = np.random.default_rng(0)
     draws = [draw_masks(8, 1, (8, 8), MaskConfig(), rng).keep_BL for _ in range(2)]

@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hwm.config import AnticipateConfig, PretrainConfig
+from hwm.config import AnticipateConfig, PretrainConfig, ProbeConfig
 from hwm.data.annotations import read_annotations
 from hwm.data.exclusions import Exclusion
 from hwm.data.toyworld import read_split
 from hwm.engine import sweep as sweeping
 from hwm.engine.assemble import load_stage1
 from hwm.engine.runlog import read_facts
+from hwm.engine.runtime import rng_for
 from hwm.errors import DataError, RunError
 from hwm.models.world_model import WorldModel
 from hwm.pipelines import anticipate, pretrain
@@ -295,6 +296,60 @@ def test_a_segment_that_starts_before_the_horizon_is_left_out_of_training_too(
     assert all(isinstance(exclusion, Exclusion) for exclusion in views.excluded)
 
 
+def test_horizons_of_training_are_drawn_for_each_view_and_segment(stage2_settings: dict[str, Any]) -> None:
+    """And each view holds the same segments in the same order, which is how its features find their labels."""
+    settings = stage2_settings | {"protocol": {"num_steps": 4, "train_horizon_sec": (0.5, 1.5)}}
+    settings["probe"] = stage2_settings["probe"] | {"num_views": 3}
+    config = AnticipateConfig(**settings)
+    table = read_annotations(config.annotations.train, config.annotations, None)
+    views = anticipate.training_views(table, config, 4.0).views
+    segments = [sample.segment for sample in views[0]]
+    assert len(segments) > 10
+    drawn = [[sample.horizon_sec for sample in view] for view in views]
+    assert all([sample.segment for sample in view] == segments for view in views)
+    assert len({horizon for view in drawn for horizon in view}) == 3 * len(segments)
+    assert all(0.5 <= horizon <= 1.5 for view in drawn for horizon in view)
+    for view in views:
+        for segment, observation, horizon_sec in view:
+            assert observation.last_time_sec <= segment.start_sec - horizon_sec < observation.last_time_sec + 0.25
+    again, other = (
+        anticipate.training_views(table, config.model_copy(update={"seed": seed}), 4.0).views for seed in (0, 1)
+    )
+    assert again == views
+    assert not {sample.horizon_sec for sample in other[0]} & set(drawn[0])
+
+
+def test_features_of_all_views_stand_in_the_order_of_their_labels(
+    stage1: Path, stage2_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class EnoughError(Exception):
+        pass
+
+    seen: dict[str, Any] = {}
+    features_of = anticipate._features
+
+    def watched(foresight: Any, samples: Any, *rest: Any) -> Any:
+        seen["samples"] = samples["train"]
+        return features_of(foresight, samples, *rest)
+
+    def asked(data: sweeping.ProbeData, *_: Any) -> None:
+        seen["data"] = data
+        raise EnoughError
+
+    monkeypatch.setattr(anticipate, "_features", watched)
+    monkeypatch.setattr(anticipate, "train_sweep", asked)
+    settings = stage2_settings | {"probe": stage2_settings["probe"] | {"num_views": 2}}
+    with pytest.raises(EnoughError):
+        anticipate.run(AnticipateConfig(**settings, checkpoint=stage1))
+    data, samples = seen["data"], seen["samples"]
+    assert data.num_views == 2
+    count = len(data.takes_S)
+    for row, sample in enumerate(samples):
+        assert data.labels["step"][row % count].tolist() == list(sample.segment.labels)
+        assert data.takes_S[row % count] == sample.segment.take
+    assert len({take for take in data.takes_S}) == 6
+
+
 def test_takes_in_both_files_are_an_error(stage1: Path, stage2_settings: dict[str, Any]) -> None:
     stage2_settings["annotations"]["val"] = stage2_settings["annotations"]["train"]
     with pytest.raises(DataError, match="annotation files share"):
@@ -320,8 +375,6 @@ def test_holding_out_takes_the_sweep_never_mixes_them() -> None:
 
 @pytest.mark.parametrize("pooler", ["attentive", "mean", "mlp"])
 def test_a_sweep_equals_its_probes_trained_one_by_one(pooler: str) -> None:
-    from hwm.config import ProbeConfig
-
     rng = np.random.default_rng(0)
     data = sweeping.ProbeData(
         rng.normal(size=(24, 3, 4, 16)).astype(np.float16),
@@ -341,3 +394,128 @@ def test_a_sweep_equals_its_probes_trained_one_by_one(pooler: str) -> None:
         assert one.scores[0] == both.scores[index]
     losses = [score.holdout_loss for score in both.scores]
     assert both.winner == losses.index(min(losses))
+
+
+def probe_data(seed: int = 0, num_views: int = 1) -> sweeping.ProbeData:
+    """Features without meaning, of 24 segments in 6 takes."""
+    rng = np.random.default_rng(seed)
+    rows = 24 * num_views
+    return sweeping.ProbeData(
+        rng.normal(size=(rows, 3, 4, 16)).astype(np.float16),
+        np.ones((rows, 3), dtype=bool),
+        np.zeros((rows, 3), dtype=bool),
+        {"step": rng.integers(0, 3, (24, 1))},
+        tuple(f"t{i % 6}" for i in range(24)),
+    )
+
+
+def swept(data: sweeping.ProbeData, seed: int = 0, **settings: Any) -> sweeping.SweepResult:
+    config = ProbeConfig(**{"pooler": "mean", "num_epochs": 3, "batch_size": 8, "lrs": (1e-2,)} | settings)
+    return sweeping.train_sweep(data, {"step": 3}, config, seed, CPU, lambda done, loss: None)
+
+
+def held_out(data: sweeping.ProbeData) -> np.ndarray:
+    return sweeping.split_by_take(data.takes_S, 0.2, rng_for(0, "holdout"))
+
+
+def test_held_out_takes_choose_the_probe_and_never_train_it() -> None:
+    data, other = probe_data(), probe_data(1)
+    held = held_out(data)
+    assert held.sum() == 4
+    mixed = data._replace(
+        tokens_RTND=np.where(held[:, None, None, None], other.tokens_RTND, data.tokens_RTND),
+        labels={"step": np.where(held[:, None], other.labels["step"], data.labels["step"])},
+    )
+    one, two = swept(data), swept(mixed)
+    assert all(torch.equal(tensor, two.probe.state_dict()[name]) for name, tensor in one.probe.state_dict().items())
+    assert one.scores[0].train_loss == two.scores[0].train_loss
+    assert one.scores[0].holdout_loss != two.scores[0].holdout_loss
+
+
+def test_each_view_of_the_training_segments_is_trained_on_in_its_turn() -> None:
+    """Epoch e reads view e mod V; the held-out takes are judged in all views."""
+    data = probe_data(num_views=2)
+    for view, num_epochs, changes in ((0, 1, True), (1, 1, False), (1, 2, True)):
+        tokens = data.tokens_RTND.copy()
+        tokens[24 * view : 24 * (view + 1)] = probe_data(5).tokens_RTND
+        other = data._replace(tokens_RTND=tokens)
+        one, two = (swept(each, num_epochs=num_epochs, num_views=2) for each in (data, other))
+        assert (one.scores[0].train_loss != two.scores[0].train_loss) == changes
+        assert one.scores[0].holdout_loss != two.scores[0].holdout_loss
+
+
+def test_the_probe_that_comes_back_is_the_one_with_the_lowest_loss_on_the_held_out_takes() -> None:
+    data = probe_data(num_views=2)
+    result = swept(data, lrs=(1.0, 1e-3, 0.3), num_views=2)
+    samples = np.flatnonzero(held_out(data))
+    labels = torch.from_numpy(data.labels["step"][samples, 0])
+    said = [sweeping.logits_of(result.probe, data, samples, view, CPU)["step"][:, 0] for view in range(2)]
+    loss = np.mean([torch.nn.functional.cross_entropy(logits, labels).item() for logits in said])
+    assert (result.winner, result.probe.training) == (1, False)
+    assert min(score.holdout_loss for score in result.scores) == pytest.approx(loss, rel=1e-5)
+    right = torch.cat([logits.argmax(1) == labels for logits in said])
+    assert result.scores[1].holdout_top1 == pytest.approx(right.float().mean().item())
+
+
+def test_a_probe_is_trained_by_adam_w_on_all_segments_of_a_batch() -> None:
+    """By hand, with one batch an epoch: a warm-up of two epochs, then half a cosine to 0."""
+    data = probe_data()
+    found = swept(data, num_epochs=4, batch_size=64, warmup_epochs=2, weight_decays=(0.1,)).probe.probe.head
+    train = np.flatnonzero(~held_out(data))
+    tokens = torch.from_numpy(data.tokens_RTND[train]).float()
+    read = torch.nn.functional.layer_norm(tokens.mean(dim=2), (16,)).flatten(1)
+    head = torch.nn.Linear(3 * 16, 3)
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.zeros_(head.bias)
+    groups = [{"params": [head.weight], "weight_decay": 0.1}, {"params": [head.bias], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups)
+    for lr in (0.5e-2, 1e-2, 1e-2, 0.0):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(head(read), torch.from_numpy(data.labels["step"][train, 0])).backward()
+        optimizer.step()
+    torch.testing.assert_close(found.weight, head.weight, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(found.bias, head.bias, atol=1e-5, rtol=1e-3)
+
+
+def test_every_epoch_has_an_order_of_its_own_in_which_each_segment_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, drawn, batch = probe_data(), [], sweeping.ProbeData.batch
+
+    def watched(self: sweeping.ProbeData, samples: np.ndarray, view: int, device: torch.device) -> Any:
+        drawn.append(samples.tolist())
+        return batch(self, samples, view, device)
+
+    monkeypatch.setattr(sweeping.ProbeData, "batch", watched)
+    swept(data, num_epochs=3, batch_size=6, lrs=(1e-2, 1e-3))
+    held = held_out(data)
+    epochs = [[n for samples in drawn[4 * epoch : 4 * epoch + 4] for n in samples] for epoch in range(3)]
+    assert all(sorted(order) == np.flatnonzero(~held).tolist() for order in epochs)
+    assert len({tuple(order) for order in epochs}) == 3
+    assert max(map(len, drawn[:12])) <= 6
+    assert drawn[12:] == [np.flatnonzero(held).tolist()] * 2
+
+
+def test_a_gaze_point_that_is_not_known_trains_no_probe() -> None:
+    data, known = probe_data(), np.random.default_rng(3).random((24, 3)) < 0.5
+    noisy = data.tokens_RTND.copy()
+    noisy[~known, -1] = probe_data(9).tokens_RTND[~known, -1]
+    settings = {"gaze_point": "measured", "num_epochs": 2}
+    results = [
+        swept(data._replace(tokens_RTND=tokens, gaze_known_RT=mask), **settings)
+        for tokens, mask in ((data.tokens_RTND, known), (noisy, known), (noisy, np.ones_like(known)))
+    ]
+    assert results[0].scores == results[1].scores
+    assert results[0].scores != results[2].scores
+
+
+def test_the_seed_decides_the_weights_that_a_probe_starts_from() -> None:
+    settings = {"pooler": "attentive", "num_heads": 2, "num_epochs": 1, "lrs": (1e-9,), "weight_decays": (0.0,)}
+    one, again, other = (swept(probe_data(), seed, **settings).probe.step_embed for seed in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert (one - other).abs().max() > 0.1
+
+
+def test_a_probe_of_the_sweep_has_its_own_weight_decay() -> None:
+    free, held = (swept(probe_data(), weight_decays=(decay,), num_epochs=20).probe for decay in (0.0, 20.0))
+    assert held.probe.head.weight.norm() < 0.5 * free.probe.head.weight.norm()

@@ -45,6 +45,8 @@ def test_reliability_by_hand():
     assert mass.num_segments == (2, 2, 2)
     assert mass.accuracy == (0.5, 0.5, 1)
     assert mass.confidence == pytest.approx((0.55, 0.775, 0.95))
+    rising = two_classes([0.51 + 0.04 * place for place in range(12)], [True] * 12)
+    assert reliability_equal_mass(*rising, 3).num_segments == (4, 4, 4)
 
 
 def test_equal_confidence_stays_in_one_bin_and_full_confidence_in_the_last():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hwm.config import AugmentConfig
-from hwm.data.clips import ClipPlan, VideoSet, find_videos
+from hwm.data.clips import ClipPlan, VideoSet, find_videos, fixed_box
 from hwm.data.exclusions import Exclusion, check_coverage, summarise
 from hwm.data.probing import probe_videos
 from hwm.data.transforms import centre_square
@@ -44,7 +44,7 @@ def test_folder_with_glob(root: Path):
     assert found.expected == 4
     reasons = _reasons(found)
     assert set(reasons) == {"short.mp4", "broken.mp4"}
-    assert reasons["short.mp4"] == "shorter than 1 s"
+    assert reasons["short.mp4"] == "not longer than 1 s"
     assert reasons["broken.mp4"].startswith("Invalid data")
     assert _names(find_videos([root], "**/*_214-1.mp4", 1.0)) == ["two_214-1.mp4"]
 
@@ -218,7 +218,7 @@ def test_validation_is_fixed_evenly_spaced_and_inside():
     assert starts["0"] == [0]
     assert len(starts["1"]) == 2
     assert len(starts["2"]) == 4
-    assert len(set(np.diff(starts["2"]).tolist()) - {58, 59}) == 0
+    assert starts["2"] == [29, 87, 145, 203]  # of 0 … 232: the middle of each quarter
     for request in requests:
         assert 0 <= request.first_step <= num_grid_steps(request.video.duration_sec, 4.0) - 8
 
@@ -227,6 +227,27 @@ def test_a_video_too_short_for_a_clip_is_named():
     with pytest.raises(DataError, match=r"1\.mp4 is too short"):
         ClipPlan(_videos(10, 1.7), 4.0, 8, None, 0)
     ClipPlan(_videos(10, 1.76), 4.0, 8, None, 0)  # 8 steps: 0 … 1.75 s
+
+
+@pytest.mark.parametrize("num_frames", [14, 15])  # of 8 a second: 1.75 s, when the frame of the last step would start
+def test_videos_that_are_found_have_room_for_a_clip(tmp_path: Path, num_frames: int):
+    frames = np.zeros((40, 16, 16, 3), dtype=np.uint8)
+    write_video(tmp_path / "long.mp4", frames, 8.0, preset="ultrafast")
+    write_video(tmp_path / "short.mp4", frames[:num_frames], 8.0, preset="ultrafast")
+    found = find_videos([tmp_path], "*", 7 / 4.0)
+    assert len(ClipPlan(found.videos, 4.0, 8, None, 0)) == (2 if num_frames == 15 else 1)
+
+
+def test_views_of_a_video_are_different_crops_that_the_seed_decides():
+    videos, augment = _videos(10, 20), AugmentConfig(scale=(0.2, 0.5))
+    boxes = {(video.path, view): fixed_box(video, augment, 3, view) for video in videos for view in range(4)}
+    assert len(set(boxes.values())) == 8
+    moved = videos[0]._replace(path=Path("elsewhere") / videos[0].path)
+    assert fixed_box(moved, augment, 3, 1) == boxes[videos[0].path, 1]
+    assert fixed_box(videos[0], augment, 4, 1) != boxes[videos[0].path, 1]
+    plan = ClipPlan(videos, 4.0, 8, augment, seed=3, num_views=4)
+    drawn = {(videos[index].path, plan.request(epoch, index).box) for epoch in range(60) for index in range(2)}
+    assert drawn == {(path, box) for (path, _), box in boxes.items()}
 
 
 @pytest.mark.parametrize(

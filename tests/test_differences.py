@@ -23,11 +23,12 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def _hard_case(seed: int, num_segments: int = 60) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    """Tied logits, absent classes, takes of unequal size in mixed order."""
+    """Tied logits, classes that never occur or in one take alone, takes of unequal size in mixed order."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randint(4, (num_segments, 7), generator=generator).float()
     labels = torch.randint(5, (num_segments,), generator=generator)
     takes = np.random.default_rng(seed).permutation(np.arange(num_segments) % 8 % 6)
+    labels[np.flatnonzero(takes == 5)[:2]] = 5  # not in a resample without this take
     return logits, labels, takes
 
 
@@ -192,6 +193,19 @@ def test_seeds_that_disagree_widen_the_interval_and_equal_seeds_do_not():
     assert not apart.interval().excludes_zero
 
 
+def test_takes_are_few_and_what_a_seed_errs_in_its_own_way_counts_once():
+    """By hand, with four takes, of which resamples spread less than takes do."""
+    common, own = np.array([[1.0], [-1.0], [1.0], [-1.0]]), np.array([[2.0, -2], [2, -2], [-2, 2], [-2, 2]])
+    single = difference_of(np.zeros(1), common, 4)
+    assert (single.standard_error, single.degrees_of_freedom) == (pytest.approx((4 / 3) ** 0.5), 3)
+    two = difference_of(np.array([3.0, -3.0]), common + own, 4)
+    # Seeds: 18 / 2. Takes: 4/3 · 1, less 4/3 · (4 + 4) / (2 - 1) / 2, which the seeds' part holds already: not below 0.
+    assert two.standard_error == pytest.approx(3)
+    assert difference_of(np.array([3.0, -3.0]), 4 * common + own, 4).standard_error == pytest.approx(
+        (9 + 4 / 3 * 16 - 4 / 3 * 4) ** 0.5
+    )
+
+
 def test_seeds_with_the_same_score_by_chance_do_not_make_takes_certain():
     rng = np.random.default_rng(0)
     own = rng.normal(0, 0.05, (2000, 3))
@@ -258,5 +272,8 @@ def test_the_gain_of_a_class_is_judged_on_the_takes_that_hold_it():
     assert (gains[0].recall_a, gains[0].recall_b) == (1, pytest.approx((0 + 1 / 3) / 2))
     assert gains[0].difference.of_seed == (1, pytest.approx(2 / 3))
     assert gains[2].difference.interval().low is None
+    second = wrong + 0.5 * right
+    assert class_gains([second], [wrong], labels, takes, 1, np.random.default_rng(0))[0].recall_a == 0
+    assert class_gains([second], [wrong], labels, takes, 2, np.random.default_rng(0))[0].recall_a == 1
     with pytest.raises(DataError, match="same seeds"):
         class_gains([right], [wrong, half], labels, takes, 1, np.random.default_rng(0))

@@ -94,7 +94,7 @@ def test_shuffled_gaze_is_never_of_the_own_video(toy_world: Path, tmp_path: Path
     again.add([videos[0], videos[0]._replace(path=link), short, *videos[1:3]])
     assert [again.lend("shuffled", clip_of(videos[0], first)).clip for first in range(60)] == lent
     other = GazeLender(FPS, seed=2)
-    other.add([videos[0], *videos[1:3]])
+    other.add([videos[0], videos[0]._replace(path=link), short, *videos[1:3]])
     assert [other.lend("shuffled", clip_of(videos[0], first)).clip for first in range(60)] != lent
     alone = GazeLender(FPS, seed=1)
     alone.add([videos[0], videos[0]._replace(path=link), short])

@@ -100,7 +100,7 @@ def test_ego4d_needs_to_be_told_which_way_y_runs(tmp_path: Path) -> None:
 
 
 def test_ego4d_samples_are_known_at_the_end_of_their_frame(tmp_path: Path) -> None:
-    rows = ["0,,,3,1,0.1,0.1", "0,,,3,0.9,0.2,0.2", "0,,,3,0.3,0.3,0.3", "0,,,5,0.2,0.4,0.4", "0,,,6,,0.5,0.5"]
+    rows = ["0,,,3,1,0.1,0.1", "0,,,3,0.6,0.2,0.2", "0,,,3,0.3,0.3,0.3", "0,,,5,0.2,0.4,0.4", "0,,,6,,0.5,0.5"]
     rows += ["0,,,7,1,1.2,0.5", "0,,,8,1,,0.5", "0,,,9,1,0.6,0.6"]
     track = read_gaze_ego4d(write(tmp_path / "a.csv", EGO4D + "\n".join(rows) + "\n"), "down", 0.6)
     np.testing.assert_allclose(track.times_sec, np.array([4, 6, 7, 8, 9, 10]) / 30)

@@ -1,6 +1,7 @@
 """The gaze point: latents pooled where people look, as one more token a step."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hwm.config import AnticipateConfig, PretrainConfig, ProbeConfig
 from hwm.engine.assemble import load_stage1, probe_seer
 from hwm.errors import ConfigError
 from hwm.models.observer import gaze_weights
-from hwm.models.step_probe import StepProbe, StepProbeSpec
+from hwm.models.step_probe import Pooler, StepProbe, StepProbeSpec
 from hwm.pipelines import anticipate, pretrain
 from hwm.tokens.features import compute_features, tokens_read
 from hwm.tokens.source import LiveSource
@@ -79,6 +80,36 @@ def test_without_the_pooler_only_gaze_tells_which_patch_counts() -> None:
         before = probe(features, valid)["noun"]
         features[:, 0] = 100.0
         torch.testing.assert_close(probe(features, valid)["noun"], before)
+
+
+def test_a_probe_knows_the_step_and_the_patch_of_each_token() -> None:
+    """The vector of a step is added to all of its tokens, that of a patch to this patch of all steps."""
+    torch.manual_seed(0)
+    spec = StepProbeSpec(8, 3, 4, {"step": (1, 5)}, num_heads=2)
+    probe, bare = StepProbe(spec), StepProbe(replace(spec, positions=False))
+    bare.load_state_dict(probe.state_dict(), strict=False)
+    features, valid = torch.randn(6, 3, 4, 8), torch.ones(6, 3, dtype=torch.bool)
+    with torch.no_grad():
+        placed = features + probe.step_embed + probe.token_embed
+        torch.testing.assert_close(probe(features, valid)["step"], bare(placed, valid)["step"])
+        said = probe(features, valid)["step"]
+        assert (probe(features.flip(1), valid)["step"] - said).abs().max() > 1e-4
+        assert (probe(features.flip(2), valid)["step"] - said).abs().max() > 1e-4
+        torch.testing.assert_close(bare(features.flip(1, 2), valid)["step"], bare(features, valid)["step"])
+
+
+@pytest.mark.parametrize("pooler", ["mean", "mlp"])
+def test_probes_without_attention_read_layer_normed_means(pooler: Pooler) -> None:
+    """The encoder's own scale, which differs between latents seen and imagined by V-JEPA 2's pair, does not count."""
+    torch.manual_seed(0)
+    probe = StepProbe(StepProbeSpec(8, 3, 5, {"step": (1, 4)}, 16, gaze_point=True, pooler=pooler)).eval()
+    for parameter in probe.parameters():
+        torch.nn.init.normal_(parameter)
+    features, valid = torch.randn(6, 3, 5, 8), torch.ones(6, 3, dtype=torch.bool)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            probe(features * 3 + 1, valid)["step"], probe(features, valid)["step"], atol=1e-2, rtol=1e-3
+        )
 
 
 def test_mlp_probe_reads_what_it_is_told_to_and_nothing_else() -> None:

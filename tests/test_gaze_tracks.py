@@ -55,6 +55,14 @@ def test_at_holds_the_last_sample_and_never_looks_ahead():
     assert (xy[~valid] == 0).all()
 
 
+def test_a_sample_due_at_a_step_is_known_at_it(tmp_path: Path):
+    """3 · 0.1 is a little more than 3 / 10; the gaze of such steps must not be a sample old."""
+    track = read_gaze_2d(_file(tmp_path, "frame_num,x,y", *(f"{n},{n + 1},5" for n in range(300))))
+    xy, valid = track.at(np.arange(300) / 10)
+    assert valid.all()
+    np.testing.assert_allclose(xy[:, 0] * 1408, np.arange(300) + 1)
+
+
 def test_changing_later_gaze_changes_nothing_before():
     rng = np.random.default_rng(0)
     times = np.cumsum(rng.uniform(0.08, 0.12, 200))

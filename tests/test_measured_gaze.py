@@ -22,7 +22,7 @@ from hwm.models.observer import Observer
 from hwm.models.predictor import GazePredictor, PredictorSpec
 from hwm.models.world_model import TimeGrid, WorldModel
 from hwm.tokens.cache import TokenCache
-from hwm.tokens.measured import MeasuredSource
+from hwm.tokens.measured import MeasuredSource, gaze_of_clip
 from hwm.tokens.source import CachedSource, LiveSource, TokenBatch
 from hwm.weights.load import load_encoder, load_gazelle
 
@@ -150,6 +150,20 @@ def test_each_step_has_the_gaze_of_its_own_time(toy_world: Path, world: WorldMod
         near += int(np.hypot(*(truth.gaze_ego[frame] - np.array([x, y]) / 1408)) < 0.02)
     assert len(patches) > 1  # the eyes do move between patches, or the test would say nothing
     assert near > 0.8 * steps
+
+
+def test_a_clip_has_its_gaze_in_its_own_crop(toy_world: Path) -> None:
+    video, files = ego_video(toy_world), GazeFiles(toy_world, GazeFilesConfig())
+    square = centre_square(video)
+    box = CropBox(square.top + 4.5, square.left + 2, square.height / 2, square.width / 4 * 3)
+    clip = clip_of(video, 0, num_grid_steps(video.duration_sec, FPS))
+    whole, known = gaze_of_clip(files, clip, FPS)
+    points, inside = gaze_of_clip(files, clip._replace(box=box), FPS)
+    places = whole * [square.width, square.height] + [square.left, square.top]
+    expected = (places - [box.left, box.top]) / [box.width, box.height]
+    assert np.array_equal(inside, known & ((expected >= 0) & (expected < 1)).all(axis=1))
+    assert 0 < inside.sum() < known.sum()
+    np.testing.assert_allclose(points[inside], expected[inside], atol=1e-9)
 
 
 def test_padding_missing_files_and_old_samples_are_unknown(

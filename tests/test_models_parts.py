@@ -7,10 +7,10 @@ import torch
 
 from hwm.errors import ConfigError
 from hwm.losses import layer_normed
-from hwm.models.layers import Block
+from hwm.models.layers import Block, hidden_width
 from hwm.models.masked_predictor import MaskedPredictor, MaskedPredictorSpec, anticipate
 from hwm.models.observer import Observer
-from hwm.models.probe import AttentiveProbe
+from hwm.models.probe import AttentivePooler, AttentiveProbe
 from hwm.models.rope import TILED, RopeTables, axis_positions, rope_table, rotate, split_ids
 from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
 
@@ -55,6 +55,15 @@ def test_tables_are_made_once_and_grow() -> None:
     assert torch.equal(later.cos, rope_table(axis_positions(2, 2, 2, first_step=5).float(), 12, TILED).cos)
     far = tables.get(40, 1, (2, 2), like)
     assert torch.equal(far.sin, rope_table(axis_positions(1, 2, 2, first_step=40).float(), 12, TILED).sin)
+
+
+def test_positions_of_half_precision_models_are_not_rounded() -> None:
+    """In bfloat16 there is no 257."""
+    half, full = (
+        RopeTables(12).get(250, 20, (1, 3), torch.zeros((), dtype=t)) for t in (torch.bfloat16, torch.float32)
+    )
+    assert torch.equal(half.cos.float(), full.cos)
+    assert torch.equal(half.sin.float(), full.sin)
 
 
 def test_tables_are_not_part_of_the_weights(encoder: VJEPA2Encoder) -> None:
@@ -115,6 +124,24 @@ def test_released_mlp_widths_come_out_exactly() -> None:
         gigantic = VJEPA2Encoder(EncoderSpec(1664, 1, 26, 64 / 13))
     assert giant.blocks[0].mlp.fc1.out_features == 6144
     assert gigantic.blocks[0].mlp.fc1.out_features == 8192
+
+
+def test_the_width_of_an_mlp_is_found_again_from_its_ratio() -> None:
+    """Sizes are read off a file's shapes: the ratio that they make must give them back."""
+    assert all(hidden_width(width, 48 * width / 11 / width) == 48 * width // 11 for width in range(44, 2000, 44))
+
+
+def test_new_blocks_add_the_less_the_deeper_they_are() -> None:
+    """V-JEPA 2's initial weights: deviations of 0.02, over √(2 · number of the block) in what adds to the stream."""
+    torch.manual_seed(0)
+    blocks = VJEPA2Encoder(EncoderSpec(width=96, depth=3, num_heads=2, patch_size=4)).blocks
+    pooler = AttentivePooler(96, 2, depth=3, num_queries=1)
+    for stack in (blocks, pooler.blocks):
+        for number, block in enumerate(stack, start=1):
+            for layer in (block.attn.proj, block.mlp.fc2):
+                assert layer.weight.std().item() == pytest.approx(0.02 / (2 * number) ** 0.5, rel=0.04)
+            assert block.attn.qkv.weight.std().item() == pytest.approx(0.02, rel=0.04)
+    assert pooler.cross_attention_block.mlp.fc2.weight.std().item() == pytest.approx(0.02 / 6**0.5, rel=0.04)
 
 
 def test_released_parameter_counts() -> None:

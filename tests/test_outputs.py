@@ -15,6 +15,7 @@ from hwm.errors import DataError
 from hwm.evaluation.outputs import RunOutputs, align, read_outputs
 from hwm.evaluation.paired_comparison import compare_outputs
 from hwm.evaluation.resampled import METRICS
+from hwm.evaluation.tests_of_difference import holm
 from hwm.evaluation.verdicts import Outcome
 from hwm.pipelines.scoring import TaskOutput, labels_of, write_outputs
 
@@ -172,7 +173,29 @@ def test_a_clear_gain_is_found_in_every_task_and_metric_and_equal_runs_are_equiv
         assert (item.sign_test is not None) == item.metric.startswith("top") == (item.permutation_p is not None)
     assert found[0].num_segments == sum(s.labels[0] != UNKNOWN for s in segments(2))
     assert found[0].sign_test.num_ahead == NUM_TAKES
+    p_values = [item.difference.p_value for item in found]
+    assert [item.adjusted_p for item in found] == list(holm(p_values)) != p_values
     equal = compare_outputs(strong, strong, np.random.default_rng(0), ("top1",), num_resamples=100)
     assert [item.decision.outcome for item in equal] == [Outcome.EQUIVALENT] * 2
     with pytest.raises(DataError, match="same seeds"):
         compare_outputs(strong, weak[:2], np.random.default_rng(0), num_resamples=10)
+
+
+def test_the_sign_test_counts_the_takes_of_the_segments_whose_class_is_known(tmp_path):
+    """By hand, at 1 and at 5 guesses, of models that are nearly alike."""
+    pairs = [[read_outputs(write(tmp_path / f"{of}{seed}", TWO, 1.0, seed + of)) for seed in range(2)] for of in (0, 9)]
+    found = compare_outputs(*pairs, np.random.default_rng(0), ("top1", "top5"), num_resamples=50)
+    for item in found:
+        told = []
+        for runs in pairs:
+            tasks = [run.tasks[item.task] for run in runs]
+            order = [task.logits_SC.argsort(dim=1, descending=True)[:, : int(item.metric[3:])] for task in tasks]
+            told.append(sum((o == t.labels_S[:, None]).any(1).int() for o, t in zip(order, tasks, strict=True)))
+        gains: dict[str, int] = {}
+        for take, label, gain in zip(pairs[0][0].takes, tasks[0].labels_S, told[0] - told[1], strict=True):
+            if label >= 0:
+                gains[take] = gains.get(take, 0) + int(gain)
+        ahead, behind = sum(gain > 0 for gain in gains.values()), sum(gain < 0 for gain in gains.values())
+        assert (item.sign_test.num_ahead, item.sign_test.num_behind) == (ahead, behind)
+        assert ahead
+        assert behind

@@ -86,6 +86,44 @@ def test_the_gate_opens_and_the_scene_projection_learns_in_two_steps() -> None:
     assert not torch.equal(before, model.scene_proj.weight)
 
 
+def test_adam_opens_the_gate_sixteen_times_as_fast_as_it_moves_a_weight() -> None:
+    """Or it would take a thousand updates to open, while the matrices beside it are of use after a few dozen."""
+    torch.manual_seed(0)
+    model = GazePredictor(PredictorSpec(D, G, width=24, depth=1, num_heads=2))
+    torch.nn.init.normal_(model.stack.predictor_proj.weight, std=0.2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    z, scene = tokens()
+    model.teacher_forced(z, scene)[0].z_BTND[..., 0].sum().backward()
+    optimizer.step()
+    assert abs(model.gate.item()) == pytest.approx(16e-3, rel=1e-2)
+
+
+def test_the_loss_is_differentiated_through_all_that_is_imagined(predictor: GazePredictor) -> None:
+    """Latents and scene tokens, teacher-forced and fed back: the gradient is the slope of the loss."""
+    predictor.double()
+    z, scene = (part.double() for part in tokens())
+    known = torch.ones(B, T, dtype=torch.bool)
+    known[0, 2:] = False
+    valid = torch.ones(B, T, dtype=torch.bool)
+
+    def loss() -> torch.Tensor:
+        return predictor_losses(
+            predictor, z, z, scene, known, valid, rollout_steps=3, rollout_weight=2.0, scene_weight=1.0
+        ).total
+
+    parameters = list(predictor.parameters())
+    way = [torch.randn_like(parameter) for parameter in parameters]
+    gradients = torch.autograd.grad(loss(), parameters)
+    slope = sum((gradient * step).sum() for gradient, step in zip(gradients, way, strict=True))
+    either_side = []
+    with torch.no_grad():
+        for moved in (1e-6, -2e-6):
+            for parameter, step in zip(parameters, way, strict=True):
+                parameter += moved * step
+            either_side.append(loss())
+    torch.testing.assert_close((either_side[0] - either_side[1]) / 2e-6, slope, rtol=1e-4, atol=0)
+
+
 def test_a_few_updates_beat_the_copy_where_things_keep_moving() -> None:
     """The change since the last step is given, so drifts are learnt at once, not after attention has found the past."""
     torch.manual_seed(0)
@@ -116,14 +154,27 @@ def test_models_with_and_without_gaze_start_from_the_same_weights() -> None:
     assert all(torch.equal(tensor, with_gaze[name]) for name, tensor in without.items())
 
 
-def test_cached_rollout_equals_reading_the_past_again(predictor: GazePredictor) -> None:
+@pytest.mark.parametrize("known_steps", ["all", "first", "last"])
+def test_cached_rollout_equals_reading_the_past_again(predictor: GazePredictor, known_steps: str) -> None:
+    """Its gaze is imagined on where that of the last step is known, and else the learned vector stands for it."""
     z, scene = tokens()
-    rolled = predictor.rollout(z, scene, 4)
+    known = torch.full((B, T), known_steps == "all")
+    known[:, {"all": 0, "first": 0, "last": -1}[known_steps]] = True
+    rolled = predictor.rollout(z, scene, 4, known)
     for k in range(4):
-        prediction, _ = predictor.teacher_forced(z, scene)
+        prediction, _ = predictor.teacher_forced(z, scene, known)
         torch.testing.assert_close(prediction.z_BTND[:, -1], rolled.z_BKND[:, k], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(prediction.scene_BTNG[:, -1], rolled.scene_BKNG[:, k], atol=1e-5, rtol=1e-4)
         z = torch.cat([z, prediction.z_BTND[:, -1:]], dim=1)
         scene = torch.cat([scene, prediction.scene_BTNG[:, -1:]], dim=1)
+        known = torch.cat([known, known[:, -1:]], dim=1)
+
+
+def test_what_is_imagined_is_layer_normed_as_what_is_seen(predictor: GazePredictor) -> None:
+    z, scene = tokens()
+    prediction, _ = predictor.teacher_forced(z, scene)
+    for said in (*prediction, *predictor.rollout(z, scene, 3)):
+        torch.testing.assert_close(said, layer_normed(said), atol=1e-3, rtol=0)
 
 
 def test_unknown_gaze_is_the_learned_vector_whatever_the_tokens_say(predictor: GazePredictor) -> None:
@@ -135,6 +186,7 @@ def test_unknown_gaze_is_the_learned_vector_whatever_the_tokens_say(predictor: G
     one = predictor.rollout(z, scene, 3, known)
     two = predictor.rollout(z, noisy, 3, known)
     assert torch.equal(one.z_BKND, two.z_BKND)
+    assert torch.equal(one.scene_BKNG, two.scene_BKNG)
     nowhere = predictor.rollout(z, scene, 3, torch.zeros_like(known)).z_BKND
     torch.testing.assert_close(nowhere, predictor.rollout(z, None, 3).z_BKND, atol=1e-6, rtol=1e-5)
 
@@ -150,14 +202,45 @@ def test_padding_before_the_start_changes_nothing(predictor: GazePredictor) -> N
     )
 
 
-def test_rollout_loss_reads_only_what_came_before_the_imagined_steps(predictor: GazePredictor) -> None:
+@pytest.mark.parametrize("padded", [0, 2])
+def test_rollout_loss_reads_only_what_came_before_the_imagined_steps(predictor: GazePredictor, padded: int) -> None:
     z, scene = tokens()
-    valid = torch.ones(B, T, dtype=torch.bool)
+    valid = torch.arange(T).expand(B, -1) >= padded
     settings = {"rollout_steps": 3, "rollout_weight": 1.0, "scene_weight": 0.0}
     losses = predictor_losses(predictor, z, z, scene, valid, valid, **settings)
-    imagined = predictor.rollout(z[:, : T - 3], scene[:, : T - 3], 3, valid[:, : T - 3])
+    past = (z[:, : T - 3], scene[:, : T - 3])
+    imagined = predictor.rollout(*past, 3, valid[:, : T - 3], valid[:, : T - 3])
     expected = (imagined.z_BKND - z[:, T - 3 :]).abs().mean()
     torch.testing.assert_close(losses.rollout, expected, atol=2e-6, rtol=0)
+
+
+def test_the_loss_is_the_mean_error_of_what_can_be_known(predictor: GazePredictor) -> None:
+    """Step t + 1 from step t where both are in the video, and scene tokens where the gaze of both is known."""
+    z, scene = tokens()
+    target = tokens(seed=2)[0]  # of another encoder
+    valid, known = torch.ones(B, T, dtype=torch.bool), torch.ones(B, T, dtype=torch.bool)
+    valid[0, :4] = False  # the first clip is padded up to the steps that are rolled out
+    known[1, 2] = known[1, 5] = False
+    known &= valid
+    losses = predictor_losses(
+        predictor, z, target, scene, known, valid, rollout_steps=2, rollout_weight=3.0, scene_weight=0.5
+    )
+    forced, _ = predictor.teacher_forced(z, scene, known, valid)
+    rolled = predictor.rollout(z[:, :4], scene[:, :4], 2, known[:, :4], valid[:, :4])
+
+    def mean(errors: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([error.abs().mean() for error in errors]).mean()
+
+    counted = [(0, 4), *((1, step) for step in range(5))]  # the step before is in the video too
+    expected = mean([forced.z_BTND[clip, step] - target[clip, step + 1] for clip, step in counted])
+    torch.testing.assert_close(losses.teacher_forced, expected)
+    expected = mean([rolled.z_BKND[1, k] - target[1, 4 + k] for k in range(2)])
+    torch.testing.assert_close(losses.rollout, expected, atol=2e-6, rtol=1e-5)
+    counted = [(0, 4), (1, 0), (1, 3)]
+    expected = mean([forced.scene_BTNG[clip, step] - scene[clip, step + 1] for clip, step in counted])
+    expected = expected + (rolled.scene_BKNG[1, 0] - scene[1, 4]).abs().mean()
+    torch.testing.assert_close(losses.scene, expected, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(losses.total, losses.teacher_forced + 3 * losses.rollout + 0.5 * losses.scene)
 
 
 def test_gaze_dropout_keeps_a_prefix_and_never_padding() -> None:
@@ -169,6 +252,16 @@ def test_gaze_dropout_keeps_a_prefix_and_never_padding() -> None:
     assert 0.2 < (lengths == 0).float().mean() < 0.45  # whole clips, and suffixes that leave only the padded step
     assert 0.35 < (lengths == T - 1).float().mean() < 0.65
     assert all(row[1 : 1 + count].all() for row, count in zip(kept, lengths, strict=True))
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.1, 1.0])
+def test_gaze_dropout_hits_the_asked_share_of_clips(probability: float) -> None:
+    kept = drop_gaze(torch.ones(2000, T, dtype=torch.bool), probability, np.random.default_rng(0))
+    lengths = kept.sum(1)
+    assert (lengths < T).float().mean().item() == pytest.approx(probability, abs=0.03)
+    assert (lengths == 0).float().mean().item() == pytest.approx(probability / 2, abs=0.04)  # half lose a suffix alone
+    if probability:
+        assert set(lengths.tolist()) == {*range(T), T} - ({T} if probability == 1 else set())
 
 
 @pytest.mark.parametrize("scene_width", [None, 6])

@@ -13,7 +13,7 @@ from hwm.data.batches import StepBatches
 from hwm.data.clips import ClipPlan, find_videos
 from hwm.data.seen_videos import take_name
 from hwm.data.video import write_video
-from hwm.engine.assemble import load_stage1
+from hwm.engine.assemble import load_stage1, new_world
 from hwm.engine.checkpoint import CheckpointStore
 from hwm.engine.runlog import TIMINGS, RunLog, read_metrics
 from hwm.errors import ConfigError, DataError, RunError
@@ -57,6 +57,66 @@ def test_a_run_leaves_a_model_that_loads_and_a_record(
     z, scene = torch.randn(1, 3, 16, 32), torch.randn(1, 3, 16, 16)
     assert torch.equal(again.imagine(z, scene, 2).z_BKND, stage1.world.imagine(z, scene, 2).z_BKND)
     assert load_stage1(tmp_path / "model").predictor_sha256 == result.predictor_sha256
+
+
+def test_a_run_is_adam_w_on_the_loss_of_its_batches(
+    stage1_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: warm-up and cosine, clipping, and decay of matrices alone; validation is of the other videos."""
+    stage1_settings["optim"] = {
+        "lr": 2e-3, "num_steps": 5, "warmup_steps": 2, "batch_size": 4, "weight_decay": 5.0, "betas": (0.7, 0.9),
+        "clip_norm": 0.02, "final_lr_ratio": 0.1,
+    }  # fmt: skip
+    config = PretrainConfig(**stage1_settings | {"loss": {"gaze_dropout": 0.5}})
+    given: list[tuple[torch.Tensor, ...]] = []
+    loss_of, validate, forecast = pretrain.predictor_losses, pretrain.validate, pretrain.forecast_gaze
+    asked: dict[str, Any] = {}
+
+    def watched(predictor: GazePredictor, *tensors: torch.Tensor, **weights: float) -> Any:
+        given.append(tensors)
+        return loss_of(predictor, *tensors, **weights)
+
+    def validated(world: Any, source: Any, targets: Any, requests: Any, config: Any) -> Any:
+        asked["validated"] = requests
+        return validate(world, source, targets, requests, config)
+
+    def forecasted(world: Any, source: Any, truths: Any, train: Any, requests: Any, config: Any) -> Any:
+        asked["read out"], asked["forecast"] = train, requests
+        return forecast(world, source, truths, train, requests, config)
+
+    for name, function in (("predictor_losses", watched), ("validate", validated), ("forecast_gaze", forecasted)):
+        monkeypatch.setattr(pretrain, name, function)
+    trained = load_stage1(pretrain.run(config).folder).world.predictor
+    listed = {part: find_videos(getattr(config.data, part), "**/*", 1.0).videos for part in ("train", "val")}
+    for what, part in (("validated", "val"), ("forecast", "val"), ("read out", "train")):
+        assert {clip.video for clip in asked[what]} == set(listed[part]), what
+
+    # Half of the clips keep their gaze; which steps others lose differs from step to step.
+    assert len(given) == 5
+    known = [tensors[3] for tensors in given]
+    assert 0 < sum(int(row.all()) for batch in known for row in batch) < 20
+    assert any(not torch.equal(batch, known[0]) for batch in known)
+
+    predictor = new_world(config).world.predictor
+    named = dict(predictor.named_parameters())
+    is_free = {name: name.endswith(("bias", "norm.weight", "norm1.weight", "norm2.weight")) for name in named}
+    is_free |= {"gate_parameter": True, "no_gaze": True}
+    groups = [
+        {"params": [named[name] for name in named if is_free[name] == free], "weight_decay": 0.0 if free else 5.0}
+        for free in (False, True)
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.7, 0.9))
+    for tensors, share in zip(given, (0.5, 1, 1, 0.55, 0.1), strict=True):
+        weights = config.loss.model_dump(include={"rollout_steps", "rollout_weight", "scene_weight"})
+        optimizer.zero_grad()
+        loss_of(predictor, *tensors, **weights).total.backward()
+        torch.nn.utils.clip_grad_norm_(predictor.parameters(), 0.02)
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * share
+        optimizer.step()
+    assert predictor.gate != 0
+    for name, tensor in trained.named_parameters():
+        torch.testing.assert_close(tensor, named[name], atol=2e-5, rtol=1e-3, msg=lambda text, name=name: name + text)
 
 
 @pytest.mark.parametrize("source", ["cached", "live"])
@@ -265,6 +325,8 @@ def test_batches_share_out_every_sample_once(toy_world: Path) -> None:
     for step in range(6):
         assert sorted(whole[step], key=str) == sorted(parts[0][step] + parts[1][step], key=str)
     assert StepBatches(plan, 4, 2, 6)[0] == whole[2]
+    drawn = [(number // 6, int(plan.order(number // 6)[number % 6])) for number in range(24)]
+    assert [clip for step in range(6) for clip in whole[step]] == [plan.request(*place) for place in drawn]
     drawn = [request.video.path for step in range(6) for request in whole[step]]
     assert all(drawn.count(video.path) == 4 for video in videos)  # 24 samples are 4 epochs of 6 videos
     with pytest.raises(ConfigError, match="does not divide"):

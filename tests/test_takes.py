@@ -161,6 +161,8 @@ def test_two_rgb_cameras_are_an_error_that_names_both(dataset: Path):
         ({"root_dir": "../elsewhere"}, "a path in takes.json leaves the dataset's folder"),
         ({"root_dir": "/etc"}, "a path in takes.json leaves the dataset's folder"),
         ({"participant_uid": None, "task_name": None}, None),
+        ({"is_dropped": True}, "the take is dropped in takes.json"),
+        ({"is_dropped": False}, None),
     ],
 )
 def test_odd_rows_of_takes_json(dataset: Path, change: dict[str, Any], reason: str | None):

@@ -55,6 +55,16 @@ def test_same_generator_same_box():
 def test_a_picture_too_long_for_the_ratios_gets_the_largest_centred_box():
     box = random_box(_info(1000, 10), (0.9, 1.0), (0.8, 1.25), np.random.default_rng(0))
     assert box == CropBox(0, 493.75, 10, 12.5)
+    box = random_box(_info(10, 1000), (0.9, 1.0), (0.8, 1.25), np.random.default_rng(0))
+    assert box == CropBox(493.75, 0, 12.5, 10)
+
+
+def test_random_boxes_are_as_often_tall_as_wide():
+    rng = np.random.default_rng(0)
+    boxes = [random_box(_info(300, 300), (0.05, 0.1), (1 / 3, 3), rng) for _ in range(2000)]
+    ratios = np.log([box.width / box.height for box in boxes])
+    assert np.mean(ratios > 0) == pytest.approx(0.5, abs=0.04)
+    assert np.quantile(ratios, [0.25, 0.75]) == pytest.approx([-np.log(3) / 2, np.log(3) / 2], abs=0.1)
 
 
 @pytest.mark.parametrize(("scale", "ratio"), [((0, 1), (1, 1)), ((0.5, 1.1), (1, 1)), ((0.5, 1), (2, 1))])

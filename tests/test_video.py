@@ -364,6 +364,18 @@ def test_crop_equals_an_exact_average(folder: Path):
     assert whole[0, 0].max() <= 4
 
 
+def test_scaling_averages_what_lies_under_a_pixel(folder: Path):
+    picture = np.zeros((64, 64, 3), dtype=np.uint8)
+    picture[:, ::2] = 200
+    path = folder / "stripes.mkv"
+    write_video(path, [picture] * 3, 10.0, codec="ffv1", pix_fmt="bgr0")
+    with VideoReader(path) as reader:
+        shrunk = reader.read([0.0], [(16, 16)]).views[0]
+        moved = reader.read([0.0], [(64, 62)], CropBox(0, 0.5, 64, 62)).views[0]
+    assert np.abs(shrunk[0, :, 1:-1].astype(int) - 100).max() <= 2
+    assert np.abs(moved.astype(int) - 100).max() <= 2
+
+
 def test_pictures_that_nobody_asks_for_are_not_decoded(folder: Path, monkeypatch: pytest.MonkeyPatch):
     path = folder / "unasked.mp4"
     write_video(path, (painted(n) for n in range(120)), FPS, g=30, bf=2, preset="veryfast")

@@ -10,20 +10,22 @@ import torch
 from torch import Tensor
 
 from hwm.config import PretrainConfig
-from hwm.data.clips import ClipPlan
+from hwm.data.clips import ClipPlan, ClipRequest
 from hwm.engine.assemble import load_stage1, new_world
 from hwm.engine.runlog import RunLog, read_metrics
 from hwm.errors import DataError
 from hwm.evaluation.collapse import MIN_DEVIATION_RATIO, MIN_RANK_RATIO, collapse_monitors
 from hwm.evaluation.gaze_forecast import ForecastScores, fit_readout, peak_of
 from hwm.evaluation.world_scores import NEAR_GAZE, ClipId, WorldScores, near_gaze, retrieval_ranks
-from hwm.losses import layer_normed
+from hwm.losses import effective_rank, layer_normed
 from hwm.models.predictor import GazePredictor
+from hwm.models.world_model import WorldModel
 from hwm.pipelines import pretrain
 from hwm.pipelines.pretrain_data import find_parts
-from hwm.pipelines.validation import grid_of, imagine, num_observed
+from hwm.pipelines.validation import forecast_gaze, grid_of, imagine, num_observed, validate
 from hwm.tokens.extraction import Extractor, Wanted
 from hwm.tokens.source import open_source
+from kept_tokens import KeptSource, clip_of, open_world
 
 GRID = (4, 8)
 NUM_PATCHES = 32
@@ -120,6 +122,21 @@ def test_moving_and_static_clips_are_split_by_how_much_latents_change(rng: torch
     assert 0.8 < found["skill_2"] < 1
 
 
+def test_half_of_the_clips_are_moving_however_much_one_of_them_moves(rng: torch.Generator) -> None:
+    changes = torch.tensor([0.1, 0.2, 0.3, 9.0])[:, None, None, None]
+    target = latents(rng)[:, :1] + changes * torch.arange(T)[None, :, None, None]
+    copied = target[:, T - K - 1 : T - K].expand(-1, K, -1, -1)
+    foreseen = torch.tensor([False, False, True, True])[:, None, None, None]
+    found = scored(torch.where(foreseen, target[:, -K:], copied), target)
+    assert (found["moving/skill_1"], found["static/skill_1"]) == (pytest.approx(1), pytest.approx(0))
+
+
+def test_the_rank_of_features_does_not_count_their_mean(rng: torch.Generator) -> None:
+    features = torch.randn(50, 8, generator=rng)
+    assert effective_rank(features + 100) == pytest.approx(effective_rank(features), rel=1e-3)
+    assert effective_rank(features[:, :1].expand(-1, 8) + 1) == pytest.approx(1, abs=1e-3)
+
+
 def test_drift_tells_a_roll_out_that_blurs(rng: torch.Generator) -> None:
     """The norm of a token is fixed by the layer norm, so only what differs between patches can tell."""
     target = latents(rng)
@@ -198,6 +215,57 @@ def test_forecasts_are_scored_at_known_steps_alone(rng: torch.Generator) -> None
     assert found["flat"]["auc_2"] == 0.5
     assert found["imagined"]["num_steps_1"] == 3
     assert "auc_3" not in found["imagined"]
+
+
+def judged(stage1_settings: dict[str, Any]) -> tuple[PretrainConfig, WorldModel, KeptSource, list[ClipRequest]]:
+    """A world model that is given gaze, and nine clips of five steps: two batches of four and one of one."""
+    config = PretrainConfig(**stage1_settings)
+    world = open_world(config)
+    return config, world, KeptSource(world, 16), [clip_of(f"val{n}", n, 5) for n in range(9)]
+
+
+def test_validation_is_of_what_the_model_says_given_gaze(stage1_settings: dict[str, Any]) -> None:
+    """By hand: one step ahead from the true past, and two steps rolled out from three; both beside the copy."""
+    config, world, source, clips = judged(stage1_settings)
+    found = validate(world, source, None, clips, config).scores
+    forced, copied, errors, copies = [], [], [], []
+    for clip in clips:
+        z, scene, _, valid, known, _ = source.of(clip)
+        assert scene is not None
+        with torch.no_grad():
+            said, _ = world.predictor.teacher_forced(z, scene, known, valid)
+            rolled = world.predictor.rollout(z[:, :3], scene[:, :3], 2, known[:, :3], valid[:, :3])
+        forced.append((said.z_BTND[:, :4] - z[:, 1:]).abs().mean())
+        copied.append((z[:, :4] - z[:, 1:]).abs().mean())
+        errors.append((rolled.z_BKND - z[:, 3:]).abs().mean(dim=(0, 2, 3)))
+        copies.append((z[:, 2:3] - z[:, 3:]).abs().mean(dim=(0, 2, 3)))
+    l1, copy_l1 = torch.stack(forced).mean().item(), torch.stack(copied).mean().item()
+    assert (found["l1"], found["copy_l1"]) == (pytest.approx(l1, rel=1e-5), pytest.approx(copy_l1, rel=1e-5))
+    assert found["skill"] == pytest.approx(1 - l1 / copy_l1, abs=1e-5)
+    skill = 1 - torch.stack(errors).sum(0) / torch.stack(copies).sum(0)
+    assert [found["skill_1"], found["skill_2"]] == pytest.approx(skill.tolist(), abs=1e-5)
+
+
+def test_a_forecast_stands_beside_the_last_gaze_that_was_seen_and_the_mean_of_training(
+    stage1_settings: dict[str, Any],
+) -> None:
+    config, world, source, clips = judged(stage1_settings)
+    train = [clip_of(f"train{n}", 0, 5) for n in range(6)]
+    found = forecast_gaze(world, source, {"estimated": source}, train, clips, config)["estimated"]
+    grid = grid_of(world)
+    prior = torch.cat([source.of(clip).gaze_BTN[source.of(clip).gaze_known_BT] for clip in train]).mean(0)
+    missed: dict[str, list[list[float]]] = {"persistence": [[], []], "centre prior": [[], []]}
+    for clip in clips:
+        gaze, known = source.of(clip).gaze_BTN, source.of(clip).gaze_known_BT[0]
+        for k in range(2):
+            if known[2] and known[3 + k]:
+                true = peak_of(gaze[:, 3 + k : 4 + k], grid)[0, 0]
+                for name, said in (("persistence", gaze[:, 2:3]), ("centre prior", prior[None, None])):
+                    missed[name][k].append((peak_of(said, grid)[0, 0] - true).norm().item())
+    for name, of_step in missed.items():
+        for k, distances in enumerate(of_step, start=1):
+            assert found[name][f"num_steps_{k}"] == len(distances) > 0
+            assert found[name][f"l2_{k}"] == pytest.approx(sum(distances) / len(distances), abs=1e-5)
 
 
 def test_a_run_records_its_scores_and_its_forecast(stage1_settings: dict[str, Any], toy_world: Path) -> None:

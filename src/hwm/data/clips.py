@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hwm.config import AugmentConfig
-from hwm.data.decoding import NOT_THERE
+from hwm.data.decoding import NOT_THERE, TIME_TOLERANCE_SEC
 from hwm.data.exclusions import Exclusion, check_coverage, with_examples
 from hwm.data.manifest import known_videos
 from hwm.data.transforms import centre_square, random_box
@@ -90,7 +90,7 @@ def find_videos(
             a `.csv` list (a column `path`, or V-JEPA's headerless `path label` lines). Relative paths in a list are
             relative to the list. Order is kept; folders are sorted.
         glob: pattern for folders, e.g. `**/*_214-1.mp4`. Hidden files and files without a video suffix do not count.
-        min_duration_sec: shorter videos are excluded.
+        min_duration_sec: videos that are not longer are excluded: none of their frames is on screen at this time.
         manifest: where the videos' facts stand; None probes the videos.
 
     Returns:
@@ -105,8 +105,8 @@ def find_videos(
     for path, probed in zip(named.paths, known_videos(named.paths, manifest), strict=True):
         if isinstance(probed, str):
             excluded.append(Exclusion(str(path), probed))
-        elif probed.duration_sec < min_duration_sec:
-            excluded.append(Exclusion(str(path), f"shorter than {min_duration_sec:g} s"))
+        elif probed.duration_sec <= min_duration_sec + TIME_TOLERANCE_SEC:
+            excluded.append(Exclusion(str(path), f"not longer than {min_duration_sec:g} s"))
         else:
             videos.append(probed)
     check_coverage("the search for videos", named.expected, len(videos), len(excluded))
@@ -115,7 +115,7 @@ def find_videos(
         elsewhere = listed and any(exclusion.reason == NOT_THERE for exclusion in excluded)
         raise DataError(
             f"no usable video in {', '.join(str(source) for source in sources) or 'an empty list of sources'}",
-            expected=f"at least one readable video of {min_duration_sec:g} s or more",
+            expected=f"at least one readable video of more than {min_duration_sec:g} s",
             found=with_examples(excluded) or "nothing",
             fix="relative paths in a list start at the list's folder" if elsewhere else None,
         )
@@ -152,7 +152,7 @@ class ClipPlan:
             if num_grid_steps(video.duration_sec, fps) < num_steps:
                 raise DataError(
                     f"{video.path} is too short for a clip",
-                    expected=f"{num_steps} steps at {fps:g} a second ({(num_steps - 1) / fps:g} s and more)",
+                    expected=f"{num_steps} steps at {fps:g} a second (more than {(num_steps - 1) / fps:g} s)",
                     found=f"{video.duration_sec:.2f} s",
                     fix="lower data.num_steps, or leave the video out",
                 )

@@ -47,7 +47,7 @@ ADVICE = (
     Advice("timestamp", "frames without times", "remux it: ffmpeg -i OLD -c copy NEW.mp4"),
     Advice("marked as rotated", "not a multiple of 90 degrees", "encode it again, upright"),
     Advice("named more than once", "the same file by two names", "nothing: it is used once"),
-    Advice("shorter than", "too short for one clip", "nothing, or lower data.num_steps"),
+    Advice("not longer than", "too short for one clip", "nothing, or lower data.num_steps"),
     Advice("class not in training", "a key step that no training take shows", "nothing: it cannot be learned"),
     Advice("starts after the end of the video", "annotation and video do not belong together", "fetch both again"),
     Advice("end_time is not after start_time", "an empty segment in the dataset", "nothing: the dataset has a few"),
