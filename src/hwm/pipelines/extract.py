@@ -2,7 +2,7 @@
 
     run       videos of the recipe → what is missing and how many bytes that needs → encoded once each
     verify    every token file read back and compared with its hashes
-    prune     what this recipe cannot use, and what is damaged, removed
+    prune     what this recipe cannot use, and what is damaged, removed; hashes of videos that no longer hold, forgotten
 
 The record is `<folder>/<name>-extract/run.json`, beside the run's own.
 """
@@ -33,6 +33,7 @@ from hwm.pipelines.validation_gaze import judge_seer
 from hwm.tokens.extraction import Extractor, Survey, Wanted, centre_only, require_room
 from hwm.tokens.maintenance import Checked, prune_cache, total_bytes, verify_cache
 from hwm.tokens.source import cache_folder, open_cache
+from hwm.tokens.video_hashes import VIDEO_HASHES, Forgotten, VideoHashes
 
 ExtractConfig = PretrainConfig | AnticipateConfig
 
@@ -65,6 +66,14 @@ class ExtractResult(NamedTuple):
     """Crops that were there before."""
     bytes_made: int
     seconds: float
+
+
+class Pruned(NamedTuple):
+    """What was (or would be) removed from a cache."""
+
+    checked: Checked
+    """Its token files; the bad ones go."""
+    hashes: Forgotten
 
 
 class _Part(NamedTuple):
@@ -129,16 +138,17 @@ def verify(config: ExtractConfig) -> Checked:
         return verify_cache(folder, bar.advance)
 
 
-def prune(config: ExtractConfig, *, dry_run: bool) -> Checked:
+def prune(config: ExtractConfig, *, dry_run: bool) -> Pruned:
     """Remove from the cache what this recipe cannot use (of other weights, settings or versions) and what is damaged.
 
     Raises:
-        HwmError: weights that cannot be read, or a file that cannot be removed.
+        HwmError: weights that cannot be read, or a file that cannot be removed or written.
     """
     folder = cache_folder(config.tokens)
     keep = [kept for seer, _ in _seers(config) for kept in open_cache(config.tokens, seer.grid, seer.weights).folders]
     with Progress("bytes read", total=total_bytes(folder)) as bar:
-        return prune_cache(folder, keep, dry_run=dry_run, on_bytes=bar.advance)
+        checked = prune_cache(folder, keep, dry_run=dry_run, on_bytes=bar.advance)
+    return Pruned(checked, VideoHashes(folder / VIDEO_HASHES).forget(dry_run=dry_run))
 
 
 def _seers(config: ExtractConfig) -> list[tuple[Seer, frozenset[str]]]:
