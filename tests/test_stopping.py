@@ -125,6 +125,37 @@ def test_a_run_stops_within_a_video_that_is_hashed(
     assert not list(stage1_settings["tokens"]["folder"].rglob("*.safetensors"))
 
 
+@pytest.mark.parametrize(
+    ("run", "name", "label"),
+    [
+        (_pretrain, "stopped", "train videos probed"),
+        (_pretrain, "stopped", "val videos probed"),
+        (_extract, "stopped-extract", "train videos probed"),
+        (_adapt, "stopped", "train videos probed"),
+    ],
+)
+def test_a_run_stops_while_its_videos_are_probed(
+    run: Callable[[dict[str, Any], str], Path], name: str, label: str, stage1_settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    shown, told = Progress.set, list[tuple[str, int]]()
+
+    def asked_to_stop(self: Progress, done: int, **values: float) -> None:
+        shown(self, done, **values)
+        told.append((self.label, self.total))
+        if self.label == label:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "set", asked_to_stop)
+        with pytest.raises(SystemExit) as ended:
+            run(stage1_settings, "stopped")
+    assert ended.value.code == EXIT_STOPPED
+    assert read_facts(stage1_settings["folder"] / name)["status"] == "stopped"
+    assert told[-1] == (label, 6 if label.startswith("train") else 2)
+    assert [entry[0] for entry in told].count(label) == 1
+
+
 def test_extract_stops_within_a_video_and_keeps_those_that_are_done(
     stage1_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,7 +183,7 @@ def test_extract_stops_within_a_video_and_keeps_those_that_are_done(
     assert read_facts(config.folder / "stage1-extract")["status"] == "finished"
 
 
-@pytest.mark.parametrize("label", ["videos", "features", "stage 2"])
+@pytest.mark.parametrize("label", ["train videos probed", "val videos probed", "videos", "features", "stage 2"])
 def test_stage_2_stops_at_once_and_leaves_no_result(
     label: str, stage1_settings: dict[str, Any], stage2_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,7 +111,8 @@ def run(config: ExtractConfig, on_estimate: Callable[[Estimate], None]) -> Extra
     record = config.model_copy(update={"name": f"{config.name}-extract"})
     with RunLog.open(record, "extract", resume=False) as log, StopFlag() as stop:
         extractors = _extractors(config, fabric.device, log)
-        parts = _pretrain_parts(config, log) if isinstance(config, PretrainConfig) else _anticipate_parts(config, log)
+        is_pretrain = isinstance(config, PretrainConfig)
+        parts = _pretrain_parts(config, log, stop) if is_pretrain else _anticipate_parts(config, log, stop)
         jobs = [_Job(extractor, seen, _joined(parts[name] for name in sorted(seen))) for extractor, seen in extractors]
         survey = _surveyed(jobs, parts, stop.checked(lambda: None))
         folder = cache_folder(config.tokens)
@@ -185,17 +186,17 @@ def _extractors(config: ExtractConfig, device: torch.device, log: RunLog) -> lis
     ]
 
 
-def _pretrain_parts(config: PretrainConfig, log: RunLog) -> dict[str, _Part]:
+def _pretrain_parts(config: PretrainConfig, log: RunLog, stop: StopFlag) -> dict[str, _Part]:
     crops = {"train": training_crops(config), "val": centre_only}
     return {
         part: _Part(tuple(Wanted(video, crops[part](video)) for video in found.videos), found.excluded, found.expected)
-        for part, found in find_parts(config.data, log).items()
+        for part, found in find_parts(config.data, log, stop).items()
     }
 
 
-def _anticipate_parts(config: AnticipateConfig, log: RunLog) -> dict[str, _Part]:
+def _anticipate_parts(config: AnticipateConfig, log: RunLog, stop: StopFlag) -> dict[str, _Part]:
     parts = {}
-    for part, table in zip(("train", "val"), read_tables(config, log), strict=True):
+    for part, table in zip(("train", "val"), read_tables(config, log, stop), strict=True):
         videos = videos_of(table)
         parts[part] = _Part(tuple(Wanted(video, centre_only(video)) for video in videos), (), len(videos), table)
     return parts
