@@ -158,6 +158,31 @@ def test_a_file_that_never_answers_is_one_exclusion_and_does_not_hold_up_the_oth
     assert probe_videos([]) == []
 
 
+def test_who_waits_for_videos_is_told_how_many_and_may_stop():
+    told: list[tuple[int, int]] = []
+    never = threading.Event()
+
+    def probe(path: Path) -> VideoInfo:
+        if path.name == "hang":
+            never.wait(30)
+        return VideoInfo(path, 1.0, 8, 8, 10.0, "h264", 0, 1)
+
+    def stops(done: int, total: int) -> None:
+        told.append((done, total))
+        if time.monotonic() - began > 1.2:
+            raise SystemExit(143)
+
+    began = time.monotonic()
+    probe_videos([Path(f"good{n}") for n in range(20)], probe=probe, on_progress=stops)
+    assert told == [(done, 20) for done in range(21)]
+    began = time.monotonic()
+    with pytest.raises(SystemExit):
+        probe_videos([Path("good"), Path("hang")], probe=probe, on_progress=stops)
+    never.set()
+    assert 1.2 < time.monotonic() - began < 5, "a file that does not answer does not keep it from stopping"
+    assert told[-1] == (1, 2)
+
+
 # ------------------------------------------------------------------------------------------------- plans
 
 

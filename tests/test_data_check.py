@@ -17,6 +17,7 @@ from hwm.data.checking import VideoCheck
 from hwm.data.clips import find_videos
 from hwm.data.manifest import Coverage, ExcludedItem, known_videos, read_manifest, require_unchanged
 from hwm.engine.runlog import RunLog
+from hwm.engine.runtime import StopFlag
 from hwm.errors import DataError
 from hwm.pipelines import anticipate, data_check, pretrain
 from hwm.pipelines.data_advice import ADVICE, advice_for
@@ -359,12 +360,12 @@ def test_stage_2_is_held_to_its_manifest(remembered: AnticipateConfig, world: Pa
     annotations = remembered.annotations.model_copy(update={"manifest": run(remembered).path})
     config = remembered.model_copy(update={"annotations": annotations, "name": "held"})
     with RunLog.open(config, "anticipate", resume=False) as log:
-        train, _ = anticipate.read_tables(config, log)
+        train, _ = anticipate.read_tables(config, log, StopFlag())
         assert train.expected == len(train.segments)
         assert json.loads((log.folder / "run.json").read_text())["data_manifest"]["counts"]["videos used"] == 8
         flip_a_byte(ego_videos(world)[0])
         with pytest.raises(DataError, match="not those of"):
-            anticipate.read_tables(config, log)
+            anticipate.read_tables(config, log, StopFlag())
 
 
 def test_a_run_with_a_changed_video_does_not_start(stage1_settings: dict[str, Any], world: Path) -> None:

@@ -13,8 +13,9 @@ from hwm.engine.runlog import read_metrics
 from hwm.errors import CacheError, DataError
 from hwm.pipelines import anticipate, extract, pretrain
 from hwm.recipes import dump_config
-from hwm.tokens import extraction
+from hwm.tokens import extraction, video_hashes
 from hwm.tokens.maintenance import total_bytes
+from hwm.tokens.video_hashes import VIDEO_HASHES
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ def test_the_judge_of_validation_is_filled_and_kept(
     assert (done.videos, survey.num_videos, survey.num_crops) == (8, 8, 8)
     assert 0 < done.bytes_made - survey.bytes_missing < 2048 * 16
     folder = stage1_settings["tokens"]["folder"]
-    counted = {part.name.split("-")[0]: len(list(part.glob("*.safetensors"))) for part in folder.iterdir()}
+    counted = {part.name.split("-")[0]: len(list(part.glob("*.safetensors"))) for part in folder.glob("*-*")}
     assert counted == {"z": 8, "scene": 2}
     assert extract.run(config, said.append).bytes_made == 0
     recipe = tmp_path / "recipe.yaml"
@@ -168,8 +169,9 @@ def test_the_judge_of_validation_is_filled_and_kept(
 
 
 def test_a_damaged_cache_is_refused_pruned_and_made_again(
-    stage1_settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stage1_settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(video_hashes, "SETTLED_NS", 0)
     config = PretrainConfig(**stage1_settings)
     recipe = tmp_path / "recipe.yaml"
     dump_config(config, recipe)
@@ -180,15 +182,22 @@ def test_a_damaged_cache_is_refused_pruned_and_made_again(
     raw = bytearray(file.read_bytes())
     raw[50] ^= 1
     file.write_bytes(raw)
+    hashes = stage1_settings["tokens"]["folder"] / VIDEO_HASHES
+    with hashes.open("ab") as opened:
+        opened.write(b"\nnonsense")
     assert ends("extract", "--verify", str(recipe)) == 1
     assert file.name in capsys.readouterr().out
     with pytest.raises(CacheError, match="--prune"):
         pretrain.run(config)
     assert ends("extract", "--prune", "--dry-run", str(recipe)) == 0
     assert file.exists()
-    assert "1 of 16 files would be removed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 of 16 files would be removed" in said
+    assert "1 of 9 hashes of videos would be removed" in said
+    assert b"nonsense" in hashes.read_bytes()
     assert ends("extract", "--prune", str(recipe)) == 0
     assert not file.exists()
+    assert b"nonsense" not in hashes.read_bytes()
     pretrain.run(config)
     assert ends("extract", "--verify", str(recipe)) == 0
 

@@ -14,6 +14,7 @@ from hwm.data.segments import UNKNOWN, ClassTable, SegmentTable, Task
 from hwm.data.toyworld import generate
 from hwm.data.video import write_video
 from hwm.engine.runlog import RunLog, read_facts
+from hwm.engine.runtime import StopFlag
 from hwm.errors import DataError
 from hwm.pipelines.anticipate import read_tables
 
@@ -217,7 +218,7 @@ def test_classes_numbered_differently_in_the_two_files_are_warned_of(plain: Path
     }
     config = AnticipateConfig.model_validate({"name": "x", "folder": plain, "annotations": files | {"videos": plain}})
     with RunLog.open(config, "anticipate", resume=False) as log:
-        read_tables(config, log)
+        read_tables(config, log, StopFlag())
     (warning,) = read_facts(plain / "x")["warnings"]
     assert "7 is 'name 40', in training 'name 7'" in warning
 

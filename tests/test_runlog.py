@@ -138,6 +138,16 @@ def test_a_full_disk_does_not_hide_what_ended_the_run(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+@pytest.mark.parametrize("name", ["metrics.jsonl", "timings.jsonl"])
+def test_a_line_that_cannot_be_written_names_its_file(tmp_path: Path, name: str) -> None:
+    with RunLog.open(configuration(tmp_path), "pretrain", resume=False) as log:
+        (log.folder / name).symlink_to("/dev/full")
+        write = log.write if name == "metrics.jsonl" else log.write_timings
+        with pytest.raises(RunError, match=rf"/run/{name} \(step 7\) cannot be used: No space left(.|\n)*run the same"):
+            write(7, {"x": 1.0})
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
 @pytest.mark.parametrize("name", [".lock", "config.yaml"])
 def test_a_disk_that_is_full_from_the_start_names_the_folder(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,7 @@ from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog, read_facts, read_metrics
 from hwm.engine.runtime import EXIT_STOPPED
 from hwm.pipelines import adapt, adapt_gaze, anticipate, extract, pretrain
+from hwm.tokens.video_hashes import VIDEO_HASHES
 
 OPTIM = {"lr": 1e-3, "num_steps": 5, "warmup_steps": 1, "batch_size": 2}
 STOPPED_IN = 3
@@ -124,6 +125,37 @@ def test_a_run_stops_within_a_video_that_is_hashed(
     assert not list(stage1_settings["tokens"]["folder"].rglob("*.safetensors"))
 
 
+@pytest.mark.parametrize(
+    ("run", "name", "label"),
+    [
+        (_pretrain, "stopped", "train videos probed"),
+        (_pretrain, "stopped", "val videos probed"),
+        (_extract, "stopped-extract", "train videos probed"),
+        (_adapt, "stopped", "train videos probed"),
+    ],
+)
+def test_a_run_stops_while_its_videos_are_probed(
+    run: Callable[[dict[str, Any], str], Path], name: str, label: str, stage1_settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    shown, told = Progress.set, list[tuple[str, int]]()
+
+    def asked_to_stop(self: Progress, done: int, **values: float) -> None:
+        shown(self, done, **values)
+        told.append((self.label, self.total))
+        if self.label == label:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "set", asked_to_stop)
+        with pytest.raises(SystemExit) as ended:
+            run(stage1_settings, "stopped")
+    assert ended.value.code == EXIT_STOPPED
+    assert read_facts(stage1_settings["folder"] / name)["status"] == "stopped"
+    assert told[-1] == (label, 6 if label.startswith("train") else 2)
+    assert [entry[0] for entry in told].count(label) == 1
+
+
 def test_extract_stops_within_a_video_and_keeps_those_that_are_done(
     stage1_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,14 +176,14 @@ def test_extract_stops_within_a_video_and_keeps_those_that_are_done(
     assert ended.value.code == EXIT_STOPPED
     assert len(made) in (3, 4)
     assert read_facts(config.folder / "stage1-extract")["status"] == "stopped"
-    left = [path for path in config.tokens.folder.rglob("*") if path.is_file()]
+    left = [path for path in config.tokens.folder.rglob("*") if path.is_file() and path.name != VIDEO_HASHES]
     assert left
     assert all(path.suffix == ".safetensors" for path in left)
     assert extract.run(config, lambda estimate: None).crops_held == len(left) // 2
     assert read_facts(config.folder / "stage1-extract")["status"] == "finished"
 
 
-@pytest.mark.parametrize("label", ["videos", "features", "stage 2"])
+@pytest.mark.parametrize("label", ["train videos probed", "val videos probed", "videos", "features", "stage 2"])
 def test_stage_2_stops_at_once_and_leaves_no_result(
     label: str, stage1_settings: dict[str, Any], stage2_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from hwm.config import PretrainConfig
 from hwm.data.clips import ClipPlan, ClipRequest
 from hwm.engine.assemble import load_stage1, new_world
 from hwm.engine.runlog import RunLog, read_metrics
+from hwm.engine.runtime import StopFlag
 from hwm.errors import DataError
 from hwm.evaluation.collapse import MIN_DEVIATION_RATIO, MIN_RANK_RATIO, collapse_monitors
 from hwm.evaluation.gaze_forecast import ForecastScores, fit_readout, peak_of
@@ -317,7 +318,7 @@ def test_a_model_without_gaze_is_judged_by_a_gaze_that_it_is_never_shown(stage1_
     seeing, weights = new_world(config)
     source = open_source(config.tokens, seeing.observer, seeing.grid, weights, torch.device("cpu"), 0)
     with RunLog.open(config, "pretrain", resume=False) as log:
-        videos = find_parts(config.data, log)["val"].videos
+        videos = find_parts(config.data, log, StopFlag())["val"].videos
     source.prepare(videos, lambda done: None)
     clips = ClipPlan(videos, config.data.fps, config.data.num_steps, None, config.seed).validation()
     world = load_stage1(judged.folder).world
@@ -340,7 +341,7 @@ def test_a_video_that_the_judge_cannot_see_is_left_out_and_counted(
     stage1_settings["optim"]["num_steps"] = 1
     settings = stage1_settings | {"gaze": "none", "validation_gaze": "estimated"}
     with RunLog.open(PretrainConfig.model_validate(settings), "pretrain", resume=False) as log:
-        broken = find_parts(PretrainConfig.model_validate(settings).data, log)["val"].videos[0].path
+        broken = find_parts(PretrainConfig.model_validate(settings).data, log, StopFlag())["val"].videos[0].path
     make = Extractor._make
 
     def torn(self: Extractor, item: Wanted, on_steps: Callable[[int], None]) -> None:

@@ -14,7 +14,7 @@ from hwm.recipes import load_any
 from hwm.terminal import counted, printable
 
 if TYPE_CHECKING:
-    from hwm.pipelines.extract import Estimate
+    from hwm.pipelines.extract import Estimate, Pruned
     from hwm.tokens.maintenance import Checked
 
 _CACHED = "tokens.source="
@@ -48,7 +48,7 @@ def extract(
     if verify:
         _show_bad(pipeline.verify(checked), "damaged")
     elif prune:
-        _show_bad(pipeline.prune(checked, dry_run=dry_run), "would be removed" if dry_run else "removed")
+        _show_pruned(pipeline.prune(checked, dry_run=dry_run), "would be removed" if dry_run else "removed")
     else:
         done = pipeline.run(checked, _show_estimate)
         for name, value in done._asdict().items():
@@ -89,6 +89,13 @@ def _show_bad(checked: "Checked", word: str) -> None:
     )
     if checked.bad and word == "damaged":
         raise typer.Exit(1)
+
+
+def _show_pruned(pruned: "Pruned", word: str) -> None:
+    _show_bad(pruned.checked, word)
+    dropped, kept = pruned.hashes
+    if dropped:
+        _line(f"{dropped} of {dropped + kept} hashes of videos {word} (changed, gone, damaged, or there twice)")
 
 
 def readable(num_bytes: int) -> str:

@@ -40,13 +40,19 @@ def parse_annotations(annotation: Path, config: AnnotationConfig, split: str) ->
     return READERS[config.dataset](annotation, config, split)
 
 
-def read_annotations(annotation: Path, config: AnnotationConfig, tasks: Sequence[Task] | None) -> SegmentTable:
+def read_annotations(
+    annotation: Path,
+    config: AnnotationConfig,
+    tasks: Sequence[Task] | None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> SegmentTable:
     """Read one annotation file.
 
     Args:
         annotation: the file.
         config: its data set, and where the videos are.
         tasks: those of the training file, for validation; None (training) builds class tables from the usable segments.
+        on_progress: called with how many videos were opened, of how many; what it raises ends the reading.
 
     Returns:
         The usable segments in the file's order, the tasks, and an exclusion for each annotated segment not used.
@@ -55,4 +61,4 @@ def read_annotations(annotation: Path, config: AnnotationConfig, tasks: Sequence
         DataError: a file is malformed, has no labels, or has no usable segment; two videos fit one name.
     """
     split = TRAIN if tasks is None else VAL
-    return build_table(parse_annotations(annotation, config, split), tasks, config.manifest)
+    return build_table(parse_annotations(annotation, config, split), tasks, config.manifest, on_progress)

@@ -7,7 +7,7 @@ In: files, folders and lists of videos. Out: a `VideoSet` (usable videos, everyt
 import csv
 import glob as globbing
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os.path import expanduser, realpath
 from pathlib import Path
 from typing import NamedTuple
@@ -81,7 +81,11 @@ def name_videos(sources: Sequence[str | Path], glob: str) -> NamedVideos:
 
 
 def find_videos(
-    sources: Sequence[str | Path], glob: str, min_duration_sec: float, manifest: Path | None = None
+    sources: Sequence[str | Path],
+    glob: str,
+    min_duration_sec: float,
+    manifest: Path | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> VideoSet:
     """Collect and probe the videos named by files, folders, `.txt` lists and `.csv` lists, in any mixture.
 
@@ -92,6 +96,7 @@ def find_videos(
         glob: pattern for folders, e.g. `**/*_214-1.mp4`. Hidden files and files without a video suffix do not count.
         min_duration_sec: videos that are not longer are excluded: none of their frames is on screen at this time.
         manifest: where the videos' facts stand; None probes the videos.
+        on_progress: called with how many were probed, of how many; what it raises ends the search.
 
     Returns:
         The videos, and for each name that gave none (unreadable, missing, too short, named twice) an `Exclusion`.
@@ -102,7 +107,7 @@ def find_videos(
     named = name_videos(sources, glob)
     excluded = list(named.excluded)
     videos: list[VideoInfo] = []
-    for path, probed in zip(named.paths, known_videos(named.paths, manifest), strict=True):
+    for path, probed in zip(named.paths, known_videos(named.paths, manifest, on_progress), strict=True):
         if isinstance(probed, str):
             excluded.append(Exclusion(str(path), probed))
         elif probed.duration_sec <= min_duration_sec + TIME_TOLERANCE_SEC:

@@ -196,16 +196,20 @@ def require_unchanged(path: Path, on_progress: Callable[[int], None] = lambda do
     return manifest
 
 
-def known_videos(paths: Sequence[Path], manifest: Path | None) -> list[VideoInfo | str]:
+def known_videos(
+    paths: Sequence[Path],
+    manifest: Path | None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[VideoInfo | str]:
     """`VideoInfo` of each path, or why it cannot be used: from the manifest, or by probing where there is none.
 
-    Every reader of annotations gets its videos here.
+    Every reader of annotations gets its videos here. `on_progress` is that of `probe_videos`.
 
     Raises:
         DataError: the manifest cannot be read, or does not have one of the videos.
     """
     if manifest is None:
-        return probe_videos(paths)
+        return probe_videos(paths, on_progress=on_progress)
     videos = read_manifest(manifest).videos
     unknown = [path for path in paths if str(path) not in videos]
     if unknown:

@@ -17,6 +17,7 @@ PROBE_TIMEOUT_SEC = 60.0
 """Far above what a slow network disk needs for one file."""
 
 _NUM_THREADS = 8
+_TICK_SEC = 0.5
 
 _Answers = queue.SimpleQueue[tuple[int, VideoInfo | str | None]]
 
@@ -25,6 +26,7 @@ def probe_videos(
     paths: Sequence[Path],
     timeout_sec: float = PROBE_TIMEOUT_SEC,
     probe: Callable[[Path], VideoInfo] = probe_video,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[VideoInfo | str]:
     """Probe each path.
 
@@ -32,6 +34,8 @@ def probe_videos(
         paths: video files.
         timeout_sec: seconds one file may take; its thread is then left behind (it cannot be ended from outside).
         probe: what is done with a path.
+        on_progress: called with how many are done, of how many, twice a second at least, even where none answers; what
+            it raises ends the probing.
 
     Returns:
         In the order of `paths`: the `VideoInfo`, or the reason (without the path, so that reasons can be counted).
@@ -46,8 +50,10 @@ def probe_videos(
             deadlines[index] = time.monotonic() + timeout_sec
             # Daemons: one that hangs must not keep the program from ending.
             threading.Thread(target=_answer, args=(index, paths[index], probe, answers), daemon=True).start()
+        on_progress(len(results), len(paths))
         try:
-            index, answer = answers.get(timeout=max(0.0, min(deadlines.values()) - time.monotonic()))
+            left = min(deadlines.values()) - time.monotonic()
+            index, answer = answers.get(timeout=min(max(0.0, left), _TICK_SEC))
         except queue.Empty:
             for late in [index for index, deadline in deadlines.items() if deadline <= time.monotonic()]:
                 del deadlines[late]
@@ -59,6 +65,7 @@ def probe_videos(
             )
         if deadlines.pop(index, None) is not None:
             results[index] = answer
+    on_progress(len(paths), len(paths))
     return [results[index] for index in range(len(paths))]
 
 

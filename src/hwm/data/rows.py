@@ -9,7 +9,7 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,13 +112,19 @@ def integer_in(text: str) -> int | None:
     return int(text) if _DIGITS.fullmatch(text) else None
 
 
-def build_table(annotation: Annotation, tasks: Sequence[Task] | None, manifest: Path | None = None) -> SegmentTable:
+def build_table(
+    annotation: Annotation,
+    tasks: Sequence[Task] | None,
+    manifest: Path | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> SegmentTable:
     """Join rows, videos and classes.
 
     Args:
         annotation: what a reader found.
         tasks: those of the training file, for validation; None builds class tables from this file's usable rows.
         manifest: what the videos are known from; None opens them.
+        on_progress: called with how many were opened, of how many; what it raises ends the reading.
 
     Returns:
         The usable segments in the file's order and an exclusion for each row that is not used.
@@ -126,7 +132,7 @@ def build_table(annotation: Annotation, tasks: Sequence[Task] | None, manifest: 
     Raises:
         DataError: no row is usable, or the manifest does not have a video.
     """
-    videos = _known(annotation.videos, manifest)
+    videos = _known(annotation.videos, manifest, on_progress)
     excluded = list(annotation.broken)
     kept: list[int] = []
     for index, row in enumerate(annotation.rows):
@@ -161,10 +167,12 @@ def build_table(annotation: Annotation, tasks: Sequence[Task] | None, manifest: 
     )
 
 
-def _known(videos: Mapping[str, Located], manifest: Path | None) -> dict[str, VideoInfo | str]:
+def _known(
+    videos: Mapping[str, Located], manifest: Path | None, on_progress: Callable[[int, int], None]
+) -> dict[str, VideoInfo | str]:
     """Each video, or the reason why it cannot be used; each file is looked at once."""
     paths = list(dict.fromkeys(located.path for located in videos.values() if located.path is not None))
-    infos = dict(zip(paths, known_videos(paths, manifest), strict=True))
+    infos = dict(zip(paths, known_videos(paths, manifest, on_progress), strict=True))
     found: dict[str, VideoInfo | str] = {}
     for key, located in videos.items():
         info = infos[located.path] if located.path is not None else str(located.reason)

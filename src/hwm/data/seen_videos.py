@@ -1,6 +1,7 @@
 """Which videos a world model was trained on, so that none of their takes is scored as new.
 
-    train_videos.json      schema, and of each training video its path and a fingerprint of its bytes
+    train_videos.json      schema, and of each training video its path, a fingerprint of its bytes, and whether only an
+                           earlier part of the run was trained on it
 
 A take is known again by its name (another view of it, or the same at another size), and a file by its fingerprint
 (under another name). Both are needed: stage 1 reads lists of files, stage 2 annotations of takes.
@@ -73,7 +74,7 @@ def write_seen(
         folder: of the run.
         videos: what it trains on from now on.
         go_on: keep the videos of its earlier part.
-        warn: called where they are not those of its earlier part, with what differs.
+        warn: called where they are not those that it was at last trained on, with what differs.
 
     Returns:
         What `run.json` says of it: the number of videos and the file's sha256.
@@ -81,15 +82,16 @@ def write_seen(
     Raises:
         DataError: a video cannot be read, or the file of the earlier part is damaged.
     """
-    earlier = _read(folder / FILE) if go_on and (folder / FILE).exists() else {}
+    last, before = _read(folder / FILE) if go_on and (folder / FILE).exists() else _Known({}, {})
     now = dict(zip(map(str, videos), fingerprints(videos), strict=True))
-    if earlier and (changes := _changes(earlier, now)):
+    if last and (changes := _changes(last, now)):
         warn(
             f"the training videos are not those of the run's earlier part: {'; '.join(changes)}. Clips and their order "
             "differ from here on, so the run is no longer what one started now would be"
         )
-    known = now | {path: fingerprint for path, fingerprint in earlier.items() if path not in now}
-    rows = [{"path": path, "fingerprint": fingerprint} for path, fingerprint in known.items()]
+    rows = [{"path": path, "fingerprint": fingerprint} for path, fingerprint in now.items()]
+    left = {path: fingerprint for path, fingerprint in (last | before).items() if path not in now}
+    rows += [{"path": path, "fingerprint": fingerprint, "earlier": True} for path, fingerprint in left.items()]
     aside = folder / f"{FILE}.tmp"
     aside.write_text(json.dumps({"schema_version": SCHEMA, "videos": rows}, indent=1) + "\n", encoding="utf-8")
     aside.replace(folder / FILE)
@@ -109,7 +111,8 @@ def read_seen(folder: Path, recorded: Mapping[str, object] | None) -> SeenVideos
     if recorded is None:
         return None
     path = folder / FILE
-    known = _read(path)
+    last, before = _read(path)
+    known = last | before
     if content_sha256(path) != recorded.get("sha256"):
         raise _damaged(path, "other content than run.json says")
     return SeenVideos(
@@ -136,16 +139,26 @@ def _changes(earlier: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return told
 
 
-def _read(path: Path) -> dict[str, str]:
-    """Path → fingerprint."""
+class _Known(NamedTuple):
+    """Training videos of a run, path → fingerprint."""
+
+    last: dict[str, str]
+    before: dict[str, str]
+    """Those that only parts before the last one had."""
+
+
+def _read(path: Path) -> _Known:
     try:
         tree = json.loads(path.read_bytes())
         if tree["schema_version"] != SCHEMA:
             raise ValueError(f"schema {tree['schema_version']}")
-        return {str(row["path"]): str(row["fingerprint"]) for row in tree["videos"]}
+        known = _Known({}, {})
+        for row in tree["videos"]:
+            known[bool(row.get("earlier", False))][str(row["path"])] = str(row["fingerprint"])
+        return known
     except OSError as error:
         raise _damaged(path, error.strerror or str(error)) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
 
 

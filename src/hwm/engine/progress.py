@@ -2,12 +2,14 @@
 
     with Progress("stage 1", total=1000, done=400) as bar:
         bar.advance(loss=0.42)
+    with LateProgress("videos probed") as told:          where how many there are is found on the way
+        told(3, 200)
 
 Bars may be nested. Only the first of several processes shows anything.
 """
 
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 
 import rich
@@ -99,6 +101,30 @@ class Progress(AbstractContextManager["Progress"]):
         rate = self._rate()
         left = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 and self.done < self.total else ""
         self._console.print(Text(f"{self.label}: {self.done}/{self.total}  {self._beside()}{left}"), soft_wrap=True)
+
+
+class LateProgress(AbstractContextManager["LateProgress"]):
+    """A `Progress` that is shown from when the number of things is first told.
+
+    Args:
+        label: what is being done.
+    """
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._bar: Progress | None = None
+        self._shown = ExitStack()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Says how many are done, of how many."""
+        if self._bar is None:
+            self._bar = self._shown.enter_context(Progress(self._label, total))
+        self._bar.set(done)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._shown.close()
 
 
 def _is_silent() -> bool:

@@ -81,7 +81,7 @@ class RunLog(AbstractContextManager["RunLog"]):
             mirrors = open_mirrors(config.mirrors, folder, config.model_dump(mode="json"))
             if not going_on:
                 _clear(folder)
-            with _refusals_of(folder):
+            with _refusals_of(f"run folder {folder}"):
                 dump_config(config, folder / "config.yaml")
             unless_opened.pop_all()
         facts = earlier | {"verb": verb, "name": config.name, "seed": config.seed} | provenance()
@@ -128,7 +128,11 @@ class RunLog(AbstractContextManager["RunLog"]):
             self._sums[name] = (total + value, count + 1)
 
     def flush(self, step: int) -> None:
-        """Writes a line with the means of all steps added since the last one."""
+        """Writes a line with the means of all steps added since the last one.
+
+        Raises:
+            RunError: the disk is full or refuses.
+        """
         if self._sums:
             means = {name: total / count for name, (total, count) in self._sums.items()}
             self._sums = {}
@@ -138,7 +142,7 @@ class RunLog(AbstractContextManager["RunLog"]):
         """Writes a line to `metrics.jsonl` now.
 
         Raises:
-            RunError: a value is not finite.
+            RunError: a value is not finite, or the disk is full or refuses.
         """
         _require_finite(step, values)
         if self._lock is None:
@@ -149,7 +153,7 @@ class RunLog(AbstractContextManager["RunLog"]):
         """Writes a line to `timings.jsonl`, which no two runs share, so that `metrics.jsonl` can be compared.
 
         Raises:
-            RunError: a value is not finite.
+            RunError: a value is not finite, or the disk is full or refuses.
         """
         _require_finite(step, values)
         if self._lock is not None:
@@ -157,10 +161,12 @@ class RunLog(AbstractContextManager["RunLog"]):
 
     def _append(self, name: str, step: int, values: Mapping[str, float]) -> None:
         line = json.dumps({"step": step, **values}, allow_nan=False)
-        with (self.folder / name).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        path = self.folder / name
+        with _refusals_of(f"{path} (step {step})", "free some space, then run the same command again"):
+            with path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+                file.flush()
+                os.fsync(file.fileno())
         for mirror in self._mirrors:
             mirror.write(step, values)
 
@@ -255,7 +261,7 @@ def _step_of(line: str) -> int | None:
 
 def _lock(folder: Path) -> TextIO:
     """Takes the folder for this process; the system gives it back when the process ends, however it ends."""
-    with _refusals_of(folder):
+    with _refusals_of(f"run folder {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("a+", encoding="utf-8")
     try:
@@ -267,7 +273,7 @@ def _lock(folder: Path) -> TextIO:
         raise RunError(
             f"run folder {folder} is in use", found=f"process {holder}", fix="wait for it, or give this run a name=..."
         ) from error
-    with ExitStack() as unless_written, _refusals_of(folder):
+    with ExitStack() as unless_written, _refusals_of(f"run folder {folder}"):
         unless_written.callback(file.close)
         file.truncate(0)
         os.write(file.fileno(), f"{os.getpid()}\n".encode())
@@ -276,15 +282,12 @@ def _lock(folder: Path) -> TextIO:
 
 
 @contextmanager
-def _refusals_of(folder: Path) -> Iterator[None]:
-    """Inside, what the disk refuses is told with the folder; a full one names no file."""
+def _refusals_of(what: str, fix: str = "free some space, or choose another --folder") -> Iterator[None]:
+    """Inside, what the disk refuses is told with its name; a full one names no file."""
     try:
         yield
     except OSError as error:
-        raise RunError(
-            f"run folder {folder} cannot be used: {error.strerror or error}",
-            fix="free some space, or choose another --folder",
-        ) from error
+        raise RunError(f"{what} cannot be used: {error.strerror or error}", fix=fix) from error
 
 
 def _require_own(folder: Path, verb: str) -> None:

@@ -24,7 +24,7 @@ from hwm.engine.assemble import CHECKPOINTS, load_frozen_encoder
 from hwm.engine.checkpoint import CheckpointStore
 from hwm.engine.held_data import hold_to_manifest
 from hwm.engine.optim import adamw, clip_gradients, scheduled_lr, set_lr
-from hwm.engine.progress import Progress
+from hwm.engine.progress import LateProgress, Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import EXIT_STOPPED, StopFlag, rng_for, seeded_weights, start
 from hwm.losses import effective_rank
@@ -94,11 +94,13 @@ def run(config: AdaptConfig, resume: bool = True) -> AdaptResult:
         grid = model.encoder.spec.grid(config.resolution, config.resolution)
 
         # Data
-        shortest = (config.data.num_steps - 1) / config.data.fps
-        hold_to_manifest(config.data.manifest, log)
-        found = find_videos(config.data.train, config.data.glob, shortest, config.data.manifest)
+        data = config.data
+        hold_to_manifest(data.manifest, log, stop)
+        shortest = (data.num_steps - 1) / data.fps
+        with LateProgress("train videos probed") as told:
+            found = find_videos(data.train, data.glob, shortest, data.manifest, stop.checked(told))
         log.record_coverage("train videos", expected=found.expected, used=len(found.videos), excluded=found.excluded)
-        plan = ClipPlan(found.videos, config.data.fps, config.data.num_steps, config.data.augment, config.seed)
+        plan = ClipPlan(found.videos, data.fps, data.num_steps, data.augment, config.seed)
         read = _reader(config, plan)
 
         # Optimiser, resume

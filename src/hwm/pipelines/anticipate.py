@@ -22,7 +22,7 @@ from hwm.data.protocol import START_MINUS_TAU
 from hwm.data.segments import ClassTable, SegmentTable, Task
 from hwm.data.video import VideoInfo
 from hwm.engine.held_data import hold_to_manifest
-from hwm.engine.progress import Progress
+from hwm.engine.progress import LateProgress, Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import StopFlag, start
 from hwm.engine.saved_probe import load_probe, save_probe, trained_on
@@ -183,15 +183,18 @@ def videos_of(table: SegmentTable) -> tuple[VideoInfo, ...]:
     return tuple({segment.video.path: segment.video for segment in table.segments}.values())
 
 
-def read_tables(config: AnticipateConfig, log: RunLog) -> tuple[SegmentTable, SegmentTable]:
-    """Training and validation segments; no video may be in both.
+def read_tables(config: AnticipateConfig, log: RunLog, stop: StopFlag) -> tuple[SegmentTable, SegmentTable]:
+    """Training and validation segments; no video may be in both. Ends between two videos where `stop` is up.
 
     Raises:
         DataError: annotations that cannot be used, a take in both files, or data that are not the manifest's.
     """
-    hold_to_manifest(config.annotations.manifest, log)
-    train = read_annotations(config.annotations.train, config.annotations, None)
-    val = read_annotations(config.annotations.val, config.annotations, train.tasks)
+    annotations = config.annotations
+    hold_to_manifest(annotations.manifest, log, stop)
+    with LateProgress("train videos probed") as told:
+        train = read_annotations(annotations.train, annotations, None, stop.checked(told))
+    with LateProgress("val videos probed") as told:
+        val = read_annotations(annotations.val, annotations, train.tasks, stop.checked(told))
     both = sorted({s.video.path for s in train.segments} & {s.video.path for s in val.segments})
     if both:
         raise DataError(
@@ -220,7 +223,7 @@ def _usable_tables(
     config: AnticipateConfig, foresight: Foresight, log: RunLog, stop: StopFlag
 ) -> tuple[SegmentTable, SegmentTable]:
     """Training and validation segments whose videos the backbone can use; see `read_tables`, `_require_unseen`."""
-    train, val = read_tables(config, log)
+    train, val = read_tables(config, log, stop)
     _require_unseen(foresight, val, config, log)
     videos = tuple({video.path: video for table in (train, val) for video in videos_of(table)}.values())
     with Progress("videos", total=len(videos)) as bar:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from hwm.config import AnticipateConfig
 from hwm.data.annotations import read_annotations
 from hwm.engine.assemble import load_stage1, probe_seer
+from hwm.engine.progress import LateProgress
 from hwm.engine.runlog import read_facts
 from hwm.errors import RunError
 from hwm.evaluation.experiment import Experiment
@@ -93,8 +94,10 @@ def reopen(folder: Path) -> Reopened:
     assert config.checkpoint is not None, "examples are of runs on a world model"
     stage1 = load_stage1(config.checkpoint)
     seer = probe_seer(stage1, config.probe.gaze_point, config.gazelle)
-    tasks = read_annotations(config.annotations.train, config.annotations, None).tasks
-    table = read_annotations(config.annotations.val, config.annotations, tasks)
+    with LateProgress("train videos probed") as told:
+        tasks = read_annotations(config.annotations.train, config.annotations, None, told).tasks
+    with LateProgress("val videos probed") as told:
+        table = read_annotations(config.annotations.val, config.annotations, tasks, told)
     rows = [row["row"] for row in json.loads((folder / "segments.json").read_bytes())["segments"]]
     found, _ = validation_samples(table, config, seer.grid.fps)
     samples = {sample.segment.row: sample for sample in found}

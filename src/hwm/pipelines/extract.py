@@ -2,7 +2,7 @@
 
     run       videos of the recipe → what is missing and how many bytes that needs → encoded once each
     verify    every token file read back and compared with its hashes
-    prune     what this recipe cannot use, and what is damaged, removed
+    prune     what this recipe cannot use, and what is damaged, removed; hashes of videos that no longer hold, forgotten
 
 The record is `<folder>/<name>-extract/run.json`, beside the run's own.
 """
@@ -33,6 +33,7 @@ from hwm.pipelines.validation_gaze import judge_seer
 from hwm.tokens.extraction import Extractor, Survey, Wanted, centre_only, require_room
 from hwm.tokens.maintenance import Checked, prune_cache, total_bytes, verify_cache
 from hwm.tokens.source import cache_folder, open_cache
+from hwm.tokens.video_hashes import VIDEO_HASHES, Forgotten, VideoHashes
 
 ExtractConfig = PretrainConfig | AnticipateConfig
 
@@ -65,6 +66,14 @@ class ExtractResult(NamedTuple):
     """Crops that were there before."""
     bytes_made: int
     seconds: float
+
+
+class Pruned(NamedTuple):
+    """What was (or would be) removed from a cache."""
+
+    checked: Checked
+    """Its token files; the bad ones go."""
+    hashes: Forgotten
 
 
 class _Part(NamedTuple):
@@ -102,7 +111,8 @@ def run(config: ExtractConfig, on_estimate: Callable[[Estimate], None]) -> Extra
     record = config.model_copy(update={"name": f"{config.name}-extract"})
     with RunLog.open(record, "extract", resume=False) as log, StopFlag() as stop:
         extractors = _extractors(config, fabric.device, log)
-        parts = _pretrain_parts(config, log) if isinstance(config, PretrainConfig) else _anticipate_parts(config, log)
+        is_pretrain = isinstance(config, PretrainConfig)
+        parts = _pretrain_parts(config, log, stop) if is_pretrain else _anticipate_parts(config, log, stop)
         jobs = [_Job(extractor, seen, _joined(parts[name] for name in sorted(seen))) for extractor, seen in extractors]
         survey = _surveyed(jobs, parts, stop.checked(lambda: None))
         folder = cache_folder(config.tokens)
@@ -129,16 +139,17 @@ def verify(config: ExtractConfig) -> Checked:
         return verify_cache(folder, bar.advance)
 
 
-def prune(config: ExtractConfig, *, dry_run: bool) -> Checked:
+def prune(config: ExtractConfig, *, dry_run: bool) -> Pruned:
     """Remove from the cache what this recipe cannot use (of other weights, settings or versions) and what is damaged.
 
     Raises:
-        HwmError: weights that cannot be read, or a file that cannot be removed.
+        HwmError: weights that cannot be read, or a file that cannot be removed or written.
     """
     folder = cache_folder(config.tokens)
     keep = [kept for seer, _ in _seers(config) for kept in open_cache(config.tokens, seer.grid, seer.weights).folders]
     with Progress("bytes read", total=total_bytes(folder)) as bar:
-        return prune_cache(folder, keep, dry_run=dry_run, on_bytes=bar.advance)
+        checked = prune_cache(folder, keep, dry_run=dry_run, on_bytes=bar.advance)
+    return Pruned(checked, VideoHashes(folder / VIDEO_HASHES).forget(dry_run=dry_run))
 
 
 def _seers(config: ExtractConfig) -> list[tuple[Seer, frozenset[str]]]:
@@ -175,17 +186,17 @@ def _extractors(config: ExtractConfig, device: torch.device, log: RunLog) -> lis
     ]
 
 
-def _pretrain_parts(config: PretrainConfig, log: RunLog) -> dict[str, _Part]:
+def _pretrain_parts(config: PretrainConfig, log: RunLog, stop: StopFlag) -> dict[str, _Part]:
     crops = {"train": training_crops(config), "val": centre_only}
     return {
         part: _Part(tuple(Wanted(video, crops[part](video)) for video in found.videos), found.excluded, found.expected)
-        for part, found in find_parts(config.data, log).items()
+        for part, found in find_parts(config.data, log, stop).items()
     }
 
 
-def _anticipate_parts(config: AnticipateConfig, log: RunLog) -> dict[str, _Part]:
+def _anticipate_parts(config: AnticipateConfig, log: RunLog, stop: StopFlag) -> dict[str, _Part]:
     parts = {}
-    for part, table in zip(("train", "val"), read_tables(config, log), strict=True):
+    for part, table in zip(("train", "val"), read_tables(config, log, stop), strict=True):
         videos = videos_of(table)
         parts[part] = _Part(tuple(Wanted(video, centre_only(video)) for video in videos), (), len(videos), table)
     return parts

@@ -21,7 +21,7 @@ from hwm.data.gaze_files import GazeFiles, gaze_in_box
 from hwm.data.transforms import centre_square, normalise
 from hwm.data.video import VideoInfo, VideoReader, num_grid_steps
 from hwm.engine.assemble import load_gazelle
-from hwm.engine.progress import Progress
+from hwm.engine.progress import LateProgress, Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import check_precision, rng_for, start
 from hwm.errors import DataError
@@ -172,7 +172,10 @@ def _find(config: GazeScoreConfig) -> tuple[VideoSet, VideoSet]:
     Raises:
         DataError: none are left, or a video is in both.
     """
-    scored, prior = (find_videos(names, config.glob, 0.0) for names in (config.videos, config.prior_videos))
+    with LateProgress("videos probed") as told:
+        scored = find_videos(config.videos, config.glob, 0.0, on_progress=told)
+    with LateProgress("prior videos probed") as told:
+        prior = find_videos(config.prior_videos, config.glob, 0.0, on_progress=told)
     both = {v.path.resolve() for v in scored.videos} & {v.path.resolve() for v in prior.videos}
     if both:
         raise DataError(

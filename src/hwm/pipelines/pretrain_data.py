@@ -21,7 +21,7 @@ from hwm.engine.assemble import Seer, load_frozen_encoder
 from hwm.engine.compiling import compile_blocks
 from hwm.engine.held_data import hold_to_manifest
 from hwm.engine.mean_scene import load_mean_scene, mean_scene_hash, save_mean_scene
-from hwm.engine.progress import Progress
+from hwm.engine.progress import LateProgress, Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import StopFlag
 from hwm.errors import DataError
@@ -105,21 +105,23 @@ def load_videos(
     Raises:
         DataError: none is left, a video is in both, or the data are not those of the manifest.
     """
-    found = find_parts(config.data, log)
+    found = find_parts(config.data, log, stop)
     crops = training_crops(config)
     train = _prepared("train", found["train"], log, sources["train"], stop, crops)
     return train, _prepared("val", found["val"], log, sources["val"], stop)
 
 
-def find_parts(data: ClipDataConfig, log: RunLog) -> dict[str, VideoSet]:
-    """The videos of `data.train` and `data.val`.
+def find_parts(data: ClipDataConfig, log: RunLog, stop: StopFlag) -> dict[str, VideoSet]:
+    """The videos of `data.train` and `data.val`; ends between two of them where `stop` is up.
 
     Raises:
         DataError: none is left, a video is in both, or the data are not those of the manifest.
     """
-    hold_to_manifest(data.manifest, log)
-    shortest = (data.num_steps - 1) / data.fps
-    found = {part: find_videos(getattr(data, part), data.glob, shortest, data.manifest) for part in ("train", "val")}
+    hold_to_manifest(data.manifest, log, stop)
+    shortest, found = (data.num_steps - 1) / data.fps, dict[str, VideoSet]()
+    for part in ("train", "val"):
+        with LateProgress(f"{part} videos probed") as told:
+            found[part] = find_videos(getattr(data, part), data.glob, shortest, data.manifest, stop.checked(told))
     both = sorted(
         {str(v.path.resolve()) for v in found["train"].videos} & {str(v.path.resolve()) for v in found["val"].videos}
     )

@@ -2,6 +2,7 @@
 
     <folder>/z-<16 hex>/<32 hex of the video>-<8 hex of the crop>.safetensors           latents, and when each step is
     <folder>/scene-<16 hex>/...                                                         scene tokens, gaze weights
+    <folder>/video_hashes.txt                                                           see `video_hashes`
 
 Models with and without gaze share the latents. A file's place holds three hashes: of everything that decides the
 numbers for all videos (weights, time grid, resolutions, precision of computing and of storing, version of this code),
@@ -24,13 +25,13 @@ import torch
 from torch import Tensor
 
 from hwm.config import Precision, TokenDtype
-from hwm.data.content import content_sha256
 from hwm.data.video import CropBox
 from hwm.errors import CacheError
 from hwm.models.world_model import TimeGrid
 from hwm.tokens.observe import StepTokens
 from hwm.tokens.stored import names_of, pack, unpack
 from hwm.tokens.token_file import PARTIAL, TokenWriter, read_steps
+from hwm.tokens.video_hashes import VIDEO_HASHES, VideoHashes
 
 FORMAT = 3
 """Raised whenever the code that computes or stores tokens changes their numbers; tests/test_token_cache.py holds it."""
@@ -72,6 +73,7 @@ class TokenCache:
             part: folder / f"{part}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
             for part, identity in self._identities.items()
         }
+        self._hashes = VideoHashes(folder / VIDEO_HASHES)
         self._digests: dict[str, str] = {}
 
     @property
@@ -79,12 +81,30 @@ class TokenCache:
         """The folders of this cache's parts."""
         return tuple(self._folders.values())
 
-    def hash_videos(self, videos: Iterable[Path], on_bytes: Callable[[int], None]) -> None:
-        """Read each video for its hash, which is kept for this run; one that cannot be read is left to `missing`."""
+    def unhashed(self, videos: Iterable[Path], check: Callable[[], None]) -> list[Path]:
+        """Videos that must be read for their hash; those of the others are remembered.
+
+        Args:
+            videos: any; one that cannot be looked at is left to `missing`.
+            check: called before each; what it raises ends the search.
+        """
+        unhashed = []
         for video in videos:
+            check()
             if str(video) not in self._digests:
                 with suppress(OSError):
-                    self._digests[str(video)] = content_sha256(video, on_bytes)
+                    digest = self._hashes.recall(video)
+                    if digest is None:
+                        unhashed.append(video)
+                    else:
+                        self._digests[str(video)] = digest
+        return unhashed
+
+    def hash_videos(self, videos: Iterable[Path], on_bytes: Callable[[int], None]) -> None:
+        """Read each video for its hash, which is remembered; one that cannot be read is left to `missing`."""
+        for video in videos:
+            with suppress(OSError):
+                self._digests[str(video)] = self._hashes.sha256(video, on_bytes)
 
     def missing(self, video: Path, box: CropBox) -> tuple[str, ...]:
         """Parts of a video's crop that are not there.
@@ -95,10 +115,10 @@ class TokenCache:
         return tuple(part for part in self._folders if not self.path(part, video, box).exists())
 
     def path(self, part: str, video: Path, box: CropBox) -> Path:
-        """File of one part; the video's bytes are hashed once a run."""
+        """File of one part; the video's bytes are looked at once a run at most."""
         digest = self._digests.get(str(video))
         if digest is None:
-            digest = self._digests[str(video)] = content_sha256(video)
+            digest = self._digests[str(video)] = self._hashes.sha256(video)
         return self._folders[part] / f"{digest[:32]}-{_box_hash(box)}{SUFFIX}"
 
     @contextmanager

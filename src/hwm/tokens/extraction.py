@@ -90,7 +90,7 @@ class Extractor:
         """What is missing, and how many bytes it needs; a video that cannot be read needs none.
 
         Args:
-            wanted: videos, each once; every one is read for its hash, since tokens are filed under it.
+            wanted: videos, each once; tokens are filed under a video's hash: one whose hash is not remembered is read.
             check: called again and again meanwhile; what it raises ends the survey.
         """
         self._hash([item.video.path for item in wanted], check)
@@ -98,6 +98,7 @@ class Extractor:
         dtype: TokenDtype = self.cache.dtype
         held = steps = num_bytes = 0
         for video, boxes in wanted:
+            check()
             num_steps = num_grid_steps(video.duration_sec, self._grid.fps)
             for box in boxes:
                 missing = self._missing(video.path, box)
@@ -108,13 +109,16 @@ class Extractor:
         return Survey(len(wanted), sum(len(item.boxes) for item in wanted), held, steps, num_bytes, an_hour)
 
     def _hash(self, videos: Sequence[Path], check: Callable[[], None]) -> None:
-        with Progress("bytes hashed", total=sum(video.stat().st_size for video in videos if video.is_file())) as bar:
+        unhashed = self.cache.unhashed(videos, check)
+        if not unhashed:
+            return
+        with Progress("bytes hashed", total=sum(video.stat().st_size for video in unhashed if video.is_file())) as bar:
 
             def on_bytes(count: int) -> None:
                 check()
                 bar.advance(count)
 
-            self.cache.hash_videos(videos, on_bytes)
+            self.cache.hash_videos(unhashed, on_bytes)
 
     def lacks(self, item: Wanted) -> bool:
         """Whether a crop of a video is missing; false for a video that cannot be read."""
