@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from hwm.evaluation.metrics import score
 from hwm.evaluation.outputs import read_outputs
 from hwm.pipelines import compare, compare_runs
 from hwm.pipelines.compare_arms import ARMS, name_of, stage1_of, stage2_of
+from hwm.pipelines.compare_child import open_log, start_unit
 from hwm.pipelines.compare_cost import cost_of, plan_table
 from hwm.pipelines.compare_read import read_run
 from hwm.pipelines.compare_units import Plan, make_plan, state_of
@@ -240,6 +242,46 @@ def test_a_failed_unit_is_told_and_the_others_finish(
     assert f"Missing: {failing.name}" in page
     assert exit_code("compare", str(recipe)) == 0, "the next time it goes through"
     assert "C′ · gaze in world model" in (copied / "more" / "report.html").read_text()
+
+
+def test_a_unit_that_another_comparison_runs_is_waited_for(
+    copied: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two comparisons may share units; what the other one has finished is used, and its log is left alone."""
+    unit = next(unit for unit in plan_of(settings(copied)).units if unit.users == ("probe",))
+    finished = (unit.folder / "run.json").read_text()
+    (unit.folder / "run.json").write_text(finished.replace('"status": "finished"', '"status": "running"'))
+    plan = plan_of(settings(copied, name="second", num_examples=0))
+    assert [waiting.name for waiting in plan.units if waiting.state != "finished"] == [unit.name]
+    other = open_log(compare.log_of(unit))
+    assert other is not None
+    compare.log_of(unit).write_text("what the other comparison's unit printed")
+
+    def finish() -> None:
+        (unit.folder / "run.json").write_text(finished)
+        other.close()
+
+    later = threading.Timer(2.0, finish)
+    later.start()
+    compare.run(plan)
+    later.join()
+    assert f"{unit.name} is being run by another comparison" in capsys.readouterr().out
+    assert compare.log_of(unit).read_text() == "what the other comparison's unit printed"
+    assert (unit.folder / "run.json").read_text() == finished, "it was not run again"
+
+
+def test_the_log_of_a_unit_is_locked_until_it_has_ended(tmp_path: Path) -> None:
+    log = open_log(tmp_path / "unit.log")
+    assert log is not None
+    child = start_unit("pretrain", tmp_path / "gone.yaml", log, 1)
+    log.close()  # as if its comparison had been killed
+    assert open_log(tmp_path / "unit.log") is None
+    child.join()
+    assert child.exitcode == 2
+    assert "gone.yaml" in (tmp_path / "unit.log").read_text()
+    again = open_log(tmp_path / "unit.log")
+    assert again is not None
+    again.close()
 
 
 @pytest.mark.parametrize("fails", [False, True])

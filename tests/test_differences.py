@@ -13,6 +13,7 @@ from paired_worlds import World, as_logits, simulate_segments
 from safetensors.torch import load_file
 
 from hwm.errors import DataError, RunError
+from hwm.evaluation import resampled
 from hwm.evaluation.class_gains import class_gains
 from hwm.evaluation.differences import Difference, difference_of, metric_difference, resampled_model
 from hwm.evaluation.metrics import score, top_k_hits
@@ -42,6 +43,15 @@ def test_a_resampled_metric_is_the_metric_of_the_drawn_segments(metric, seed):
     for draw, value in zip(draws, fast, strict=True):
         rows = np.concatenate([np.tile(np.flatnonzero(take_of == take), n) for take, n in enumerate(draw)])
         assert value == pytest.approx(getattr(score(logits[rows], labels[rows]), metric), abs=1e-6)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_resampled_metric_does_not_depend_on_how_much_is_done_at_a_time(metric, monkeypatch):
+    logits, labels, take_of = _hard_case(0)
+    draws = np.vstack([np.ones((1, 6), dtype=np.int64), draw_takes(6, 5, np.random.default_rng(0))])
+    whole = resampled_metric(metric, logits, labels, take_of, draws)
+    monkeypatch.setattr(resampled, "_CHUNK", 3)
+    np.testing.assert_allclose(resampled_metric(metric, logits, labels, take_of, draws), whole, rtol=1e-6)
 
 
 def test_resampled_metrics_of_all_segments_equal_the_golden_values():

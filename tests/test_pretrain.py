@@ -15,6 +15,7 @@ from hwm.data.seen_videos import take_name
 from hwm.data.video import write_video
 from hwm.engine.assemble import load_stage1, new_world
 from hwm.engine.checkpoint import CheckpointStore
+from hwm.engine.progress import Progress
 from hwm.engine.runlog import TIMINGS, RunLog, read_metrics
 from hwm.errors import ConfigError, DataError, RunError
 from hwm.evaluation.skill_by_take import read_errors
@@ -156,6 +157,28 @@ def test_videos_that_do_not_change_have_no_skill_and_stop_nothing(
     assert result.validation["copy_l1"] == 0
     assert not any("skill" in name for name in result.validation)
     assert "val/l1" in set().union(*read_metrics(result.folder))
+
+
+def test_what_comes_beside_training_shows_how_far_it_is(
+    stage1_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many videos, reading clips for the forecast of gaze takes longer than a short training."""
+    ended: dict[str, tuple[int, int]] = {}
+    leave = Progress.__exit__
+
+    def noted(bar: Progress, *error: Any) -> None:
+        ended[bar.label] = (bar.done, bar.total)
+        leave(bar, *error)
+
+    monkeypatch.setattr(Progress, "__exit__", noted)
+    pretrain.run(PretrainConfig.model_validate(stage1_settings))
+    clips = {label: done for label, (done, total) in ended.items() if "clips" in label and done == total > 0}
+    assert sorted(clips) == [
+        "clips whose gaze is forecast",
+        "training clips for the mean of gaze",
+        "training clips for the read-out of gaze",
+        "validation clips",
+    ]
 
 
 def test_a_validation_that_fails_loses_no_training(

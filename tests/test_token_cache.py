@@ -396,6 +396,15 @@ def test_a_killed_process_is_taken_over(
     assert [path.name for path in tmp_path.rglob(".*")] == []
 
 
+def test_the_folder_is_not_listed_for_each_video(
+    observer: Observer, videos: tuple[VideoInfo, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many videos that took longer than some of them take to encode."""
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: pytest.fail(f"{self} was listed"))
+    monkeypatch.setattr(Path, "iterdir", lambda self: pytest.fail(f"{self} was listed"))
+    assert extractor(observer, cache_in(tmp_path)).fill([Wanted(video, centre_only(video)) for video in videos]) == ()
+
+
 def test_prune_removes_what_is_of_no_use_and_nothing_else(
     observer: Observer, videos: tuple[VideoInfo, ...], tmp_path: Path
 ) -> None:

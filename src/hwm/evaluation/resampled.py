@@ -22,7 +22,7 @@ MetricName = Literal[
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
 """Names as in `metrics.Metrics`."""
 _CHUNK = 256
-"""Resamples at a time: bounds the memory for many segments and classes."""
+"""Resamples, or segments of a class, at a time: bounds the memory for many segments and classes."""
 
 _Counter = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -104,14 +104,17 @@ def _average_precision(logits_NC: Tensor, labels_N: Tensor, take_of_N: NDArray[n
     true_above_PN = np.zeros_like(above_PN)
     first_of_take_P = np.flatnonzero(np.diff(take_of_N, prepend=-1))
     columns, first_of_class = [], []
+    start = 0
     for label, rows in _rows_of_class(labels_N.numpy()):
-        is_above = score_NC[:, label][:, None] >= score_NC[rows, label][None]
-        start = sum(map(len, columns))
-        chosen = slice(start, start + len(rows))
-        above_PN[:, chosen] = np.add.reduceat(is_above, first_of_take_P, axis=0, dtype=np.float32)
-        np.add.at(true_above_PN[:, chosen], take_of_N[rows], is_above[rows].astype(np.float32))
         columns.append(rows)
         first_of_class.append(start)
+        for first in range(0, len(rows), _CHUNK):
+            some = rows[first : first + _CHUNK]
+            is_above = score_NC[:, label][:, None] >= score_NC[some, label][None]
+            chosen = slice(start, start + len(some))
+            above_PN[:, chosen] = np.add.reduceat(is_above, first_of_take_P, axis=0, dtype=np.float32)
+            np.add.at(true_above_PN[:, chosen], take_of_N[rows], is_above[rows].astype(np.float32))
+            start += len(some)
     take_of_column = take_of_N[np.concatenate(columns)]
     support_PC = np.stack([np.bincount(take_of_N[rows], minlength=num_takes) for rows in columns], axis=1)
 

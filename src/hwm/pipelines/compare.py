@@ -6,26 +6,27 @@
 The first unit fills the token cache that the others read. It runs alone but for helpers, one for each other process
 that is allowed, which run `hwm extract` on its recipe and so share the encoding.
 
-A unit that fails is told at the end with its log; the others finish, and the report says what is missing. The report is
-made from the finished stage-2 runs alone (`pipelines.compare_runs`), as `hwm compare --from RUN...` makes it.
+A unit that fails is told at the end with its log; the others finish, and the report says what is missing. One that
+another comparison runs is waited for. The report is made from the finished stage-2 runs alone
+(`pipelines.compare_runs`), as `hwm compare --from RUN...` makes it.
 """
 
 import os
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
 from hwm.config import CompareConfig, PretrainConfig, RunConfig
-from hwm.engine.progress import Progress
+from hwm.engine.progress import Progress, say
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import EXIT_STOPPED, StopFlag
 from hwm.errors import RunError
 from hwm.evaluation.compare_report import Written
-from hwm.pipelines.compare_child import start_unit
+from hwm.pipelines.compare_child import open_log, start_unit
 from hwm.pipelines.compare_cost import Clock
 from hwm.pipelines.compare_runs import report_on
 from hwm.pipelines.compare_units import Plan, Unit, state_of
@@ -89,16 +90,31 @@ def _train(plan: Plan, log: RunLog, stop: StopFlag) -> list[Failure]:
             is_first = not (done or failures)
             room = (1 if is_first else plan.config.processes) - len(children.running)
             ready = [unit for unit in waiting if unit.needs is None or unit.needs in done]
-            for unit in ready[: max(room, 0)]:
+            for unit in _started(ready, room, children, done):
                 waiting.remove(unit)
-                children.start(unit)
-                if is_first:
+                if is_first and unit.name not in done:
                     children.help_encode(unit)
             bar.set(len(done) + len(failures), **clock.left(waiting, children.running))
             time.sleep(POLL_SEC)
         for printed in children.failed_helpers():
             log.warn(f"a process that helped to encode failed, and the unit did its share: {printed}")
     return failures
+
+
+def _started(ready: Sequence[Unit], room: int, children: "Children", done: set[str]) -> list[Unit]:
+    """Starts as many units as there is room for, and takes those for done that another comparison has finished."""
+    taken: list[Unit] = []
+    for unit in ready:
+        if room <= 0:
+            break
+        if state_of(unit.config) == "finished":
+            done.add(unit.name)
+        elif children.start(unit):
+            room -= 1
+        else:
+            continue
+        taken.append(unit)
+    return taken
 
 
 class Children(AbstractContextManager["Children"]):
@@ -108,15 +124,26 @@ class Children(AbstractContextManager["Children"]):
         self._processes, self._threads = config.processes, max(1, (os.cpu_count() or 1) // config.processes)
         self._running: list[tuple[Unit, BaseProcess, float]] = []
         self._helpers: list[tuple[Path, BaseProcess]] = []
+        self._told: set[str] = set()
 
     @property
     def running(self) -> list[Unit]:
         """Units that run now."""
         return [unit for unit, _, _ in self._running]
 
-    def start(self, unit: Unit) -> None:
-        """Starts a unit: the same command that a user would give, with its output in the unit's log."""
-        self._running.append((unit, self._child(unit.verb, unit.config), time.monotonic()))
+    def start(self, unit: Unit) -> bool:
+        """Starts a unit: the same command that a user would give, with its output in the unit's log.
+
+        Returns:
+            Whether it was started; false where another comparison runs it, which is said once.
+        """
+        child = self._child(unit.verb, unit.config)
+        if child is not None:
+            self._running.append((unit, child, time.monotonic()))
+        elif unit.name not in self._told:
+            self._told.add(unit.name)
+            say(f"{unit.name} is being run by another comparison: this one waits for it")
+        return child is not None
 
     def help_encode(self, unit: Unit) -> None:
         """Starts the helpers of a unit that trains stage 1, where it reads cached tokens."""
@@ -124,17 +151,21 @@ class Children(AbstractContextManager["Children"]):
             return
         for number in range(1, self._processes):
             config = unit.config.model_copy(update={"name": f"tokens{number}-{unit.name}"})
-            self._helpers.append((_log(config), self._child("extract", config)))
+            if (child := self._child("extract", config)) is not None:
+                self._helpers.append((_log(config), child))
 
     def failed_helpers(self) -> list[Path]:
         """Logs of the helpers that ended with an error."""
         return [log for log, child in self._helpers if child.exitcode]
 
-    def _child(self, verb: str, config: RunConfig) -> BaseProcess:
-        config.folder.mkdir(parents=True, exist_ok=True)
-        recipe = config.folder / f"{config.name}.yaml"
-        dump_config(config, recipe)
-        return start_unit(verb, recipe, _log(config), self._threads)
+    def _child(self, verb: str, config: RunConfig) -> BaseProcess | None:
+        log = open_log(_log(config))
+        if log is None:
+            return None
+        with closing(log):
+            recipe = config.folder / f"{config.name}.yaml"
+            dump_config(config, recipe)
+            return start_unit(verb, recipe, log, self._threads)
 
     def collect(self) -> list[tuple[Unit, int, float]]:
         """Units that have ended since the last call, with their exit codes and seconds."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from hwm.config import PretrainConfig
 from hwm.data.clips import ClipRequest
 from hwm.data.seen_videos import take_name
+from hwm.engine.progress import Progress
 from hwm.evaluation.gaze_forecast import ForecastScores, GazeReadout, fit_readout, peak_of
 from hwm.evaluation.skill_by_take import TakeErrors
 from hwm.evaluation.world_scores import ClipId, WorldScores
@@ -68,13 +69,15 @@ def validate(
     scores = WorldScores(grid_of(world))
     sums = torch.zeros(2, dtype=torch.float64)
     chunks = chunked(requests, config.optim.batch_size)
-    for clips, (batch, target) in zip(chunks, with_targets(source, targets, chunks), strict=True):
-        forced, _ = predictor.teacher_forced(batch.z_BTND, batch.scene_BTNG, batch.scene_known_BT, batch.valid_BT)
-        errors = (forced.z_BTND[:, :-1], target[:, :-1])
-        sums += len(clips) * torch.stack([(said - target[:, 1:]).abs().mean() for said in errors]).double().cpu()
-        imagined = imagine(world, batch, observed, config.data.num_steps - observed)[0]
-        ids = [ClipId(str(clip.video.path), clip.first_step, take_name(clip.video.path)) for clip in clips]
-        scores.add(ids, imagined, target, batch.gaze_BTN, batch.gaze_known_BT)
+    with Progress("validation clips", total=len(requests)) as bar:
+        for clips, (batch, target) in zip(chunks, with_targets(source, targets, chunks), strict=True):
+            forced, _ = predictor.teacher_forced(batch.z_BTND, batch.scene_BTNG, batch.scene_known_BT, batch.valid_BT)
+            errors = (forced.z_BTND[:, :-1], target[:, :-1])
+            sums += len(clips) * torch.stack([(said - target[:, 1:]).abs().mean() for said in errors]).double().cpu()
+            imagined = imagine(world, batch, observed, config.data.num_steps - observed)[0]
+            ids = [ClipId(str(clip.video.path), clip.first_step, take_name(clip.video.path)) for clip in clips]
+            scores.add(ids, imagined, target, batch.gaze_BTN, batch.gaze_known_BT)
+            bar.advance(len(clips))
     predictor.train()
     l1, copy_l1 = (sums / len(requests)).tolist()
     forced_scores = {"l1": l1, "copy_l1": copy_l1} | ({"skill": 1 - l1 / copy_l1} if copy_l1 else {})
@@ -126,20 +129,22 @@ def _forecast(
     grid, observed = grid_of(world), num_observed(config)
     scores = ForecastScores(grid)
     chunks = chunked(requests, config.optim.batch_size)
-    for given, own in zip(source.batches(chunks), truth.batches(chunks), strict=True):
-        _, scene_BKNG = imagine(world, given, observed, config.data.num_steps - observed)
-        assert scene_BKNG is not None, "a world model with gaze imagines scene tokens"
-        assert own.gaze_BTN is not None, "the truth has gaze weights"
-        assert own.scene_BTNG is not None, "the world model is given scene tokens"
-        later_BKN = own.gaze_BTN[:, observed:]
-        known_BK = own.gaze_known_BT[:, observed:] & own.gaze_known_BT[:, observed - 1 : observed]
-        maps = {
-            "imagined": _heat(scene_BKNG, readout),
-            "true tokens": _heat(own.scene_BTNG[:, observed:], readout),
-            "persistence": own.gaze_BTN[:, observed - 1 : observed].expand_as(later_BKN),
-            "centre prior": prior_N.expand_as(later_BKN),
-        }
-        scores.add(maps, peak_of(later_BKN, grid), known_BK)
+    with Progress("clips whose gaze is forecast", total=len(requests)) as bar:
+        for given, own in zip(source.batches(chunks), truth.batches(chunks), strict=True):
+            _, scene_BKNG = imagine(world, given, observed, config.data.num_steps - observed)
+            assert scene_BKNG is not None, "a world model with gaze imagines scene tokens"
+            assert own.gaze_BTN is not None, "the truth has gaze weights"
+            assert own.scene_BTNG is not None, "the world model is given scene tokens"
+            later_BKN = own.gaze_BTN[:, observed:]
+            known_BK = own.gaze_known_BT[:, observed:] & own.gaze_known_BT[:, observed - 1 : observed]
+            maps = {
+                "imagined": _heat(scene_BKNG, readout),
+                "true tokens": _heat(own.scene_BTNG[:, observed:], readout),
+                "persistence": own.gaze_BTN[:, observed - 1 : observed].expand_as(later_BKN),
+                "centre prior": prior_N.expand_as(later_BKN),
+            }
+            scores.add(maps, peak_of(later_BKN, grid), known_BK)
+            bar.advance(len(known_BK))
     return scores.result()
 
 
@@ -149,14 +154,16 @@ def _heat(scene_BKNG: Tensor, readout: GazeReadout | None) -> Tensor:
 
 
 def _fitted(source: TokenSource, plan: Plan) -> GazeReadout:
-    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+    def pairs(bar: Progress) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in source.batches(plan):
             assert batch.scene_BTNG is not None, "the world model is given scene tokens"
             assert batch.gaze_BTN is not None, "Gazelle says where people look"
             known_BT = batch.scene_known_BT & batch.gaze_known_BT
             yield batch.scene_BTNG[known_BT], batch.gaze_BTN[known_BT]
+            bar.advance(len(known_BT))
 
-    return fit_readout(pairs())
+    with Progress("training clips for the read-out of gaze", total=sum(map(len, plan))) as bar:
+        return fit_readout(pairs(bar))
 
 
 def imagine(world: WorldModel, batch: TokenBatch, observed: int, horizon: int) -> tuple[Tensor, Tensor | None]:

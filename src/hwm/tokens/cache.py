@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -148,18 +148,19 @@ class TokenCache:
         path = path.with_name(f".{path.name[:32]}{LOCK}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle = _locked(path, wait)
+            locked = _locked(path, wait)
         except OSError as error:
             raise CacheError(f"token folder {self.folder} cannot be used: {error.strerror or error}") from error
-        if handle is None:
+        if locked is None:
             yield False
             return
         try:
-            self._remove_remains(path)
+            if locked.was_left:  # to look each time would list the whole folder once a video
+                self._remove_remains(path)
             yield True
         finally:
             path.unlink(missing_ok=True)  # before the lock is given back; see _locked
-            os.close(handle)
+            os.close(locked.handle)
 
     def _remove_remains(self, lock: Path) -> None:
         """What a process that was killed left of a video, which under its lock nobody writes."""
@@ -264,18 +265,26 @@ def _box_hash(box: CropBox) -> str:
     return hashlib.sha256(json.dumps(list(box)).encode()).hexdigest()[:8]
 
 
-def _locked(path: Path, wait: bool) -> int | None:
-    """A handle on the locked file at `path`, or None.
+class _Lock(NamedTuple):
+    """A lock that is held."""
+
+    handle: int
+    was_left: bool
+    """Whether its file was there: whoever held it was killed, since it goes with the claim."""
+
+
+def _locked(path: Path, wait: bool) -> _Lock | None:
+    """A lock on the file at `path`, or None where another process has it and `wait` is false.
 
     The holder removes the file before it lets go, so whoever waited may hold a lock on a file that is gone; it then
     tries again on the file that is there.
     """
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        handle, was_left = _opened(path)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
-                return handle
+                return _Lock(handle, was_left)
         except BlockingIOError:
             os.close(handle)
             return None
@@ -283,3 +292,11 @@ def _locked(path: Path, wait: bool) -> int | None:
             os.close(handle)
             raise
         os.close(handle)
+
+
+def _opened(path: Path) -> tuple[int, bool]:
+    """A handle on the file at `path`, and whether it was there before."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), False
+    except FileExistsError:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666), True

@@ -21,6 +21,7 @@ from hwm.config import GazeControl, GazePointControl
 from hwm.data.clips import ClipPlan, ClipRequest
 from hwm.data.exclusions import Exclusion
 from hwm.data.video import VideoInfo, num_grid_steps
+from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
 from hwm.errors import DataError
 from hwm.losses import layer_normed
@@ -158,12 +159,14 @@ def mean_gaze(source: TokenSource, clips: Sequence[ClipRequest]) -> MeanGaze:
     plan = [list(clips[first : first + MEAN_BATCH]) for first in range(0, len(clips), MEAN_BATCH)]
     sums: dict[str, Tensor] = {}
     counts = {"scene": 0, "gaze": 0}
-    for batch in source.batches(plan):
-        parts = {"scene": (batch.scene_BTNG, batch.scene_known_BT), "gaze": (batch.gaze_BTN, batch.gaze_known_BT)}
-        for name, (tokens, known_BT) in parts.items():
-            if tokens is not None and known_BT.any():
-                sums[name] = sums.get(name, 0) + tokens[known_BT].double().sum(dim=0).cpu()
-                counts[name] += int(known_BT.sum())
+    with Progress("training clips for the mean of gaze", total=len(clips)) as bar:
+        for batch in source.batches(plan):
+            parts = {"scene": (batch.scene_BTNG, batch.scene_known_BT), "gaze": (batch.gaze_BTN, batch.gaze_known_BT)}
+            for name, (tokens, known_BT) in parts.items():
+                if tokens is not None and known_BT.any():
+                    sums[name] = sums.get(name, 0) + tokens[known_BT].double().sum(dim=0).cpu()
+                    counts[name] += int(known_BT.sum())
+            bar.advance(len(batch.valid_BT))
     if not sums:
         raise DataError(
             "there is no known gaze to take the mean of", expected="videos with gaze", found=counted(len(clips), "clip")
