@@ -74,7 +74,7 @@ def test_the_prior_is_the_mean_map_of_the_other_videos(score_settings: dict[str,
 def test_what_cannot_be_scored_is_counted_or_refused(
     score_settings: dict[str, Any], toy_world: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match="are in videos and in prior_videos"):
+    with pytest.raises(DataError, match="videos and prior_videos share 6 videos"):
         gaze_score.run(GazeScoreConfig(**score_settings | {"videos": score_settings["prior_videos"]}))
     with pytest.raises(ValidationError, match=r"gaze_files\.folder"):
         GazeScoreConfig(**score_settings | {"gaze_files": {}})
