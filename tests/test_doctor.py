@@ -47,6 +47,7 @@ def test_the_core_works_here_and_the_answers_are_facts() -> None:
     assert torch_says["version"] == torch.__version__
     assert torch_says["devices"][0]["kind"] == "cpu"
     assert torch_says["devices"][0]["gflops"] > 0
+    assert ("gflops_bf16" in torch_says["devices"][0]) == torch.ops.mkldnn._is_mkldnn_bf16_supported()
     codecs = ask("decoders")
     assert isinstance(codecs, dict)
     assert codecs["codecs"]["h264"] is True
@@ -117,10 +118,11 @@ def test_a_driver_without_a_cuda_build_of_torch_is_told() -> None:
     }
     driver = doctor._torch(cpu, {"version": "580.1"})[-1]
     assert (driver.name, driver.state) == ("NVIDIA driver", "missing")
-    gpu = {"kind": "cuda:0", "name": "H100", "memory_gib": 79.6, "bf16": True, "gflops": 3}
+    gpu = {"kind": "cuda:0", "name": "H100", "memory_gib": 79.6, "bf16": True, "gflops": 3, "gflops_bf16": 5}
     seen = doctor._torch(cpu | {"cuda": "12.8", "devices": [*cpu["devices"], gpu]}, {"version": "580.1"})
     assert [finding.state for finding in seen] == ["ok"] * 4
-    assert seen[2].text == "H100, 79.6 GiB, bf16 yes, 3 GFLOP/s (float32, 1024 × 1024)"
+    assert seen[1].text == "GFLOP/s of 1024 × 1024: float32 1"
+    assert seen[2].text == "H100, 79.6 GiB, bf16 yes, GFLOP/s of 1024 × 1024: float32 3, bfloat16 5"
 
 
 def test_the_block_holds_nothing_private_and_the_recipe_is_looked_at(

@@ -1,5 +1,7 @@
 """The fast kernels compute the plain formula; training never meets them; the future never leaks through them."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor
@@ -54,6 +56,45 @@ def test_autocast_picks_the_type_itself() -> None:
         assert kernels.mlp(x, first, second).dtype == torch.bfloat16
 
 
+def test_where_bfloat16_is_slow_its_weights_are_multiplied_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (layer.bfloat16() for layer in layers())
+    first_32, second_32 = (layer.float() for layer in deepcopy((first, second)))
+    x = torch.randn(2, 9, WIDTH)
+    with torch.inference_mode():
+        for slow, dtype in ((True, torch.float32), (False, torch.bfloat16)):
+            monkeypatch.setattr(kernels, "bfloat16_is_slow", lambda slow=slow: slow)
+            assert kernels.project(x, first).dtype == kernels.mlp(x, first, second).dtype == dtype
+        monkeypatch.setattr(kernels, "bfloat16_is_slow", lambda: True)
+        torch.testing.assert_close(kernels.project(x, first), kernels.project(x, first_32), rtol=0, atol=0)
+        torch.testing.assert_close(kernels.mlp(x, first, second), kernels.mlp(x, first_32, second_32), rtol=0, atol=0)
+    assert {part.dtype for part in (*first.parameters(), *second.parameters())} == {torch.bfloat16}
+    with torch.enable_grad():
+        assert kernels.project(x, first).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("about", "slow"),
+    [
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, True),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, False),
+        ({"cpu_name": "AMD EPYC 9R14", "avx512_bf16": True, "amx_bf16": False}, False),
+        ({"architecture": "aarch64"}, False),
+    ],
+)
+def test_bfloat16_is_slow_on_intel_without_matrix_units(
+    about: dict[str, object], slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: about, raising=False)
+    kernels.bfloat16_is_slow.cache_clear()
+    try:
+        assert kernels.bfloat16_is_slow() is slow
+        monkeypatch.delattr(torch.cpu, "get_capabilities")  # as in older versions of PyTorch
+        kernels.bfloat16_is_slow.cache_clear()
+        assert kernels.bfloat16_is_slow() is False
+    finally:
+        kernels.bfloat16_is_slow.cache_clear()
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 7, 7), (1, 4, 5, 11)], ids=["square", "more keys"])
 def test_blocked_attention_equals_pytorchs(shape: tuple[int, int, int, int]) -> None:
     clips, heads, length, keys = shape
@@ -81,8 +122,12 @@ def test_rotation_a_few_heads_at_a_time_equals_the_whole(form: RopeForm, per_cli
     assert torch.equal(fused, before)
 
 
+@pytest.mark.parametrize("slow", [False, True])
 @pytest.mark.parametrize("bfloat16", [False, True])
-def test_a_step_ignores_later_steps_bit_for_bit_on_the_fast_path(bfloat16: bool) -> None:
+def test_a_step_ignores_later_steps_bit_for_bit_on_the_fast_path(
+    bfloat16: bool, slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "bfloat16_is_slow", lambda: slow)
     torch.manual_seed(0)
     stack = CausalStack(CausalStackSpec(in_width=WIDTH, width=WIDTH, depth=2, num_heads=4))
     if bfloat16:
@@ -100,7 +145,7 @@ def encoded(encoder: VJEPA2Encoder, video: Tensor) -> Tensor:
         return encoder(video)
 
 
-def test_encoder_is_equal_with_and_without_gradients_and_close_in_bfloat16() -> None:
+def test_encoder_is_equal_with_and_without_gradients_and_close_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     encoder = VJEPA2Encoder(EncoderSpec(WIDTH, 3, 3))
     with torch.no_grad():
@@ -112,6 +157,10 @@ def test_encoder_is_equal_with_and_without_gradients_and_close_in_bfloat16() -> 
     fast = encoded(encoder, video)
     assert (fast - plain).abs().max() <= 1e-5 * plain.abs().max()
     products_in_bfloat16(encoder)
-    low = encoded(encoder, video)
-    assert low.dtype == torch.float32
-    assert 1e-5 < (low - plain).abs().max() / plain.abs().max() <= 2e-2
+    errors = []
+    for slow in (False, True):
+        monkeypatch.setattr(kernels, "bfloat16_is_slow", lambda slow=slow: slow)
+        low = encoded(encoder, video)
+        assert low.dtype == torch.float32
+        errors.append(float((low - plain).abs().max() / plain.abs().max()))
+    assert 1e-5 < errors[1] < errors[0] <= 2e-2  # products of rounded weights in float32 round nothing else

@@ -27,10 +27,11 @@ def packages(names: list[str]) -> dict[str, Any]:
 
 
 def torch_facts(_: object) -> dict[str, Any]:
-    """Devices, instruction set, and the speed of a matrix product on each device for one second."""
+    """Devices, instruction set, and the speed of matrix products on each device, a second for each type."""
     import torch
 
-    devices: list[dict[str, Any]] = [{"kind": "cpu", "gflops": _gflops("cpu")}]
+    low = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    devices: list[dict[str, Any]] = [{"kind": "cpu", "bf16": low, "gflops": _gflops("cpu")}]
     for index in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(index)
         devices.append(
@@ -44,6 +45,9 @@ def torch_facts(_: object) -> dict[str, Any]:
         )
     if torch.backends.mps.is_available():
         devices.append({"kind": "mps", "gflops": _gflops("mps")})
+    for device in devices:
+        if device.get("bf16"):
+            device["gflops_bf16"] = _gflops(device["kind"], "bfloat16")
     return {
         "version": torch.__version__,
         "cuda": torch.version.cuda,
@@ -100,11 +104,11 @@ def kept(folder: str) -> dict[str, Any]:
     return {"weights": weights, "tokens": tokens}
 
 
-def _gflops(device: str) -> float:
-    """Float32 matrix product, 10⁹ operations a second."""
+def _gflops(device: str, dtype: str = "float32") -> float:
+    """Matrix product, 10⁹ operations a second."""
     import torch
 
-    matrix = torch.ones(_MATRIX_SIDE, _MATRIX_SIDE, device=device)
+    matrix = torch.ones(_MATRIX_SIDE, _MATRIX_SIDE, device=device, dtype=getattr(torch, dtype))
     (matrix @ matrix).sum().item()  # starts the device
     count, started = 0, time.perf_counter()
     while time.perf_counter() - started < _SECONDS:

@@ -138,7 +138,9 @@ def _torch(answer: Answer, driver: Answer) -> list[Finding]:
 def _device(device: Mapping[str, Any]) -> Finding:
     parts = [str(device[key]) for key in ("name",) if key in device]
     parts += [f"{device['memory_gib']} GiB, bf16 {'yes' if device['bf16'] else 'no'}"] if "memory_gib" in device else []
-    parts.append(f"{device['gflops']:g} GFLOP/s (float32, 1024 × 1024)")
+    rates = [f"float32 {device['gflops']:g}"]
+    rates += [f"bfloat16 {device['gflops_bf16']:g}"] if "gflops_bf16" in device else []
+    parts.append(f"GFLOP/s of 1024 × 1024: {', '.join(rates)}")
     return Finding(f"device {device['kind']}", "ok", ", ".join(parts))
 
 
