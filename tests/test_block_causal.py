@@ -36,12 +36,20 @@ def test_the_blocks_are_those_that_steps_see(num_patches: int, side: int, valid_
 @pytest.mark.parametrize("valid_BT", [None, PADDED])
 def test_steps_see_what_the_blocks_say(valid_BT: Tensor | None) -> None:
     torch.manual_seed(0)
-    query, key, value = (torch.randn(3, 2, 3 * 64, 8, dtype=torch.float64) for _ in range(3))
+    inputs = query, key, value = [torch.randn(3, 2, 3 * 64, 8, dtype=torch.float64, requires_grad=True) for _ in "qkv"]
     blocks = blocks_of(3, 64, valid_BT, CPU)
     assert blocks is not None
     mask = seen_by(blocks.to_dense().bool(), 64)
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    torch.testing.assert_close(attend_by_step(query, key, value, Seen(64, valid_BT)), expected)
+    found = attend_by_step(query, key, value, Seen(64, valid_BT))
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(expected)
+    gradients = torch.autograd.grad((expected * weights).sum(), inputs, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad((found * weights).sum(), inputs), gradients)
+    # A step that nothing is asked of gives nothing back.
+    gradients = torch.autograd.grad((expected * weights)[:, :, :128].sum(), inputs)
+    found = attend_by_step(query, key, value, Seen(64, valid_BT))
+    torch.testing.assert_close(torch.autograd.grad((found * weights)[:, :, :128].sum(), inputs), gradients)
 
 
 def test_patches_that_no_block_divides_are_attended_step_by_step() -> None:

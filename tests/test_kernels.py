@@ -10,7 +10,17 @@ from torch.nn import functional as F
 from hwm.models import kernels
 from hwm.models.causal_stack import CausalStack, CausalStackSpec
 from hwm.models.layers import products_in_bfloat16
-from hwm.models.rope import INTERLEAVED, TILED, RopeForm, RopeTable, axis_positions, rope_table, rotate
+from hwm.models.rope import (
+    INTERLEAVED,
+    TILED,
+    RopeForm,
+    RopeTable,
+    _neighbours,
+    _signed,
+    axis_positions,
+    rope_table,
+    rotate,
+)
 from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
 
 WIDTH = 192
@@ -113,12 +123,16 @@ def test_rotation_a_few_heads_at_a_time_equals_the_whole(form: RopeForm, per_cli
     table = rope_table(axis_positions(3, 2, 2).double(), 32, form)
     if per_clip:
         table = RopeTable(torch.stack((table.cos, table.cos.flip(0))), torch.stack((table.sin, table.sin.flip(0))))
-    fused = torch.randn(2, 12, 3, 5, 32, dtype=torch.float64)
+    fused = torch.randn(2, 12, 3, 5, 32, dtype=torch.float64, requires_grad=True)
     x = fused[:, :, 1].transpose(1, 2)  # as queries lie in a fused projection
-    before = fused.clone()
-    whole = rotate(x, table)
+    before = fused.detach().clone()
+    whole = torch.addcmul(x * table.cos.unsqueeze(-3), _neighbours(x), _signed(table.sin).unsqueeze(-3))
     with torch.no_grad():
         torch.testing.assert_close(rotate(x, table), whole)
+    turned, weights = rotate(x, table), torch.randn(x.shape, dtype=torch.float64)
+    torch.testing.assert_close(turned, whole)
+    gradients = [torch.autograd.grad((result * weights).sum(), fused)[0] for result in (turned, whole)]
+    torch.testing.assert_close(*gradients)
     assert torch.equal(fused, before)
 
 

@@ -8,7 +8,8 @@ later values by zero):
     attend_by_block    FlexAttention over the blocks that may be seen: compiled, on CUDA
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -45,16 +46,47 @@ def attend_by_step(
     num_patches, valid_BT = seen.num_patches, seen.valid_BT
     num_new = query_BMLA.shape[2] // num_patches
     num_past = key_BMSA.shape[2] // num_patches - num_new
+    ends = tuple(range(num_past + 1, num_past + num_new + 1))
+    keys, values = (_beginnings(x, [end * num_patches for end in ends]) for x in (key_BMSA, value_BMSA))
     mixed = []
-    for new, query in enumerate(query_BMLA.split(num_patches, dim=2)):
-        num_seen = num_past + new + 1
-        key, value = (x[:, :, : num_seen * num_patches] for x in (key_BMSA, value_BMSA))
+    for query, key, value, num_seen in zip(query_BMLA.split(num_patches, dim=2), keys, values, ends, strict=True):
         mask = None
         if valid_BT is not None:
             seen_BT = valid_BT[:, :num_seen] | _itself(num_seen, valid_BT.device)[-1]
             mask = seen_BT.repeat_interleave(num_patches, dim=1)[:, None, None]
         mixed.append(attention(query, key, value, mask))
     return torch.cat(mixed, dim=2)
+
+
+class _Beginnings(torch.autograd.Function):
+    """The first tokens of [B, M, S, A], for several ends; the last end is S.
+
+    On the way back all are added up in one place. PyTorch's slices would each fill S tokens with zeros first.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_BMSA: Tensor, ends: Sequence[int]) -> tuple[Tensor, ...]:
+        """Views of `x_BMSA`."""
+        ctx.ends = ends
+        return tuple(x_BMSA[:, :, :end] for end in ends)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        """Their sum, S tokens long."""
+        *shorter, longest_BMSA = grad_outputs
+        total_BMSA = longest_BMSA.clone()
+        for end, grad in zip(ctx.ends[:-1], shorter, strict=True):
+            total_BMSA[:, :, :end] += grad
+        return total_BMSA, None
+
+
+def _beginnings(x_BMSA: Tensor, ends: Sequence[int]) -> tuple[Tensor, ...]:
+    """`x[:, :, :end]` for each end."""
+    if len(ends) == 1 or not torch.is_grad_enabled():
+        return tuple(x_BMSA[:, :, :end] for end in ends)
+    parts = _Beginnings.apply(x_BMSA, ends)
+    assert isinstance(parts, tuple)
+    return parts
 
 
 def attend_by_block(

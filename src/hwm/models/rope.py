@@ -11,11 +11,12 @@ turns each pair by one angle, and its encoder stretches rows and columns to thos
 """
 
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 NUM_AXES = 3
 FREQUENCY_BASE = 10_000.0
@@ -96,12 +97,39 @@ def rotate(x_BMLA: Float[Tensor, "b m l a"], table: RopeTable) -> Float[Tensor, 
     Four passes over memory: the neighbours swapped, the two products, their sum.
     """
     cos, sin = table.cos.unsqueeze(-3), _signed(table.sin).unsqueeze(-3)
-    if not x_BMLA.device.type == "cpu" or torch.is_grad_enabled():
+    with_gradients, in_type = torch.is_grad_enabled(), x_BMLA.dtype == cos.dtype
+    if x_BMLA.device.type != "cpu" or (with_gradients and (not in_type or torch.compiler.is_compiling())):
         return torch.addcmul(x_BMLA * cos, _neighbours(x_BMLA), sin).to(x_BMLA.dtype)
-    cos, sin = cos.to(x_BMLA.dtype), sin.to(x_BMLA.dtype)
-    # A few heads of a clip, or a few short clips, at a time, so that what lies between the passes stays in the cache;
-    # and turned where they are copied to, since heads cut out of a fused projection lie in pieces, which each pass
-    # would walk one by one.
+    if with_gradients:
+        turned_BMLA = _Turn.apply(x_BMLA, cos, sin)
+        assert isinstance(turned_BMLA, Tensor)
+        return turned_BMLA
+    return _turn(x_BMLA, cos.to(x_BMLA.dtype), sin.to(x_BMLA.dtype))
+
+
+class _Turn(torch.autograd.Function):
+    """`_turn` with a gradient, which is turned in the same way by the transposed table."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x_BMLA: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Keeps the table alone."""
+        ctx.save_for_backward(cos, sin)
+        return _turn(x_BMLA, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        """What a channel gave to its neighbour comes back from there, with the neighbour's sine."""
+        (grad_BMLA,), (cos, sin) = grad_outputs, ctx.saved_tensors
+        return _turn(grad_BMLA, cos, _neighbours(sin)), None, None
+
+
+def _turn(x_BMLA: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`x · cos + neighbours(x) · sin` on a CPU, everything in one type.
+
+    A few heads of a clip, or a few short clips, at a time, so that what lies between the passes stays in the cache; and
+    turned where they are copied to, since heads cut out of a fused projection lie in pieces, which each pass would walk
+    one by one.
+    """
     num_clips, num_heads, length, _ = x_BMLA.shape
     heads = max(1, ROWS_AT_ONCE // length)
     clips = max(1, heads // num_heads)
