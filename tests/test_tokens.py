@@ -64,9 +64,13 @@ def test_cached_tokens_are_the_live_ones(
     stored = only(source, clip)
     assert torch.equal(live.valid_BT, stored.valid_BT)
     assert live.valid_BT.sum() == 5 - max(0, -first_step)
-    for one, other in ((live.z_BTND, stored.z_BTND), (live.scene_BTNG, stored.scene_BTNG)):
+    for one, other in zip(live[:3], stored[:3], strict=True):  # latents, scene tokens, gaze weights
         torch.testing.assert_close(one, other, atol=4e-3, rtol=1e-3)  # float16 on disk
-    assert not stored.z_BTND[~stored.valid_BT].any()
+        assert one is not None
+        assert one.dtype == torch.float32
+        assert not one[~live.valid_BT].any()
+        assert not other[~live.valid_BT].any()
+        assert one[live.valid_BT].any()
 
 
 def test_a_step_does_not_see_later_frames(observer: Observer, tmp_path: Path) -> None:
