@@ -255,6 +255,10 @@ def test_scene_tokens_land_in_the_cell_of_their_place() -> None:
     assert averaged.sum() == 1.0
     stretched = resample_scene(torch.eye(6)[None, None], (4, 4)).reshape(4, 4)
     assert torch.all(stretched.argmax(dim=1) == torch.arange(4))
+    ramp = resample_scene(torch.arange(12.0).expand(1, 1, 12, 12), (8, 8)).reshape(8, 8)[0]
+    assert ramp[2:6].tolist() == pytest.approx([(i + 0.5) * 1.5 - 0.5 for i in range(2, 6)], abs=0.05)  # cells' middles
+    each = torch.eye(100).reshape(100, 1, 10, 10)  # one cell at a time
+    assert torch.all(resample_scene(each, (4, 4)).sum(dim=1) > 0), "no cell is passed over"
 
 
 def test_the_reader_gives_both_views_of_one_crop(toy_world: Path) -> None:
