@@ -178,6 +178,26 @@ def test_other_processes_write_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
+def test_processes_that_only_read_leave_everything_as_it_lies(tmp_path: Path) -> None:
+    run = Run(tmp_path).train(2).save()
+    (tmp_path / "step-000002").rename(tmp_path / "step-000002.old")  # the writer is at it
+    reader = CheckpointStore(tmp_path, 3, is_writer=False)
+    with pytest.raises(RunError, match="no usable checkpoint"):
+        reader.load({"model": run.module}, run.optimizer)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-000002.old"]
+
+
+def test_a_replacement_that_was_cut_short_is_not_lost_to_a_next_save_that_fails_too(tmp_path: Path) -> None:
+    before = Run(tmp_path).train(2).save().bits()
+    (tmp_path / "step-000002").rename(tmp_path / "step-000002.old")
+    fails_at_the_first_file = FailingDisk(1, OSError(28, "No space left on device"))
+    with pytest.raises(RunError, match="could not be written"):
+        Run(tmp_path, disk=fails_at_the_first_file).train(3).save()
+    after = Run(tmp_path)
+    assert after.load().step == 2
+    assert after.bits() == before
+
+
 def operations_of_a_save(folder: Path, end: int) -> int:
     counter = FailingDisk(-1, Crash())
     Run(folder, keep_last=1).train(2).save()
@@ -312,11 +332,28 @@ def test_folders_that_only_look_like_checkpoints_are_not_used(tmp_path: Path) ->
     assert [rejected.folder for rejected in restored.rejected] == ["step-000009", "step-000005"]
 
 
+def test_a_checkpoint_of_another_format_is_passed_over(tmp_path: Path) -> None:
+    run = Run(tmp_path).train(1).save().train(2).save()
+    path = tmp_path / "step-000002" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    path.write_text(json.dumps(manifest | {"format": manifest["format"] + 1}))
+    restored = run.load()
+    assert (restored.step, [rejected.folder for rejected in restored.rejected]) == (1, ["step-000002"])
+
+
 def test_a_whole_checkpoint_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     run = Run(tmp_path).train(1).save()
     other = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 1))
     with pytest.raises(RunError, match="does not fit"):
         run.store.load({"model": other}, adamw(other, 1e-3, 0.0))
+    more = nn.Sequential(*run.module, nn.BatchNorm1d(1, affine=False))  # the same parameters, and buffers beside them
+    with pytest.raises(RunError, match=r"does not fit(.|\n)*Missing key"):
+        run.store.load({"model": more}, adamw(more, 1e-3, 0.0))
+    backwards = adamw(run.module, CONFIG.lr, CONFIG.weight_decay, CONFIG.betas)
+    for group in backwards.param_groups:
+        group["params"].reverse()
+    with pytest.raises(RunError, match=r"does not fit(.|\n)*belongs to another parameter"):
+        run.store.load({"model": run.module}, backwards)
     with pytest.raises(RunError, match=r"holds the modules \['model'\]"):
         run.store.load({"predictor": run.module}, run.optimizer)
 
@@ -328,6 +365,18 @@ def test_names_and_values_that_cannot_be_kept_are_refused(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="JSON"):
         run.save(loss=float("nan"))
     assert not tmp_path.joinpath("step-000000").exists()
+
+
+def test_modules_that_share_a_tensor_are_kept(tmp_path: Path) -> None:
+    layer = nn.Linear(3, 3)
+    tied = nn.Sequential(layer, nn.ReLU(), layer)
+    optimizer, store = adamw(tied, 1e-3, 0.0), CheckpointStore(tmp_path, 1)
+    wanted = layer.weight.detach().clone()
+    store.save(1, {"model": tied}, optimizer, {})
+    with torch.no_grad():
+        layer.weight.zero_()
+    store.load({"model": tied}, optimizer)
+    assert torch.equal(layer.weight, wanted)
 
 
 def test_nothing_in_a_checkpoint_is_pickle(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ def test_weights_lie_where_the_map_is_hot_and_sum_to_one() -> None:
     assert weights[0].argmax() == 1 * 8 + 5
     assert weights[0].max() > 0.99
     torch.testing.assert_close(weights[1], torch.full((64,), 1 / 64))
+    assert not gaze_weights(torch.zeros(1, 64, 64), (8, 8)).any(), "a map of nothing is no nan"
 
 
 def test_the_token_is_the_latent_of_the_attended_patch() -> None:

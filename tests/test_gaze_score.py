@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from hwm.config import GazeScoreConfig
 from hwm.data.clips import find_videos
 from hwm.data.gaze_files import GazeFiles
 from hwm.data.toyworld import load_truth
+from hwm.data.video import VideoInfo, probe_video, write_video
 from hwm.errors import DataError
 from hwm.evaluation.gaze_metrics import gaussian_maps
+from hwm.models.gazelle import GazeLLE, GazeOutput
 from hwm.pipelines import gaze_score
+from hwm.weights.load import load_gazelle
 
 
 @pytest.fixture
@@ -49,6 +53,14 @@ def test_every_frame_with_gaze_is_scored_against_its_own_point(score_settings: d
     assert np.mean([float(row["gazelle_auc"]) for row in rows]) == pytest.approx(
         result.scores["gazelle"]["auc"], abs=1e-5
     )
+    # Beside it stands a prior that has never seen these videos.
+    config, row = GazeScoreConfig(**score_settings), rows[len(rows) // 2]
+    others = find_videos(config.prior_videos, config.glob, 0.0).videos
+    size = load_gazelle(score_settings["gazelle"]["weights"]).spec.out_size
+    prior = gaze_score.prior_map(others, GazeFiles(toy_world, config.gaze_files), config, size).float()
+    point = torch.tensor([[float(row["x"]), float(row["y"])]])
+    for metric, value in gaze_score.metrics_of(prior[None], point, config.sigma).items():
+        assert float(row[f"centre_prior_{metric}"]) == pytest.approx(value.item(), rel=1e-3, abs=1e-4)
     for take in {Path(row["video"]).parts[-3] for row in rows}:
         truth = load_truth(toy_world, take)
         mine = [row for row in rows if Path(row["video"]).parts[-3] == take]
@@ -56,6 +68,37 @@ def test_every_frame_with_gaze_is_scored_against_its_own_point(score_settings: d
         far = truth.gaze_ego[frame] - np.array([[float(row["x"]), float(row["y"])] for row in mine])
         assert np.median(np.hypot(*far.T)) < 0.01
         assert np.mean(np.hypot(*far.T) < 0.03) > 0.8  # apart from frames within a turn of the head
+
+
+def test_a_frame_whose_gaze_is_unknown_moves_no_other_from_its_point(
+    score_settings: dict[str, Any], toy_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A square goes across the picture, the map is the picture, and gaze follows the square."""
+    frames = np.zeros((32, 64, 64, 3), dtype=np.uint8)
+    for index, frame in enumerate(frames):
+        frame[24:32, index : index + 8] = 255
+    write_video(tmp_path / "v.mkv", frames, 4.0, codec="ffv1", pix_fmt="bgr0")
+
+    def points(video: VideoInfo, files: GazeFiles, times_sec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x = (np.round(times_sec * 4) + 4) / 64
+        return np.stack([x, np.full_like(x, 28 / 64)], axis=1), (times_sec < 1) | (times_sec > 3)
+
+    def seen(self: GazeLLE, images: torch.Tensor) -> GazeOutput:
+        light = images.mean(dim=1)
+        return GazeOutput(light, light - light.amin(), light, None, None, torch.arange(len(light)))
+
+    monkeypatch.setattr(gaze_score, "_points", points)
+    monkeypatch.setattr(GazeFiles, "track", lambda self, video: object())
+    monkeypatch.setattr(GazeLLE, "forward", seen)
+    config = GazeScoreConfig(**score_settings)
+    gazelle, files = load_gazelle(score_settings["gazelle"]["weights"]), GazeFiles(toy_world, config.gaze_files)
+    prior, cpu = torch.ones(gazelle.spec.out_size), torch.device("cpu")
+    told = list(gaze_score.score_video(probe_video(tmp_path / "v.mkv"), files, gazelle, prior, config, cpu))
+    assert [frame.time_sec for frame in told] == [0.0, 0.5, *np.arange(3.5, 8, 0.5)]
+    for frame in told:
+        assert frame.x == pytest.approx((frame.time_sec * 4 + 4) / 64)
+        assert frame.scores["gazelle"]["l2"] < 0.1
+        assert frame.scores["gazelle"]["auc"] > 0.95
 
 
 def test_the_prior_is_the_mean_map_of_the_other_videos(score_settings: dict[str, Any], toy_world: Path) -> None:
@@ -76,6 +119,10 @@ def test_what_cannot_be_scored_is_counted_or_refused(
 ) -> None:
     with pytest.raises(DataError, match="videos and prior_videos share 6 videos"):
         gaze_score.run(GazeScoreConfig(**score_settings | {"videos": score_settings["prior_videos"]}))
+    linked = tmp_path / "linked.mp4"
+    linked.symlink_to(find_videos(score_settings["prior_videos"], "**/*", 0.0).videos[0].path.resolve())
+    with pytest.raises(DataError, match="videos and prior_videos share 1 video"):
+        gaze_score.run(GazeScoreConfig(**score_settings | {"videos": [str(linked)]}))
     with pytest.raises(ValidationError, match=r"gaze_files\.folder"):
         GazeScoreConfig(**score_settings | {"gaze_files": {}})
     lists = toy_world / "lists"
@@ -88,3 +135,25 @@ def test_what_cannot_be_scored_is_counted_or_refused(
     coverage = json.loads((result.folder / "run.json").read_text())["coverage"]["scored videos"]
     assert (coverage["expected"], coverage["used"]) == (2, 1)
     assert set(result.difference) == {"gazelle − prior"}  # one video has no interval
+
+
+def test_nothing_is_kept_of_a_video_that_breaks_off_while_it_is_scored(
+    score_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score, told = gaze_score.score_video, list[str]()
+
+    def torn(video: VideoInfo, *given: Any) -> Iterator[gaze_score.ScoredFrame]:
+        frames = score(video, *given)
+        told.append(str(video.path))
+        yield next(frames)
+        if len(told) == 1:
+            raise DataError("a frame is missing")
+        yield from frames
+
+    monkeypatch.setattr(gaze_score, "score_video", torn)
+    result = gaze_score.run(GazeScoreConfig(**score_settings))
+    coverage = json.loads((result.folder / "run.json").read_text())["coverage"]["scored videos"]
+    assert (coverage["expected"], coverage["used"]) == (2, 1)
+    assert coverage["items"] == [{"item": told[0], "reason": "cannot be decoded whole: a frame is missing"}]
+    with (result.folder / "frames.csv").open(encoding="utf-8") as file:
+        assert {row["video"] for row in csv.DictReader(file)} == {told[1]}

@@ -104,6 +104,10 @@ def test_a_step_of_two_frames_is_one_tubelet(encoder: VJEPA2Encoder) -> None:
         torch.testing.assert_close(observer(frames, None).z_SND, expected)
         alone = observer(frames[:, :1], None).z_SND
         torch.testing.assert_close(observer(same_twice, None).z_SND, alone, atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="a step holds 1 or 2 frames, found 4"):
+        observer(torch.randn(1, 4, 3, 8, 8), None)
+    with pytest.raises(ValueError, match="no Gazelle"):
+        observer(frames, torch.randn(3, 3, 8, 8))
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 3, 8, 8), (1, 3, 0, 8, 8), (1, 3, 2, 10, 8), (1, 3, 2, 8, 0)])

@@ -6,19 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hwm.cli import main
 from hwm.config import AnticipateConfig, PretrainConfig
+from hwm.data.protocol import Observation, observe_before
+from hwm.data.segments import ClassTable
+from hwm.data.video import VideoInfo, num_grid_steps
 from hwm.engine.runlog import read_facts
 from hwm.errors import ConfigError, DataError, RunError
 from hwm.pipelines import anticipate, predict, pretrain
+from hwm.recipes import dump_config
+from hwm.tokens import world_foresight
 
 NoisyCopy = Callable[[Path, Path, float, int | None], None]
 
 
 def test_a_video_is_answered_as_the_run_answered_it(
     stage1_settings: dict[str, Any], stage2_settings: dict[str, Any], noisy_copy: NoisyCopy, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     stage1_settings["optim"]["num_steps"] = 2
     stage1 = pretrain.run(PretrainConfig(**stage1_settings)).folder
@@ -46,7 +52,8 @@ def test_a_video_is_answered_as_the_run_answered_it(
     answers = [predict.run(result.folder, path, at).tasks for path in (alike, late, early)]
     assert answers[0] == answers[1] != answers[2]
 
-    before = {path: path.stat().st_mtime_ns for path in result.folder.rglob("*")}
+    written = (result.folder, tmp_path / "tokens")
+    before = {path: path.stat().st_mtime_ns for folder in written for path in folder.rglob("*")}
     capsys.readouterr()
     asked = ["predict", str(result.folder), str(alike), "--at", str(at)]
     with pytest.raises(SystemExit, match=r"^0$"):
@@ -59,17 +66,65 @@ def test_a_video_is_answered_as_the_run_answered_it(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[1].endswith(answers[0]["step"][0].name)
-    assert {path: path.stat().st_mtime_ns for path in result.folder.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for folder in written for path in folder.rglob("*")} == before
 
     for wrong in (-0.1, 1e6, float("nan")):
         with pytest.raises(DataError, match="has nothing to see"):
             predict.run(result.folder, alike, wrong)
     with pytest.raises(RunError, match="no finished run of stage 2"):
         predict.run(stage1, alike, at)
+    with monkeypatch.context() as trained_on:
+        trained_on.setattr(world_foresight, "predictor_hash", lambda predictor: "of another training")
+        with pytest.raises(ConfigError, match="trained on another frozen_sha256"):
+            predict.run(result.folder, alike, at)
     facts = read_facts(result.folder)
     (result.folder / "run.json").write_text(json.dumps(facts | {"gaze_control": "shuffled"}))
     with pytest.raises(ConfigError, match="is a control"):
         predict.run(result.folder, alike, at)
+
+
+@pytest.mark.parametrize(("tau", "beyond"), [(1.0, 0.0), (0.625, 0.0), (1.0, 1.5)])
+def test_a_time_is_asked_about_as_a_segment_that_starts_a_horizon_later(
+    tau: float, beyond: float, stage2_settings: dict[str, Any]
+) -> None:
+    stage2_settings["protocol"] |= {"horizon_sec": tau, "beyond_start_sec": beyond}
+    config, fps = AnticipateConfig(**stage2_settings), 4.0
+    protocol = config.protocol
+    info = VideoInfo(Path("v.mp4"), 30.0, 64, 64, 8.0, "h264", 0, 1)
+    for at in (0.0, 0.375, 2.0, 7.125, 7.375):
+        seen = observe_before(at + tau, at + 9, tau, fps, protocol.num_steps, protocol.id, beyond_sec=beyond)
+        assert isinstance(seen, Observation)
+        asked = predict._request(info, at, config, fps)
+        assert asked.clip.first_step == seen.first_step
+        assert (asked.num_future, asked.ahead_sec) == (seen.num_future, tau + beyond)
+    # At the very end the last step that has a frame is seen, and the future is as long as it is from there.
+    end = predict._request(info, info.duration_sec, config, fps)
+    assert end.clip.first_step + protocol.num_steps == num_grid_steps(info.duration_sec, fps)
+    assert end.num_future == round((tau + beyond) * fps + 0.25) + 1
+
+
+def test_runs_that_cannot_say_what_comes_next_are_refused(stage2_settings: dict[str, Any], tmp_path: Path) -> None:
+    finished = {"verb": "anticipate", "status": "finished"}
+    for number, (facts, protocol, error, said) in enumerate((
+        ({**finished, "status": "stopped"}, "start-minus-tau/v1", RunError, "no finished run of stage 2"),
+        (finished | {"gaze_point_control": "mean"}, "start-minus-tau/v1", ConfigError, "is a control"),
+        (finished, "legacy-end-minus-tau", ConfigError, "show the step itself"),
+    )):  # fmt: skip
+        stage2_settings["protocol"]["id"] = protocol
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        dump_config(AnticipateConfig(**stage2_settings), folder / "config.yaml")
+        (folder / "run.json").write_text(json.dumps(facts))
+        with pytest.raises(error, match=said):
+            predict.run(folder, tmp_path / "v.mp4", 1.0)
+
+
+def test_classes_that_were_asked_apart_have_chances_of_their_own(stage2_settings: dict[str, Any]) -> None:
+    stage2_settings["probe"]["loss"] = "focal"
+    classes = ClassTable((7, 8, 9), ("a", "b", "c"))
+    told = predict._guesses(torch.tensor([0.0, 2.0, -1.0]), classes, AnticipateConfig(**stage2_settings))
+    assert [(guess.id, guess.name) for guess in told] == [(8, "b"), (7, "a"), (9, "c")]
+    assert [guess.probability for guess in told] == pytest.approx([0.8808, 0.5, 0.2689], abs=1e-4)
 
 
 @pytest.mark.parametrize("reader", ["world model", "probe"])

@@ -2,13 +2,16 @@
 
 import errno
 import hashlib
+import json
 import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +24,13 @@ from hwm.data.ahead import ahead
 from hwm.data.clips import ClipPlan, ClipRequest, find_videos, fixed_box
 from hwm.data.decoding import FrameCursor
 from hwm.data.transforms import centre_square
-from hwm.data.video import GRID_CHUNK_STEPS, VideoInfo, num_grid_steps, probe_video, write_video
+from hwm.data.video import GRID_CHUNK_STEPS, CropBox, VideoInfo, num_grid_steps, probe_video, write_video
 from hwm.errors import CacheError
 from hwm.models.observer import Observer
 from hwm.models.world_model import TimeGrid
+from hwm.tokens import cache as cache_module
 from hwm.tokens import video_hashes
-from hwm.tokens.cache import FORMAT, EntryWriter, TokenCache
+from hwm.tokens.cache import FORMAT, LOCK, EntryWriter, TokenCache
 from hwm.tokens.extraction import RESERVED_BYTES, Extractor, Wanted, centre_only, require_room
 from hwm.tokens.maintenance import prune_cache, total_bytes, verify_cache
 from hwm.tokens.observe import StepPixels, StepTokens, encode_pixels
@@ -81,6 +85,10 @@ def test_a_file_is_safetensors_and_gives_its_steps_back(tmp_path: Path, dtype: T
     whole = load_file(path)  # safetensors' own reader agrees
     assert whole.keys() == stored.keys()
     assert all(torch.equal(whole[name], stored[name]) for name in stored)
+    raw = path.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    places = {name: start + entry["data_offsets"][0] for name, entry in json.loads(raw[8:start]).items() if name in whole}
+    assert all(place % whole[name].element_size() == 0 for name, place in places.items()), "mapped numbers are aligned"
     part = read_steps(path, FACTS, slice(2, 5))
     assert torch.equal(unpack("z", part), unpack("z", stored)[2:5])
     assert part["times"].tolist() == [2.0, 3.0, 4.0]
@@ -130,6 +138,48 @@ def test_the_numbers_in_a_cache_are_those_of_its_format() -> None:
     torch.testing.assert_close(torch.stack(found), torch.tensor(GOLDEN), atol=2e-3, rtol=0)
 
 
+def test_whatever_changes_the_numbers_changes_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else tokens of an earlier recipe would be read as those of this one, and nothing could tell."""
+    weights = {"encoder": "e", "gazelle": "g"}
+
+    def folders(grid: TimeGrid = GRID, weights: dict[str, str] = weights, dtype: TokenDtype = "float16") -> set[Path]:
+        return set(TokenCache(Path("tokens"), grid, weights, dtype).folders)
+
+    latents, scene = TokenCache(Path("tokens"), GRID, weights).folders
+    of_both = (
+        folders(replace(GRID, fps=8.0)),
+        folders(replace(GRID, step="tubelet")),
+        folders(replace(GRID, encoder_resolution=128)),
+        folders(weights=weights | {"encoder": "other"}),
+        folders(dtype="bfloat16"),
+        folders(dtype="int8"),
+    )
+    assert all(changed.isdisjoint({latents, scene}) for changed in of_both)
+    assert len(set.union(*of_both)) == 2 * len(of_both)
+    for changed in (folders(replace(GRID, gazelle_resolution=112)), folders(weights=weights | {"gazelle": "other"})):
+        assert changed & {latents, scene} == {latents}, "latents know no Gazelle"
+    monkeypatch.setattr(cache_module, "FORMAT", FORMAT + 1)
+    assert folders().isdisjoint({latents, scene})
+
+
+def test_crops_of_one_size_at_other_places_have_files_of_their_own(
+    observer: Observer, videos: tuple[VideoInfo, ...], tmp_path: Path
+) -> None:
+    video, box = videos[0], centre_square(videos[0])
+    moved = box._replace(left=0.0)
+    assert moved != box
+    cache, other = cache_in(tmp_path), cache_in(tmp_path, encoder="other")
+    extractor(observer, cache).fill([Wanted(video, (box, moved))])
+    tokens = [cache.read(video.path, each, 0, 3).z_SND for each in (box, moved)]
+    assert not torch.equal(*tokens)
+    # Names hold a few digits of the hashes. Files tell all that they are of, and one of something else is not read.
+    extractor(observer, other).fill([Wanted(video, (box,))])
+    for foreign, what in ((cache.path("z", video.path, moved), "crop"), (other.path("z", video.path, box), "identity")):
+        shutil.copy(foreign, cache.path("z", video.path, box))
+        with pytest.raises(CacheError, match=f"belongs to another {what}"):
+            cache.read(video.path, box, 0, 3)
+
+
 def test_a_write_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     with pytest.raises(AssertionError, match="same steps"):
@@ -161,6 +211,23 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Monk
     # The last two fail after the rename: what is there is whole.
     assert [p.name for p in tmp_path.iterdir()] == (["a.safetensors"] if fails_at == 5 else [])
     assert fails_at < 5 or rehash(path) is None
+
+
+def test_a_write_that_the_system_takes_in_pieces_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda handle, data, offset: pwrite(handle, data[:7], offset))
+    z = torch.randn(4, 3, 5)
+    write(tmp_path / "a.safetensors", [{"z": z[:3]}, {"z": z[3:]}], 4)
+    assert rehash(tmp_path / "a.safetensors") is None
+    assert torch.equal(read_steps(tmp_path / "a.safetensors", FACTS, slice(0, 4))["z"], z)
+
+
+def test_steps_that_a_file_does_not_have_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write(path, [{"z": torch.zeros(4, 3)}], 4)
+    for steps in (slice(-1, 2), slice(-2, 4), slice(2, 5), slice(5, 6), slice(3, 2)):
+        with pytest.raises(CacheError, match=r"were asked for\n(.|\n)*0\.\.3"):
+            read_steps(path, FACTS, steps)
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(float("nan"), "float16"), (1e6, "float16"), (float("nan"), "int8")])
@@ -311,6 +378,7 @@ def test_a_last_chunk_of_one_step_of_two_frames_is_kept(observer: Observer, tmp_
     Extractor(observer, grid, CPU, cache).fill([Wanted(video, centre_only(video))])
     times = cache.times(video.path, centre_square(video), 0, num_steps)
     assert times == pytest.approx(np.arange(num_steps) / 4.0, abs=1e-4)
+    assert np.array_equal(cache.times(video.path, centre_square(video), 3, 2), times[3:5])
 
 
 def test_each_view_is_fixed_and_views_differ(videos: tuple[VideoInfo, ...]) -> None:
@@ -373,6 +441,44 @@ def test_two_processes_share_the_work(
     assert set(left) <= {VIDEO_HASHES}
 
 
+def test_a_claim_that_is_waited_for_is_given_to_one_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    video = tmp_path / "v.mp4"
+    video.write_bytes(b"any bytes")
+    first, second, third = (cache_in(tmp_path / "tokens") for _ in range(3))  # as three processes
+    has_it, may_end, between = threading.Event(), threading.Event(), list[bool]()
+
+    def wait_for_it() -> None:
+        with second.claim(video, wait=True) as mine:
+            assert mine
+            has_it.set()
+            may_end.wait(60)
+
+    unlink = Path.unlink
+
+    def watched(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == LOCK and threading.current_thread() is threading.main_thread() and not between:
+            between.append(False)
+            with third.claim(video, wait=False) as got:
+                between[0] = got
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", watched)
+    waiter = threading.Thread(target=wait_for_it)
+    with first.claim(video, wait=False) as mine:
+        assert mine
+        waiter.start()
+        time.sleep(0.2)  # it waits for the lock on a file that will be gone when it gets it
+        assert not has_it.is_set()
+    assert between == [False], "the lock is not given back before its file is gone"
+    assert has_it.wait(60)
+    with third.claim(video, wait=False) as got:
+        assert not got, "the one that waited holds the file that is there"
+    may_end.set()
+    waiter.join(60)
+    with third.claim(video, wait=False) as got:
+        assert got
+
+
 def test_a_killed_process_is_taken_over(
     tiny_weights: Path, videos: tuple[VideoInfo, ...], observer: Observer, tmp_path: Path
 ) -> None:
@@ -394,6 +500,22 @@ def test_a_killed_process_is_taken_over(
     prune_cache(tmp_path, cache.folders, dry_run=False)
     assert len(files_of(tmp_path)) == 2 * len(videos)
     assert [path.name for path in tmp_path.rglob(".*")] == []
+
+
+def test_what_a_killed_process_left_of_a_video_goes_and_nothing_of_others(tmp_path: Path) -> None:
+    video = tmp_path / "v.mp4"
+    video.write_bytes(b"any bytes")
+    cache = cache_in(tmp_path / "tokens")
+    digest = cache.path("z", video, CropBox(0, 0, 64, 64)).name[:32]
+    remains = [part / f".{digest}-01234567.0badcafe.partial" for part in cache.folders]
+    of_others = [part / f".{'0' * 32}-01234567.0badcafe.partial" for part in cache.folders]
+    for path in (*remains, *of_others, cache.folders[0] / f".{digest}{LOCK}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    with cache.claim(video, wait=False) as mine:
+        assert mine
+        assert not any(path.exists() for path in remains)
+        assert all(path.exists() for path in of_others), "another process may be writing them"
 
 
 def test_the_folder_is_not_listed_for_each_video(

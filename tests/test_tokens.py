@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hwm.data.clips import ClipRequest
+from hwm.data.open_readers import OpenReaders
 from hwm.data.transforms import centre_square
 from hwm.data.video import VideoReader, probe_video, write_video
 from hwm.errors import CacheError, DataError, RunError
@@ -18,6 +19,7 @@ from hwm.models.observer import Observer, resample_scene
 from hwm.models.world_model import TimeGrid
 from hwm.tokens.cache import TokenCache
 from hwm.tokens.features import FeaturePart, store_features
+from hwm.tokens.observe import read_pixels
 from hwm.tokens.source import CachedSource, LiveSource, TokenBatch
 from hwm.weights.load import load_encoder, load_gazelle
 
@@ -64,9 +66,43 @@ def test_cached_tokens_are_the_live_ones(
     stored = only(source, clip)
     assert torch.equal(live.valid_BT, stored.valid_BT)
     assert live.valid_BT.sum() == 5 - max(0, -first_step)
-    for one, other in ((live.z_BTND, stored.z_BTND), (live.scene_BTNG, stored.scene_BTNG)):
+    for one, other in zip(live[:3], stored[:3], strict=True):  # latents, scene tokens, gaze weights
         torch.testing.assert_close(one, other, atol=4e-3, rtol=1e-3)  # float16 on disk
-    assert not stored.z_BTND[~stored.valid_BT].any()
+        assert one is not None
+        assert other is not None
+        assert one.dtype == torch.float32
+        assert not one[~live.valid_BT].any()
+        assert not other[~live.valid_BT].any()
+        assert one[live.valid_BT].any()
+
+
+def test_a_step_is_the_frame_of_its_time_and_the_one_half_a_step_before(tmp_path: Path) -> None:
+    path = tmp_path / "v.mkv"
+    brightness = range(0, 240, 10)
+    write_video(path, (np.full((64, 64, 3), value, np.uint8) for value in brightness), 8, codec="ffv1", pix_fmt="bgr0")
+    info = probe_video(path)
+    clip = ClipRequest(info, -1, 5, centre_square(info))
+    seen = {}
+    for step in ("frame", "tubelet"):
+        pixels, valid = read_pixels(clip, grid(step), OpenReaders())
+        assert valid.tolist() == [False, True, True, True, True]
+        assert pixels.gaze_frames_SYXR is not None
+        assert pixels.gaze_frames_SYXR[:, 0, 0, 0].tolist() == [0, 0, 20, 40, 60], "what Gazelle sees is never older"
+        seen[step] = pixels.frames_SFYXR[:, :, 0, 0, 0].tolist()
+    assert seen["frame"] == [[0], [0], [20], [40], [60]]
+    assert seen["tubelet"] == [[0, 0], [0, 0], [10, 20], [30, 40], [50, 60]]
+
+
+def test_a_reader_that_failed_is_not_used_again(toy_world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip, readers = request(toy_world, 0), OpenReaders()
+
+    def torn(*given: object) -> None:
+        raise DataError("a frame is missing")
+
+    monkeypatch.setattr(readers.get(clip.video.path), "read", torn)
+    with pytest.raises(DataError, match="a frame is missing"):
+        read_pixels(clip, grid(), readers)
+    assert read_pixels(clip, grid(), readers)[1].all()
 
 
 def test_a_step_does_not_see_later_frames(observer: Observer, tmp_path: Path) -> None:
@@ -122,6 +158,31 @@ def test_random_crops_are_refused_by_the_cache(observer: Observer, toy_world: Pa
     clip = request(toy_world, 0)
     with pytest.raises(CacheError, match=r"there is no token file(.|\n)*hwm extract"):
         only(cached(observer, tmp_path), clip._replace(box=clip.box._replace(left=0.0)))
+
+
+def test_the_crops_that_are_asked_for_are_made_and_read(observer: Observer, toy_world: Path, tmp_path: Path) -> None:
+    centre = request(toy_world, 0)
+    aside = centre._replace(box=centre.box._replace(left=0.0))
+    source = cached(observer, tmp_path)
+    assert source.prepare([aside.video], lambda done: None, lambda video: (aside.box,)) == ()
+    live = LiveSource(observer, grid(), CPU, num_workers=0)
+    torch.testing.assert_close(only(live, aside).z_BTND, only(source, aside).z_BTND, atol=4e-3, rtol=1e-3)
+    assert not torch.allclose(only(live, aside).z_BTND, only(live, centre).z_BTND, atol=0.1)
+    with pytest.raises(CacheError, match="there is no token file"):
+        only(source, centre)
+
+
+def test_each_clip_of_a_batch_has_its_own_tokens(observer: Observer, toy_world: Path, tmp_path: Path) -> None:
+    clips = [request(toy_world, first_step) for first_step in (3, -2, 0)]
+    filled = cached(observer, tmp_path, "tubelet")
+    assert filled.prepare([clips[0].video], lambda done: None) == ()
+    for source in (LiveSource(observer, grid("tubelet"), CPU, num_workers=0), filled):
+        together = next(iter(source.batches([clips])))
+        for row, clip in enumerate(clips):
+            for of_all, alone in zip(together, only(source, clip), strict=True):
+                assert of_all is not None
+                assert alone is not None
+                torch.testing.assert_close(of_all[row], alone[0], atol=1e-4, rtol=1e-4)
 
 
 def test_a_video_that_breaks_off_is_one_exclusion(observer: Observer, toy_world: Path, tmp_path: Path) -> None:
@@ -194,6 +255,10 @@ def test_scene_tokens_land_in_the_cell_of_their_place() -> None:
     assert averaged.sum() == 1.0
     stretched = resample_scene(torch.eye(6)[None, None], (4, 4)).reshape(4, 4)
     assert torch.all(stretched.argmax(dim=1) == torch.arange(4))
+    ramp = resample_scene(torch.arange(12.0).expand(1, 1, 12, 12), (8, 8)).reshape(8, 8)[0]
+    assert ramp[2:6].tolist() == pytest.approx([(i + 0.5) * 1.5 - 0.5 for i in range(2, 6)], abs=0.05)  # cells' middles
+    each = torch.eye(100).reshape(100, 1, 10, 10)  # one cell at a time
+    assert torch.all(resample_scene(each, (4, 4)).sum(dim=1) > 0), "no cell is passed over"
 
 
 def test_the_reader_gives_both_views_of_one_crop(toy_world: Path) -> None:

@@ -175,6 +175,9 @@ def test_a_collapsing_predictor_is_alarmed_of(rng: torch.Generator) -> None:
     assert flat.rank_ratio < MIN_RANK_RATIO
     assert set(collapse_monitors(torch.ones(300, D), target).alarms()) == {"deviation_ratio", "rank_ratio"}
     assert not collapse_monitors(torch.ones(300, D), torch.ones(300, D)).alarms()  # the truth does not vary either
+    # Of many tokens some are looked at, from the first to the last.
+    many = torch.randn(2000, D, generator=rng)
+    assert set(collapse_monitors(many * (torch.arange(2000) < 300)[:, None], many).alarms()) == {"deviation_ratio"}
 
 
 def test_the_readout_finds_where_the_tokens_say_people_look(rng: torch.Generator) -> None:
