@@ -24,5 +24,5 @@ Checkpoint = Annotated[
 
 def with_options(overrides: Sequence[str] | None, **options: Path | None) -> list[str]:
     """Options that have a setting of their own become overrides; JSON text is YAML that needs no further care."""
-    given = [f"{key}={json.dumps(str(path))}" for key, path in options.items() if path is not None]
+    given = [f"{key}={json.dumps(str(path), ensure_ascii=False)}" for key, path in options.items() if path is not None]
     return [*(overrides or ()), *given]
