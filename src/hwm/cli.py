@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from os.path import expanduser
 from pathlib import Path
-from typing import Annotated, Optional, TypeVar
+from typing import Annotated, Optional, TextIO, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -261,7 +261,7 @@ def doctor(
     overrides: Overrides = None,
 ) -> None:
     """What is installed, what is missing and how to get it; ends with a block for an issue."""
-    checked = load_any(RECIPES, config, overrides or ()) if config is not None else None
+    checked = load_any(RECIPES, config, with_options(overrides)) if config is not None else None
     from hwm.pipelines import doctor as pipeline
     from hwm.pipelines.issue_block import issue_block
 
@@ -294,7 +294,7 @@ def data_check(
     ] = 60.0,
 ) -> None:
     """Check annotations, metadata and every video of a recipe, and write data_manifest.json."""
-    checked = load_any(RECIPES, config, overrides or ())
+    checked = load_any(RECIPES, config, with_options(overrides))
     if not isinstance(checked, PretrainConfig | AnticipateConfig | AdaptConfig):
         raise ConfigError(f"{config} names no videos of yours", expected="a recipe of pretrain, adapt or anticipate")
     require_data(checked)
@@ -334,5 +334,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _told_by_the_system(error: OSError) -> str:
     """The file that could not be read or written, and why: the disk is full, it is not allowed."""
     names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    if not names and _is_refused(sys.stdout):
+        names = "standard output"
     reason = error.strerror or str(error) or type(error).__name__
     return f"{names}: {reason}" if names else reason
+
+
+def _is_refused(stream: TextIO | None) -> bool:
+    """Whether what was printed cannot be got rid of: the file that it goes to is on a full disk."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        return True
+    return False
