@@ -211,9 +211,7 @@ def test_a_run_whose_settings_are_lost_says_what_to_do_and_is_left_as_it_is(tmp_
     assert (tmp_path / "run/checkpoints/step-000004").is_dir()
 
 
-def test_a_full_disk_leaves_the_settings_of_a_run_that_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_settings_of_a_run_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tmp_path, 4, resume=False, save_at=(4,))
     stored = tmp_path / "run/config.yaml"
     before = stored.read_bytes()
