@@ -1,6 +1,7 @@
 """The command line: what it refuses, how it says so, and that it does so before anything heavy is imported."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -222,6 +223,19 @@ def test_a_full_disk_is_one_line_that_names_the_file(
     assert capsys.readouterr().err == f"error: {tmp_path}/run.json.tmp: No space left on device\n"
     with pytest.raises(OSError, match="No space left"):
         main(["--debug", "pretrain", str(recipe)])
+
+
+def test_letters_that_the_output_does_not_have_are_spelled_out(
+    recipe: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = io.BytesIO()
+    ascii_alone = io.TextIOWrapper(raw, encoding="ascii")
+    monkeypatch.setattr(sys.modules["hwm.pipelines.pretrain"], "run", lambda config, **options: {"folder": "茶"})
+    with monkeypatch.context() as printing:
+        printing.setattr(sys, "stdout", ascii_alone)
+        assert ends("pretrain", str(recipe)) == 0
+    ascii_alone.flush()
+    assert raw.getvalue() == b"folder: \\u8336\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from os.path import expanduser
 from pathlib import Path
-from typing import Annotated, Optional, TextIO, TypeVar
+from typing import Annotated, Optional, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -39,7 +39,7 @@ from hwm.config import (
 from hwm.engine.requirements import require_data, require_inputs
 from hwm.errors import ConfigError, HwmError
 from hwm.recipes import load_any, load_config
-from hwm.terminal import printable
+from hwm.terminal import output_is_refused, printable, spell_out_what_does_not_fit
 
 
 def _command_line() -> typer.Typer:
@@ -321,6 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point `hwm`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     kept = [argument for argument in given if argument != "--debug"]
+    spell_out_what_does_not_fit()
     try:
         app(args=kept, prog_name="hwm")
     except (HwmError, OSError) as error:
@@ -334,17 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _told_by_the_system(error: OSError) -> str:
     """The file that could not be read or written, and why: the disk is full, it is not allowed."""
     names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-    if not names and _is_refused(sys.stdout):
+    if not names and output_is_refused():
         names = "standard output"
     reason = error.strerror or str(error) or type(error).__name__
     return f"{names}: {reason}" if names else reason
-
-
-def _is_refused(stream: TextIO | None) -> bool:
-    """Whether what was printed cannot be got rid of: the file that it goes to is on a full disk."""
-    try:
-        if stream is not None:
-            stream.flush()
-    except OSError:
-        return True
-    return False
