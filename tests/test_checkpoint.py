@@ -318,8 +318,10 @@ def test_none_at_all_and_only_bad_ones_are_errors(tmp_path: Path) -> None:
         run.load()
     run.train(1).save()
     (tmp_path / "step-000001" / "manifest.json").unlink()
-    with pytest.raises(RunError, match=r"manifest\.json is missing"):
+    with pytest.raises(RunError, match=r"manifest\.json is missing") as caught:
         run.load()
+    assert caught.value.fix is not None
+    assert "--fresh" in caught.value.fix, "a step that is damaged is nothing to go on from"
 
 
 def test_folders_that_only_look_like_checkpoints_are_not_used(tmp_path: Path) -> None:

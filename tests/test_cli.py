@@ -1,9 +1,11 @@
 """The command line: what it refuses, how it says so, and that it does so before anything heavy is imported."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -61,7 +63,7 @@ def ends(*arguments: str) -> int:
 def test_settings_reach_the_pipeline_from_recipe_overrides_and_options(
     recipe: Path, calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    odd = tmp_path / "odd: [name] #1"
+    odd = tmp_path / "odd: [name] #1 茶🫖\n2"
     assert ends("pretrain", str(recipe), "optim.lr=1e-5", "--folder", str(odd), "--fresh", "gaze=none") == 0
     config, options = calls[0]
     assert isinstance(config, PretrainConfig)
@@ -221,6 +223,43 @@ def test_a_full_disk_is_one_line_that_names_the_file(
     assert capsys.readouterr().err == f"error: {tmp_path}/run.json.tmp: No space left on device\n"
     with pytest.raises(OSError, match="No space left"):
         main(["--debug", "pretrain", str(recipe)])
+
+
+def test_letters_that_the_output_does_not_have_are_spelled_out(
+    recipe: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = io.BytesIO()
+    ascii_alone = io.TextIOWrapper(raw, encoding="ascii")
+    monkeypatch.setattr(sys.modules["hwm.pipelines.pretrain"], "run", lambda config, **options: {"folder": "茶"})
+    with monkeypatch.context() as printing:
+        printing.setattr(sys, "stdout", ascii_alone)
+        assert ends("pretrain", str(recipe)) == 0
+    ascii_alone.flush()
+    assert raw.getvalue() == b"folder: \\u8336\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_under_the_output_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = Path("/dev/full").open("w", encoding="utf-8")
+    with monkeypatch.context() as printing:
+        printing.setattr(sys, "stdout", full)
+        assert ends("--version") == 1
+    with suppress(OSError):
+        full.close()
+    assert capsys.readouterr().err == "error: standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize("verb", [["pretrain"], ["data", "check"], ["doctor"]])
+def test_bytes_that_are_no_text_are_refused_with_a_way_out(
+    recipe: Path, calls: list[Any], verb: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ends(*verb, str(recipe), os.fsdecode(b"data.train=[caf\xe9]")) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: data.train=[caf\\udce9] holds bytes that are not utf-8\n")
+    assert "ln -s" in said
+    assert not calls
 
 
 def test_files_that_may_not_be_made_are_one_line(

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -389,6 +390,26 @@ def test_videos_too_short_and_named_twice_are_counted(stage1_settings: dict[str,
     refused = run(PretrainConfig.model_validate(stage1_settings | {"data": long}))
     assert set(refused.manifest.unusable) == {"train", "val"}
     assert not any("hold a run to it" in line for line in closing(refused, "RECIPE"))
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take text alone")
+def test_a_name_that_is_no_text_is_named_with_a_way_out(stage1_settings: dict[str, Any], toy_world: Path) -> None:
+    folder = stage1_settings["folder"].parent / "odd"
+    folder.mkdir()
+    video = sorted((toy_world / "takes").glob("*/frame_aligned_videos/cam01.mp4"))[0]
+    (folder / os.fsdecode(b"caf\xe9.mp4")).symlink_to(video)
+    data = stage1_settings["data"] | {"train": [str(folder)]}
+    with pytest.raises(DataError, match="1 video is not text") as caught:
+        run(PretrainConfig.model_validate(stage1_settings | {"data": data}))
+    assert "caf" in f"{caught.value.found}"
+    assert "rename" in f"{caught.value.fix}"
+
+
+def test_a_manifest_that_cannot_be_written_says_where_else(stage1_settings: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    settings = stage1_settings | {"folder": tmp_path / "file" / "runs"}
+    with pytest.raises(DataError, match="a place that can be written"):
+        run(PretrainConfig.model_validate(settings))
 
 
 def test_the_next_command_has_what_was_changed_and_missing_files_are_not_called_unchanged(

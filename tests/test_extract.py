@@ -220,6 +220,19 @@ def test_what_cannot_be_extracted(arguments: list[str], said: str, capsys: pytes
     assert said in capsys.readouterr().err
 
 
+def test_a_token_folder_that_is_no_folder_is_told_with_a_way_out(
+    stage1_settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("file", "dangling"):
+        place = tmp_path / name
+        place.touch() if name == "file" else place.symlink_to("nowhere")
+        tokens = stage1_settings["tokens"] | {"folder": place}
+        with pytest.raises(CacheError, match=r"another tokens\.folder"):
+            extract.run(PretrainConfig(**stage1_settings | {"tokens": tokens}), lambda estimate: None)
+        assert ends("extract", "--verify", "pretrain/toyworld", f"tokens.folder={place}") == 1
+        assert "nothing was verified" in capsys.readouterr().err
+
+
 def test_sizes_are_read_easily() -> None:
     assert [readable(n) for n in (0, 999, 1000, 7_549_747_200)] == ["0 B", "999 B", "1 kB", "7.55 GB"]
 

@@ -11,13 +11,14 @@ from safetensors.torch import load_file, save_file
 
 from hwm.data.segments import UNKNOWN, ClassTable, Segment, Task
 from hwm.data.video import VideoInfo
-from hwm.errors import DataError
+from hwm.errors import DataError, WeightsError
 from hwm.evaluation.outputs import RunOutputs, align, read_outputs
 from hwm.evaluation.paired_comparison import compare_outputs
 from hwm.evaluation.resampled import METRICS
 from hwm.evaluation.tests_of_difference import holm
 from hwm.evaluation.verdicts import Outcome
 from hwm.pipelines.scoring import TaskOutput, labels_of, write_outputs
+from small_disk import files_of_at_most
 
 VIDEO = VideoInfo(Path("v.mp4"), 100.0, 16, 16, 30.0, "h264", 0, 1)
 NUM_TAKES, EACH, CLASSES = 12, 10, 20
@@ -60,6 +61,13 @@ def write(folder: Path, tasks: tuple[Task, ...], strength: float, seed: int, ord
 
 STEP = (Task("step", table(CLASSES)),)
 TWO = (Task("verb", table(CLASSES), 2), Task("noun", table(CLASSES + 1)))
+
+
+@pytest.mark.parametrize(("num_bytes", "name"), [(2000, "outputs.safetensors"), (12_000, "segments.json")])
+def test_a_full_disk_names_the_file(tmp_path: Path, num_bytes: int, name: str) -> None:
+    with files_of_at_most(num_bytes), pytest.raises((WeightsError, OSError), match="too large") as caught:
+        write(tmp_path / "run", STEP, 1.0, 0)
+    assert f"{tmp_path}/run/{name}" in f"{caught.value}"
 
 
 @pytest.mark.parametrize("tasks", [STEP, TWO], ids=["one task", "two tasks, one with a sequence"])

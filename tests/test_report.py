@@ -28,6 +28,7 @@ from hwm.evaluation.report_parts import (
 from hwm.evaluation.statistics import Interval
 from hwm.terminal import counted
 from hwm.viz.overlay import Forecast, annotate
+from small_disk import files_of_at_most
 
 ATTACK = '<script>alert("x")</script> & "quotes" $math$'
 VOID = {"meta", "img", "br", "link", "input"}
@@ -240,6 +241,12 @@ def test_a_write_that_fails_leaves_the_old_report_and_no_scraps(tmp_path, monkey
         Report("New").write(path)
     assert path.read_bytes() == old
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_full_disk_names_the_page(tmp_path: Path) -> None:
+    with files_of_at_most(100), pytest.raises(OSError, match="too large") as caught:
+        Report("New").write(tmp_path / "report.html")
+    assert caught.value.filename == str(tmp_path / "report.html")
 
 
 def _cells(table: Table) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from ruamel.yaml import YAML
 from torch import nn
 
 from hwm.config import ClipDataConfig, OptimConfig, PretrainConfig
@@ -199,6 +200,41 @@ def test_a_run_goes_on_only_with_the_settings_that_decide_what_is_learned(tmp_pa
     with RunLog.open(configuration(tmp_path, keep_last=9, log_every=3), "pretrain", resume=True):
         pass
     assert load_config(PretrainConfig, tmp_path / "run/config.yaml").keep_last == 9
+
+
+@pytest.mark.parametrize("content", ["", "name: run\ndata:\n  tra"], ids=["empty", "cut short"])
+def test_a_run_whose_settings_are_lost_says_what_to_do_and_is_left_as_it_is(tmp_path: Path, content: str) -> None:
+    train(tmp_path, 4, resume=False, save_at=(4,))
+    (tmp_path / "run/config.yaml").write_text(content)
+    with pytest.raises(RunError, match=r"config\.yaml cannot be read(.|\n)*--fresh"):
+        RunLog.open(configuration(tmp_path), "pretrain", resume=True)
+    assert (tmp_path / "run/checkpoints/step-000004").is_dir()
+
+
+def test_a_full_disk_leaves_the_settings_of_a_run_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path, 4, resume=False, save_at=(4,))
+    stored = tmp_path / "run/config.yaml"
+    before = stored.read_bytes()
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(YAML, "dump", refuse)
+        with pytest.raises(RunError, match="No space left on device"):
+            RunLog.open(configuration(tmp_path), "pretrain", resume=True)
+    assert stored.read_bytes() == before
+    train(tmp_path, 8, resume=True)
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == [4, 8]
+
+
+def test_bytes_that_are_no_text_in_the_metrics_cost_their_line_alone(tmp_path: Path) -> None:
+    train(tmp_path, 4, resume=False, save_at=(4,))
+    with (tmp_path / "run/metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 5, "train\xff\xfe\n')
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == [4]
+    train(tmp_path, 8, resume=True)
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == [4, 8]
 
 
 def test_other_settings_are_free_while_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from hwm.models.masked_predictor import MaskedPredictor, MaskedPredictorSpec
 from hwm.models.probe import AttentiveProbe, ProbeSpec
 from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
 from hwm.weights import load
-from hwm.weights.ours import read_model, spec_from_plain, spec_to_plain
+from hwm.weights.ours import read_model, spec_from_plain, spec_to_plain, write_model
+from small_disk import files_of_at_most
 
 Loader = Callable[[Path], object]
 
@@ -54,6 +55,18 @@ def test_our_format_there_and_back(tmp_path: Path, kind: str, place: str) -> Non
     stored = read_model(tmp_path / place, kind)
     assert stored.file == saved
     assert stored.notes == {"accuracy": 0.5}
+
+
+@pytest.mark.parametrize("num_bytes", [100, 10_000], ids=["config", "tensors"])
+def test_a_full_disk_is_one_error_that_names_the_file_and_leaves_what_was_there(tmp_path: Path, num_bytes: int) -> None:
+    module = torch.nn.Linear(1, 1) if num_bytes == 100 else torch.nn.Linear(100, 100)
+    write_model(tmp_path, "probe", {}, module.state_dict())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    notes = {"said": "x" * 20_000}
+    with files_of_at_most(num_bytes), pytest.raises((WeightsError, OSError), match="too large") as caught:
+        write_model(tmp_path, "probe", {}, module.state_dict(), notes=notes)
+    assert str(tmp_path) in f"{caught.value}"
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_whoever_may_read_the_config_may_read_the_tensors(tmp_path: Path) -> None:

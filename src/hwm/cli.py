@@ -39,7 +39,7 @@ from hwm.config import (
 from hwm.engine.requirements import require_data, require_inputs
 from hwm.errors import ConfigError, HwmError
 from hwm.recipes import load_any, load_config
-from hwm.terminal import printable
+from hwm.terminal import output_is_refused, printable, spell_out_what_does_not_fit
 
 
 def _command_line() -> typer.Typer:
@@ -261,7 +261,7 @@ def doctor(
     overrides: Overrides = None,
 ) -> None:
     """What is installed, what is missing and how to get it; ends with a block for an issue."""
-    checked = load_any(RECIPES, config, overrides or ()) if config is not None else None
+    checked = load_any(RECIPES, config, with_options(overrides)) if config is not None else None
     from hwm.pipelines import doctor as pipeline
     from hwm.pipelines.issue_block import issue_block
 
@@ -294,7 +294,7 @@ def data_check(
     ] = 60.0,
 ) -> None:
     """Check annotations, metadata and every video of a recipe, and write data_manifest.json."""
-    checked = load_any(RECIPES, config, overrides or ())
+    checked = load_any(RECIPES, config, with_options(overrides))
     if not isinstance(checked, PretrainConfig | AnticipateConfig | AdaptConfig):
         raise ConfigError(f"{config} names no videos of yours", expected="a recipe of pretrain, adapt or anticipate")
     require_data(checked)
@@ -321,6 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point `hwm`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     kept = [argument for argument in given if argument != "--debug"]
+    spell_out_what_does_not_fit()
     try:
         app(args=kept, prog_name="hwm")
     except (HwmError, OSError) as error:
@@ -334,5 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _told_by_the_system(error: OSError) -> str:
     """The file that could not be read or written, and why: the disk is full, it is not allowed."""
     names = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    if not names and output_is_refused():
+        names = "standard output"
     reason = error.strerror or str(error) or type(error).__name__
     return f"{names}: {reason}" if names else reason

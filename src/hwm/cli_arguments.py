@@ -1,11 +1,14 @@
 """Arguments and options that several verbs of the command line share."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
+
+from hwm.errors import ConfigError
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML recipe, or a shipped one's name.")]
 Overrides = Annotated[
@@ -23,6 +26,19 @@ Checkpoint = Annotated[
 
 
 def with_options(overrides: Sequence[str] | None, **options: Path | None) -> list[str]:
-    """Options that have a setting of their own become overrides; JSON text is YAML that needs no further care."""
-    given = [f"{key}={json.dumps(str(path))}" for key, path in options.items() if path is not None]
-    return [*(overrides or ()), *given]
+    """Options that have a setting of their own become overrides; JSON text is YAML that needs no further care.
+
+    Raises:
+        ConfigError: one holds bytes that are no text.
+    """
+    given = [f"{key}={json.dumps(str(path), ensure_ascii=False)}" for key, path in options.items() if path is not None]
+    told = [*(overrides or ()), *given]
+    for override in told:
+        if any("\ud800" <= char <= "\udfff" for char in override):  # how Python keeps bytes that it cannot read
+            raise ConfigError(
+                f"{override} holds bytes that are not {sys.getfilesystemencoding()}",
+                expected="text, as in a recipe",
+                fix="for a file or folder: rename it, or make a link to it (ln -s) and name the link; "
+                "for a name that is right on your screen: export LC_ALL=C.UTF-8",
+            )
+    return told

@@ -8,6 +8,20 @@ HwmError
 └── RunError        a run cannot go on: non-finite loss, a checkpoint that is missing or torn, a locked folder
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Inside, what the disk refuses is told with this file's name: a disk that is full names none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
 
 class HwmError(Exception):
     """Base of all errors raised on purpose; `cli.py` prints them without a traceback.

@@ -83,8 +83,10 @@ def dump_config(config: BaseModel, path: Path) -> None:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    with path.open("w", encoding="utf-8") as file:
+    aside = path.with_name(f"{path.name}.tmp")  # where the disk is full, the one that is there stays
+    with aside.open("w", encoding="utf-8") as file:
         yaml.dump(config.model_dump(mode="json"), file)
+    aside.replace(path)
 
 
 def find_recipe(source: Path | str) -> Path:

@@ -1,5 +1,8 @@
 """Text that is shown: names from files must not steer the terminal, and one of a thing is not several."""
 
+import io
+import sys
+
 
 def printable(text: str) -> str:
     """The text with control characters spelled out; line breaks stay."""
@@ -9,3 +12,19 @@ def printable(text: str) -> str:
 def counted(number: int, noun: str) -> str:
     """A number of things: `1 video`, `1,024 videos`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def spell_out_what_does_not_fit() -> None:
+    """From now on, a letter that the encoding of the output does not have is written as its code and is no error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def output_is_refused() -> bool:
+    """Whether what was printed cannot be got rid of: the file that it goes to is on a full disk."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        return True
+    return False

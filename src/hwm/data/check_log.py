@@ -18,6 +18,9 @@ from hwm.errors import DataError
 CHECK_VERSION = 1
 """Raised whenever the check looks at something else, or calls it by another name."""
 
+ANOTHER_PLACE = "free some space, or set annotations.manifest, data.manifest or folder to a place that can be written"
+"""What to do where the manifest, or what lies beside it, cannot be written."""
+
 
 class CheckLog:
     """Results of earlier checks; made for one manifest."""
@@ -71,7 +74,7 @@ class CheckLog:
             self._lines[key], self._checks[key] = line, check
 
     def _unwritable(self, error: OSError) -> DataError:
-        return DataError(f"cannot keep results in {self.path}: {error.strerror or error}")
+        return DataError(f"cannot keep results in {self.path}: {error.strerror or error}", fix=ANOTHER_PLACE)
 
 
 def _key(path: Path, stat: os.stat_result) -> str:

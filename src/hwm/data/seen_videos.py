@@ -17,7 +17,7 @@ from typing import NamedTuple
 from hwm.data.content import content_sha256
 from hwm.data.segments import Segment
 from hwm.data.takes import ALIGNED
-from hwm.errors import DataError
+from hwm.errors import DataError, naming
 
 FILE = "train_videos.json"
 SCHEMA = 1
@@ -93,8 +93,9 @@ def write_seen(
     left = {path: fingerprint for path, fingerprint in (last | before).items() if path not in now}
     rows += [{"path": path, "fingerprint": fingerprint, "earlier": True} for path, fingerprint in left.items()]
     aside = folder / f"{FILE}.tmp"
-    aside.write_text(json.dumps({"schema_version": SCHEMA, "videos": rows}, indent=1) + "\n", encoding="utf-8")
-    aside.replace(folder / FILE)
+    with naming(folder / FILE):
+        aside.write_text(json.dumps({"schema_version": SCHEMA, "videos": rows}, indent=1) + "\n", encoding="utf-8")
+        aside.replace(folder / FILE)
     return {"count": len(rows), "sha256": content_sha256(folder / FILE)}
 
 

@@ -143,10 +143,11 @@ class CheckpointStore:
                 continue
             extra = _restore(folder, files, modules, optimizer)
             return Restored(candidate, extra, folder, tuple(rejected))
+        whole = [step for step in self.steps() if f"step-{step:06d}" not in {name for name, _ in rejected}]
         raise RunError(
             f"{self.folder} has no usable checkpoint" + ("" if step is None else f" of step {step}"),
             found="; ".join(f"{name}: {reason}" for name, reason in rejected) or "none",
-            fix=f"steps that are there: {self.steps()}" if self.steps() else "start with --fresh",
+            fix=f"steps that are there: {whole}" if whole else "put a whole one back, or start with --fresh",
         )
 
     def _entries(self) -> list[Path]:

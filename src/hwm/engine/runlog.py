@@ -32,7 +32,7 @@ from hwm.engine.disk import Disk
 from hwm.engine.mirrors import Mirror, open_mirrors
 from hwm.engine.progress import say, warn
 from hwm.engine.provenance import now, provenance
-from hwm.errors import RunError
+from hwm.errors import ConfigError, RunError
 from hwm.recipes import dump_config, load_config
 
 METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
@@ -43,6 +43,7 @@ MAY_CHANGE = (
     "validate_every",
 )  # fmt: skip
 """Settings that may differ when a run goes on, since they decide nothing that is learned."""
+_OTHERWISE = "give this run another name=..., or --fresh to throw the earlier one away"
 
 
 class RunLog(AbstractContextManager["RunLog"]):
@@ -231,7 +232,7 @@ class RunLog(AbstractContextManager["RunLog"]):
     def _truncate(self, step: int) -> None:
         """Drops lines of steps that will be done again, and a last line cut short by a crash."""
         for path in (self.folder / METRICS, self.folder / TIMINGS):
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
             kept = [line for line in lines if (found := _step_of(line)) is not None and found <= step]
             self._disk.replace(path, "".join(f"{line}\n" for line in kept).encode())
 
@@ -239,7 +240,7 @@ class RunLog(AbstractContextManager["RunLog"]):
 def read_metrics(folder: Path, name: str = METRICS) -> list[dict[str, float]]:
     """All lines of a run's `metrics.jsonl` (or `timings.jsonl`); a last line cut short by a crash is left out."""
     path = folder / name
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if _step_of(line) is not None]
 
 
@@ -304,7 +305,13 @@ def _earlier(folder: Path, config: RunConfig) -> dict[str, Any]:
     """The record of the run that is to go on, after a check that it is the same run."""
     stored = folder / "config.yaml"
     if stored.exists():
-        old = flat_settings(load_config(type(config), stored).model_dump(mode="json"))
+        try:
+            old = flat_settings(load_config(type(config), stored).model_dump(mode="json"))
+        except ConfigError as error:
+            raise RunError(
+                f"{stored} cannot be read, so nobody can say with which settings the run was started",
+                found=str(error), fix=f"put it back, or {_OTHERWISE}",
+            ) from error  # fmt: skip
         new = flat_settings(config.model_dump(mode="json"))
         differing = [
             key
@@ -313,11 +320,7 @@ def _earlier(folder: Path, config: RunConfig) -> dict[str, Any]:
         ]
         if differing:
             changes = ", ".join(f"{key} (was {old.get(key)}, now {new.get(key)})" for key in differing)
-            raise RunError(
-                f"run {folder} was started with other settings",
-                found=changes,
-                fix="give this run another name=..., or --fresh to throw the earlier one away",
-            )
+            raise RunError(f"run {folder} was started with other settings", found=changes, fix=_OTHERWISE)
     try:
         facts = json.loads((folder / "run.json").read_bytes())
         return facts if isinstance(facts, dict) else {}

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hwm.errors import naming
 from hwm.evaluation.compare_sections import highest
 from hwm.evaluation.compare_world import World
 from hwm.evaluation.differences import Difference
@@ -47,8 +48,9 @@ def write_metrics(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".part")
-    aside.write_text(json.dumps(content, indent=1, default=str, allow_nan=False) + "\n", encoding="utf-8")
-    aside.replace(path)
+    with naming(path):
+        aside.write_text(json.dumps(content, indent=1, default=str, allow_nan=False) + "\n", encoding="utf-8")
+        aside.replace(path)
     return path
 
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from hwm.errors import RunError
+from hwm.errors import RunError, naming
 from hwm.evaluation.drawing import Figure
 from hwm.evaluation.report_parts import (
     Clip,
@@ -191,7 +191,8 @@ class Report:
 def _replace(path: Path, content: bytes) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        aside.write_bytes(content)
-        aside.replace(path)
+        with naming(path):
+            aside.write_bytes(content)
+            aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from hwm.errors import RunError
+from hwm.errors import RunError, naming
 from hwm.evaluation.differences import Difference, difference_of
 from hwm.evaluation.statistics import NUM_RESAMPLES, RESAMPLING_SEED, draw_takes
 
@@ -40,8 +40,9 @@ def write_errors(folder: Path, errors: TakeErrors) -> str:
     tree = {"schema_version": SCHEMA, "takes": errors.takes, "sums": sums}
     aside = folder / f"{FILE}.tmp"
     content = json.dumps(tree, allow_nan=False).encode()
-    aside.write_bytes(content)
-    aside.replace(folder / FILE)
+    with naming(folder / FILE):
+        aside.write_bytes(content)
+        aside.replace(folder / FILE)
     return hashlib.sha256(content).hexdigest()
 
 

@@ -24,7 +24,7 @@ from hwm.config import CompareConfig, PretrainConfig, RunConfig
 from hwm.engine.progress import Progress, say
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import EXIT_STOPPED, StopFlag
-from hwm.errors import RunError
+from hwm.errors import RunError, naming
 from hwm.evaluation.compare_report import Written
 from hwm.pipelines.compare_child import open_log, start_unit
 from hwm.pipelines.compare_cost import Clock
@@ -164,7 +164,8 @@ class Children(AbstractContextManager["Children"]):
             return None
         with closing(log):
             recipe = config.folder / f"{config.name}.yaml"
-            dump_config(config, recipe)
+            with naming(recipe):
+                dump_config(config, recipe)
             return start_unit(verb, recipe, log, self._threads)
 
     def collect(self) -> list[tuple[Unit, int, float]]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import hwm
 from hwm.config import AdaptConfig, AnnotationConfig, AnticipateConfig, ClipDataConfig, PretrainConfig
 from hwm.data.annotations import read_annotations
-from hwm.data.check_log import CheckLog
+from hwm.data.check_log import ANOTHER_PLACE, CheckLog
 from hwm.data.checking import VideoCheck, check_videos
 from hwm.data.clips import find_videos
 from hwm.data.content import content_sha256
@@ -37,6 +37,7 @@ from hwm.engine.progress import Progress
 from hwm.engine.provenance import now
 from hwm.errors import DataError
 from hwm.pipelines.data_parts import Expected, Part, annotated_parts, named_parts
+from hwm.terminal import counted
 
 DataConfig = PretrainConfig | AdaptConfig | AnticipateConfig
 
@@ -78,7 +79,9 @@ def run(config: DataConfig, timeout_sec: float = TIMEOUT_SEC) -> DataCheckResult
     setting = "annotations.manifest" if isinstance(config, AnticipateConfig) else "data.manifest"
     path = described.manifest or config.folder / config.name / "data_manifest.json"
     parts = annotated_parts(described) if isinstance(described, AnnotationConfig) else named_parts(described)
-    checks, stats, num_checked = _checked(_paths(parts), CheckLog(path), timeout_sec)
+    paths = _paths(parts)
+    _require_text(paths)
+    checks, stats, num_checked = _checked(paths, CheckLog(path), timeout_sec)
     videos = _records(parts, checks, stats, None if isinstance(described, AnnotationConfig) else described.fps)
     manifest = _manifest(described, parts, videos)
     # The readers take what was found from here; it becomes the manifest when it is whole.
@@ -92,6 +95,22 @@ def run(config: DataConfig, timeout_sec: float = TIMEOUT_SEC) -> DataCheckResult
 
 def _paths(parts: Mapping[str, Part]) -> list[Path]:
     return list(dict.fromkeys(item.path for part in parts.values() for item in part.items if item.path is not None))
+
+
+def _require_text(paths: Sequence[Path]) -> None:
+    """A name in bytes that are no text cannot stand in JSON that others read.
+
+    Raises:
+        DataError: there is one.
+    """
+    odd = [path for path in paths if any("\ud800" <= char <= "\udfff" for char in str(path))]
+    if odd:
+        raise DataError(
+            f"the path of {counted(len(odd), 'video')} is not text, which a manifest holds",
+            expected="names in UTF-8",
+            found="; ".join(map(str, odd[:3])),
+            fix="rename these files or folders; a run without a manifest reads them as they are",
+        )
 
 
 def _checked(
@@ -266,4 +285,6 @@ def _write(path: Path, manifest: DataManifest) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         Disk().replace(path, text.encode())
     except OSError as error:
-        raise DataError(f"cannot write the data manifest {path}: {error.strerror or error}") from error
+        raise DataError(
+            f"cannot write the data manifest {path}: {error.strerror or error}", fix=ANOTHER_PLACE
+        ) from error

@@ -26,7 +26,7 @@ from hwm.engine.compiling import compile_blocks
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import StopFlag, check_precision, start
-from hwm.errors import ConfigError, DataError
+from hwm.errors import CacheError, ConfigError, DataError
 from hwm.pipelines.anticipate import read_tables, videos_of
 from hwm.pipelines.pretrain_data import find_parts, target_seer, training_crops
 from hwm.pipelines.validation_gaze import judge_seer
@@ -133,8 +133,18 @@ def run(config: ExtractConfig, on_estimate: Callable[[Estimate], None]) -> Extra
 
 
 def verify(config: ExtractConfig) -> Checked:
-    """Read all token files of the cache that a recipe names; needs neither its videos nor its weights."""
+    """Read all token files of the cache that a recipe names; needs neither its videos nor its weights.
+
+    Raises:
+        CacheError: there is no such folder.
+    """
     folder = cache_folder(config.tokens)
+    if not folder.is_dir():
+        raise CacheError(
+            f"there is no token folder {folder}: nothing was verified",
+            expected="the folder of tokens.folder, or tokens/ in HWM_HOME",
+            fix="name the right one, or make it: hwm extract CONFIG",
+        )
     with Progress("bytes read", total=total_bytes(folder)) as bar:
         return verify_cache(folder, bar.advance)
 

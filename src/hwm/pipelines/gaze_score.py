@@ -24,7 +24,7 @@ from hwm.engine.assemble import load_gazelle
 from hwm.engine.progress import LateProgress, Progress
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import check_precision, rng_for, start
-from hwm.errors import DataError
+from hwm.errors import DataError, naming
 from hwm.evaluation.gaze_metrics import gaussian_maps, gaze_auc, gaze_kl, gaze_l2, gaze_nss
 from hwm.evaluation.statistics import mean_interval
 from hwm.models.gazelle import GazeLLE
@@ -212,7 +212,7 @@ def _summary(folder: Path, frames: list[ScoredFrame], seed: int) -> GazeScoreRes
 
 def _write_frames(path: Path, frames: list[ScoredFrame]) -> None:
     columns = [f"{name.replace(' ', '_')}_{metric}" for name in (GAZELLE, PRIOR) for metric in METRICS]
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with naming(path), path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["video", "time_sec", "x", "y", *columns])
         for frame in frames:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hwm.data.segments import UNKNOWN, Segment, Task
 from hwm.engine.runtime import torch_rng_for
+from hwm.errors import naming
 from hwm.evaluation.baselines import majority_logits, previous_step_logits
 from hwm.evaluation.metrics import class_mean_recall, score
 from hwm.evaluation.sequence_metrics import edit_distance, sample_sequences
@@ -145,7 +146,9 @@ def write_outputs(folder: Path, outputs: Sequence[TaskOutput], segments: Sequenc
         {"row": s.row, "take": s.take, "scenario": s.scenario, "start_sec": s.start_sec, "labels": s.labels}
         for s in segments
     ]
-    (folder / f"segments{suffix}.json").write_text(json.dumps({"classes": classes, "segments": rows}, indent=1) + "\n")
+    path = folder / f"segments{suffix}.json"
+    with naming(path):
+        path.write_text(json.dumps({"classes": classes, "segments": rows}, indent=1) + "\n")
 
 
 def remove_outputs(folder: Path, saved_probe: Path | None) -> None:

@@ -150,7 +150,11 @@ class TokenCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             locked = _locked(path, wait)
         except OSError as error:
-            raise CacheError(f"token folder {self.folder} cannot be used: {error.strerror or error}") from error
+            raise CacheError(
+                f"token folder {self.folder} cannot be used: {error.strerror or error}",
+                expected=f"a folder that can be written: tokens of {video} are missing in it",
+                fix="make it writable, or set another tokens.folder (or HWM_HOME)",
+            ) from error
         if locked is None:
             yield False
             return

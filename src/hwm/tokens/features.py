@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hwm.data.clips import ClipRequest
-from hwm.errors import ConfigError, RunError
+from hwm.errors import ConfigError, RunError, naming
 from hwm.models.step_probe import Pooler
 from hwm.models.world_model import WorldModel
 from hwm.tokens.source import TokenBatch, TokenSource
@@ -151,7 +151,8 @@ def store_features(
         if tokens is None:
             shape = (num_samples, *tokens_BTND.shape[1:])
             valid_ST, known_ST = (np.zeros(shape[:2], dtype=bool) for _ in range(2))
-            tokens = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+            with naming(path):
+                tokens = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
             _reserve(path)
         half_BTND = tokens_BTND.to(torch.float16)
         if not torch.isfinite(half_BTND).all():
@@ -184,7 +185,7 @@ def _reserve(path: Path) -> None:
         raise RunError(
             f"the features of stage 2 ({path}) cannot be written: {error.strerror}", expected=f"{needed} free bytes",
             found=f"{shutil.disk_usage(path.parent).free} free bytes",
-            fix="free some space, or set probe.num_views lower or folder=... to another disk",
+            fix="free some space, or set probe.num_views lower or folder=... (of hwm predict: TMPDIR) to another disk",
         ) from error  # fmt: skip
 
 

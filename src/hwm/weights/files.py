@@ -145,10 +145,16 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mappi
     """Write a `.safetensors` file that may be read by whom the folder's other files may be read by.
 
     `save_file` alone makes it private to its owner, which in a folder that people share looks like a missing model.
+
+    Raises:
+        WeightsError: the disk is full or refuses.
     """
     path.touch()
     mode = path.stat().st_mode
-    save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+    try:
+        save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+    except SafetensorError as error:  # its own, and no OSError
+        raise WeightsError(f"{path} could not be written: {error}", fix="free some space, then run it again") from error
     path.chmod(mode)
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from hwm.errors import WeightsError
+from hwm.errors import WeightsError, naming
 from hwm.models.dinov2 import DINOv2
 from hwm.models.masked_predictor import MaskedPredictor
 from hwm.models.probe import AttentiveProbe
@@ -115,7 +115,8 @@ def save_huggingface(model: HuggingFaceModel, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(model.tensors, folder / TENSORS_NAME, metadata={"format": "pt"})
     text = json.dumps(model.config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
+    with naming(folder / CONFIG_NAME):
+        (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
     return folder
 
 

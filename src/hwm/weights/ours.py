@@ -15,7 +15,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from hwm.errors import HwmError, WeightsError
+from hwm.errors import HwmError, WeightsError, naming
 from hwm.weights.files import (
     SAFETENSORS_SUFFIX,
     WeightFile,
@@ -92,10 +92,15 @@ def write_model(
     }
     text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     tensors_aside, config_aside = (p.with_name(f".{p.name}.{os.getpid()}") for p in (tensors_path, config_path))
-    write_safetensors(stored, tensors_aside, metadata={"format": FORMAT, "version": str(VERSION), "kind": kind})
-    config_aside.write_text(text, encoding="utf-8")
-    tensors_aside.replace(tensors_path)
-    config_aside.replace(config_path)
+    try:
+        write_safetensors(stored, tensors_aside, metadata={"format": FORMAT, "version": str(VERSION), "kind": kind})
+        with naming(config_path):
+            config_aside.write_text(text, encoding="utf-8")
+        tensors_aside.replace(tensors_path)
+        config_aside.replace(config_path)
+    finally:
+        for aside in (tensors_aside, config_aside):
+            aside.unlink(missing_ok=True)
     return hash_file(tensors_path)
 
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from hwm.errors import WeightsError
+from hwm.errors import WeightsError, naming
 
 RECORD_NAME = "sha256.json"
 State = Literal["absent", "here", "verified", "changed"]
@@ -108,7 +108,7 @@ def state_of(folder: Path, file: str, record: dict[str, Seen]) -> State:
 def replace_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all, and flush it."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as stream:
+    with naming(path), aside.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
