@@ -1,6 +1,7 @@
 """Stage 1 as a run: resume equals straight on, bit for bit; no bad value reaches the weights."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +324,14 @@ def test_weights_that_changed_since_stage_1_are_refused(
     save_model(other, moved)
     with pytest.raises(RunError, match="have changed since stage 1: encoder"):
         load_stage1(result.folder)
+
+
+def test_a_run_that_is_named_from_another_folder_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match=f"looked for below {re.escape(str(tmp_path))}"):
+        load_stage1(Path("runs/toyworld"))
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

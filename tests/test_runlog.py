@@ -149,7 +149,7 @@ def test_a_line_that_cannot_be_written_names_its_file(tmp_path: Path, name: str)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
-@pytest.mark.parametrize("name", [".lock", "config.yaml"])
+@pytest.mark.parametrize("name", [".lock", "config.yaml.tmp"])
 def test_a_disk_that_is_full_from_the_start_names_the_folder(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

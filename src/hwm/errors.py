@@ -19,7 +19,8 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.errno is not None:  # with a file's name, one that has words alone would lose them
+            error.filename = error.filename or str(path)
         raise
 
 

@@ -130,11 +130,12 @@ def load_stage1(path: str | Path) -> Stage1:
         return Stage1(world, observer, predictor_hash(world.predictor), path)
     run = path.parents[1] if path.parent.name == CHECKPOINTS else path
     if not (run / "config.yaml").is_file() or not (run / CHECKPOINTS).is_dir():
+        elsewhere = f"; or run this where the path begins: it was looked for below {Path.cwd()}"
         raise RunError(
             f"{path} is no stage-1 run",
             expected=f"a run folder (config.yaml, {CHECKPOINTS}/), one of its checkpoints, or a saved model's folder",
             found=_what_is_at(path),
-            fix="train one first: hwm pretrain CONFIG",
+            fix="train one first: hwm pretrain CONFIG" + ("" if path.is_absolute() else elsewhere),
         )
     facts = read_facts(run)
     if not facts:
