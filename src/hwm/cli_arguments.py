@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from hwm.errors import ConfigError
+from hwm.terminal import is_text
 
 ConfigArgument = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML recipe, or a shipped one's name.")]
 Overrides = Annotated[
@@ -34,7 +35,7 @@ def with_options(overrides: Sequence[str] | None, **options: Path | None) -> lis
     given = [f"{key}={json.dumps(str(path), ensure_ascii=False)}" for key, path in options.items() if path is not None]
     told = [*(overrides or ()), *given]
     for override in told:
-        if any("\ud800" <= char <= "\udfff" for char in override):  # how Python keeps bytes that it cannot read
+        if not is_text(override):
             raise ConfigError(
                 f"{override} holds bytes that are not {sys.getfilesystemencoding()}",
                 expected="text, as in a recipe",

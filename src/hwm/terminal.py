@@ -9,6 +9,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
+def is_text(text: str) -> bool:
+    """False where it holds bytes that Python could not read as text and keeps as surrogates."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def counted(number: int, noun: str) -> str:
     """A number of things: `1 video`, `1,024 videos`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

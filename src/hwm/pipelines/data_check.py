@@ -37,7 +37,7 @@ from hwm.engine.progress import Progress
 from hwm.engine.provenance import now
 from hwm.errors import DataError
 from hwm.pipelines.data_parts import Expected, Part, annotated_parts, named_parts
-from hwm.terminal import counted
+from hwm.terminal import counted, is_text
 
 DataConfig = PretrainConfig | AdaptConfig | AnticipateConfig
 
@@ -103,7 +103,7 @@ def _require_text(paths: Sequence[Path]) -> None:
     Raises:
         DataError: there is one.
     """
-    odd = [path for path in paths if any("\ud800" <= char <= "\udfff" for char in str(path))]
+    odd = [path for path in paths if not is_text(str(path))]
     if odd:
         raise DataError(
             f"the path of {counted(len(odd), 'video')} is not text, which a manifest holds",
