@@ -443,10 +443,27 @@ def test_what_cannot_be_compared_is_refused(finished: Path, copied: Path, tmp_pa
         read_run(tmp_path)
     with pytest.raises(RunError, match=r"(.|\n)*ends in / \(units/stage2-\*/\)"):
         read_run(next(finished.glob("units/stage2-*.log")))
+    record = (first / "run.json").read_text()
+    (first / "run.json").write_text(json.dumps(json.loads(record) | {"status": "stopped"}))
+    with pytest.raises(RunError, match=r"cannot be compared(.|\n)*anticipate, stopped"):
+        read_run(first)
+    (first / "run.json").write_text(record)
     text = (second / "config.yaml").read_text()
+    assert "  horizon_sec: 1.0\n" in text
+    (second / "config.yaml").write_text(text.replace("  horizon_sec: 1.0\n", "  horizon_sec: 3.0\n"))
+    with pytest.raises(DataError, match="do not share one horizon"):
+        compare_runs.report_on([first, second], tmp_path / "out", 0)
     (second / "config.yaml").write_text(text.replace("start-minus-tau/v1", "legacy-end-minus-tau"))
     with pytest.raises(DataError, match="do not share one protocol"):
         compare_runs.report_on([first, second], tmp_path / "out", 0)
+
+
+def test_who_knows_the_gaze_can_score_higher_than_who_does_not(toy_world: Path) -> None:
+    best = compare_runs._ceilings(toy_world / "toyworld.json")
+    known, alone = best["best possible, gaze known"], best["best possible, history alone"]
+    assert known.keys() == alone.keys()
+    assert all(known[horizon] >= alone[horizon] for horizon in known)
+    assert known != alone
 
 
 def test_settings_that_are_not_matched_are_told(copied: Path, tmp_path: Path) -> None:
