@@ -26,7 +26,7 @@ from hwm.engine.runlog import read_facts
 from hwm.errors import ConfigError, DataError, RunError
 from hwm.evaluation.metrics import score
 from hwm.evaluation.outputs import read_outputs
-from hwm.pipelines import compare, compare_runs
+from hwm.pipelines import compare, compare_runs, compare_units
 from hwm.pipelines.compare_arms import ARMS, name_of, stage1_of, stage2_of
 from hwm.pipelines.compare_child import open_log, start_unit
 from hwm.pipelines.compare_cost import cost_of, plan_table
@@ -100,13 +100,17 @@ def finished(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture
 def copied(finished: Path, tmp_path: Path) -> Path:
     """A finished comparison's units, in a folder of their own: hashes do not hold where a folder lies."""
-    shutil.copytree(finished, tmp_path / "runs", symlinks=True)
-    return tmp_path / "runs"
+    folder = tmp_path / "runs"
+    shutil.copytree(finished, folder, symlinks=True)
+    for config in folder.glob("units/*/config.yaml"):  # else stage 2 stands on the world models of the original
+        config.write_text(config.read_text().replace(str(finished), str(folder)))
+    return folder
 
 
 def test_arms_share_what_they_have_in_common(settings: Settings, tmp_path: Path) -> None:
     units = plan_of(settings(tmp_path, arms=["none", "probe", "world", "world+probe"])).units
     assert [unit.verb for unit in units] == ["pretrain"] * 2 + ["anticipate"] * 4
+    assert units[0].users == ("world", "world+probe"), "the first caches tokens and gaze for the others"
     assert {unit.users for unit in units if unit.verb == "pretrain"} == {("none", "probe"), ("world", "world+probe")}
     needed = {unit.needs for unit in units if unit.verb == "anticipate"}
     assert needed == {unit.name for unit in units if unit.verb == "pretrain"}
@@ -114,14 +118,46 @@ def test_arms_share_what_they_have_in_common(settings: Settings, tmp_path: Path)
 
 @pytest.mark.parametrize("arm", [name for name in ARMS if name != "vjepa2"])
 def test_the_settings_of_an_arm_tell_which_it_is(arm: str, settings: Settings, toy_world: Path, tmp_path: Path) -> None:
-    made = settings(tmp_path)
+    made = settings(tmp_path, runtime={"num_workers": 1})
     for stage in ("pretrain", "anticipate"):
         made[stage]["gaze_files"] = {"folder": toy_world}
     made["anticipate"]["annotations"]["view"] = "ego"
     config = CompareConfig.model_validate(made)
-    below = stage1_of(config, arm, 3)
-    assert name_of(below, stage2_of(config, arm, 3, tmp_path)) == arm
-    assert below.seed == 3
+    below, above, spec = stage1_of(config, arm, 3), stage2_of(config, arm, 3, tmp_path), ARMS[arm]
+    assert name_of(below, above) == arm
+    assert below.seed == above.seed == 3
+    source = "measured" if arm == "measured" else "estimated"
+    assert below.gaze == (source if spec.in_world else "none")
+    assert above.probe.gaze_point == (source if spec.in_probe else "none")
+    assert (below.gaze_control, above.probe.gaze_point_control) == (spec.world_control, spec.point_control)
+    assert below.validation_gaze == "estimated", "one gaze judges all world models"
+    assert below.runtime == above.runtime == config.runtime
+
+
+def test_v_jepa_2_answers_at_the_horizons_of_the_others(settings: Settings, tmp_path: Path) -> None:
+    made = settings(tmp_path, seeds=2, baselines=["vjepa2"], horizons_sec=[0.5, 1.0, 2.0])
+    encoder = made["pretrain"]["encoder"]
+    backbone = {"kind": "vjepa2", "encoder": encoder, "predictor": {"weights": str(tmp_path / "predictor")}}
+    of_its_own = {"num_steps": 8, "horizon_sec": 3.0, "curve_sec": [4.0]}
+    vjepa2 = made["anticipate"] | {"backbone": backbone, "protocol": of_its_own, "tokens": {"source": "live"}}
+    config = CompareConfig.model_validate(made | {"vjepa2": vjepa2})
+    above, other = stage2_of(config, "vjepa2", 1, None), stage2_of(config, "none", 1, tmp_path)
+    assert name_of(None, above) == "vjepa2"
+    for one in (above, other):
+        assert (one.protocol.horizon_sec, one.protocol.curve_sec, one.seed) == (1.0, (0.5, 2.0), 1)
+    assert above.protocol.num_steps == 8, "frames of its clip are its own"
+
+
+def test_an_arm_differs_in_one_thing_from_the_one_it_is_matched_with() -> None:
+    for name, spec in ARMS.items():
+        controls = (spec.world_control, spec.point_control)
+        assert (spec.kind == "oracle") == ("future" in controls), name
+        if spec.matched:
+            other = ARMS[spec.matched]
+            pairs = (spec.in_world, other.in_world), (spec.in_probe, other.in_probe)
+            pairs += tuple(zip(controls, (other.world_control, other.point_control), strict=True))
+            # What stands under a baseline, and what measures gaze, is no place of gaze.
+            assert sum(mine != its for mine, its in pairs) == (spec.kind != "baseline" and name != "measured"), name
 
 
 def test_a_changed_setting_makes_new_units_and_only_those(settings: Settings, tmp_path: Path) -> None:
@@ -159,6 +195,53 @@ def test_changed_videos_and_weights_make_new_units(settings: Settings, tiny_weig
     listed.write_text("".join(f"{(root / video).resolve()}\n" for video in videos[:-1]))
     data = before["pretrain"]["data"] | {"train": [str(listed)]}
     assert not names(before | {"pretrain": before["pretrain"] | {"data": data}}) & known
+
+
+def test_all_that_a_unit_reads_or_is_made_by_is_in_its_name(
+    settings: Settings, toy_world: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, weights = tmp_path / "world", tmp_path / "weights"
+    shutil.copytree(toy_world, world)
+    shutil.copytree(tiny_weights, weights)
+    made = settings(tmp_path / "runs")
+    made["pretrain"] |= {
+        "data": {"train": [str(world / "lists" / "train_cam01.txt")], "val": [str(world / "lists" / "val_cam01.txt")]},
+        "encoder": {"weights": str(weights / "encoder"), "resolution": 64},
+        "gaze_files": {"folder": world},
+    }
+    videos = {
+        part: (world / "lists" / (world / "lists" / f"{part}_cam01.txt").read_text().splitlines()[0]).resolve()
+        for part in ("train", "val")
+    }
+
+    def changed(change: Callable[[], object]) -> set[str]:
+        """Stages whose units all have new names after a change; no stage has some new names and some old ones."""
+        before = names(made)
+        change()
+        after = names(made)
+        found = {stage for stage in ("stage1", "stage2") if any(name.startswith(stage) for name in after - before)}
+        assert not any(name.startswith(tuple(found)) for name in after & before)
+        return found
+
+    def append_to(path: Path) -> Callable[[], object]:
+        return lambda: path.write_bytes(path.read_bytes() + b" ")
+
+    both = {"stage1", "stage2"}
+    assert changed(append_to(videos["train"])) == both
+    assert changed(append_to(videos["val"])) == both
+    assert changed(append_to(next(world.rglob("*.csv")))) == both, "gaze files"
+    package = tmp_path / "package"
+    shutil.copytree(tiny_weights, package / "mini")
+    monkeypatch.setattr(compare_units, "files", lambda name: package)
+    assert changed(append_to(package / "mini" / "gazelle" / "model.safetensors")) == both, "the models named mini"
+    assert changed(lambda: monkeypatch.setattr("hwm.__version__", "0")) == both
+    assert changed(lambda: monkeypatch.setattr(compare_units, "RECORD", compare_units.RECORD + 1)) == {"stage2"}
+    monkeypatch.setattr(compare_units, "HASHED_BYTES", 0)  # as for large files
+    file = weights / "encoder" / "model.safetensors"
+    assert changed(lambda: os.utime(file, (0, 0))) == both
+    made["anticipate"] |= {"annotations": made["anticipate"]["annotations"] | {"videos": world}}
+    made["pretrain"] |= {"data": settings(tmp_path)["pretrain"]["data"], "gaze_files": {}}
+    assert changed(append_to(videos["val"])) == {"stage2"}, "the videos behind the annotations"
 
 
 def test_the_cost_is_told_before_anything_runs(settings: Settings, tmp_path: Path, finished: Path) -> None:
@@ -360,10 +443,27 @@ def test_what_cannot_be_compared_is_refused(finished: Path, copied: Path, tmp_pa
         read_run(tmp_path)
     with pytest.raises(RunError, match=r"(.|\n)*ends in / \(units/stage2-\*/\)"):
         read_run(next(finished.glob("units/stage2-*.log")))
+    record = (first / "run.json").read_text()
+    (first / "run.json").write_text(json.dumps(json.loads(record) | {"status": "stopped"}))
+    with pytest.raises(RunError, match=r"cannot be compared(.|\n)*anticipate, stopped"):
+        read_run(first)
+    (first / "run.json").write_text(record)
     text = (second / "config.yaml").read_text()
+    assert "  horizon_sec: 1.0\n" in text
+    (second / "config.yaml").write_text(text.replace("  horizon_sec: 1.0\n", "  horizon_sec: 3.0\n"))
+    with pytest.raises(DataError, match="do not share one horizon"):
+        compare_runs.report_on([first, second], tmp_path / "out", 0)
     (second / "config.yaml").write_text(text.replace("start-minus-tau/v1", "legacy-end-minus-tau"))
     with pytest.raises(DataError, match="do not share one protocol"):
         compare_runs.report_on([first, second], tmp_path / "out", 0)
+
+
+def test_who_knows_the_gaze_can_score_higher_than_who_does_not(toy_world: Path) -> None:
+    best = compare_runs._ceilings(toy_world / "toyworld.json")
+    known, alone = best["best possible, gaze known"], best["best possible, history alone"]
+    assert known.keys() == alone.keys()
+    assert all(known[horizon] >= alone[horizon] for horizon in known)
+    assert known != alone
 
 
 def test_settings_that_are_not_matched_are_told(copied: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from hwm.errors import ConfigError
 from hwm.models.layers import Block
 from hwm.models.vjepa2 import VJEPA2Encoder
 from hwm.models.world_model import TimeGrid
-from hwm.pipelines import anticipate, extract, gaze_score, pretrain, pretrain_data
+from hwm.pipelines import anticipate, extract, gaze_score, pretrain, pretrain_data, validation_gaze
 from hwm.tokens.cache import TokenCache
 from hwm.tokens.extraction import centre_only
 from hwm.tokens.source import CachedSource
@@ -117,6 +117,21 @@ def test_another_target_encoder_has_its_own_precision(stage1_settings: dict[str,
     assert seer is not None
     assert seer.grid.encoder_precision == "bf16-mixed"
     assert dtypes(seer.observer.encoder) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("part", ["encoder", "gazelle"])
+def test_a_judge_sees_as_the_settings_say(part: str, stage1_settings: dict[str, Any]) -> None:
+    stage1_settings[part] |= LOW
+    config = PretrainConfig(**stage1_settings | {"gaze": "none", "validation_gaze": "estimated"})
+    world, weights = new_world(config)
+    seer = validation_gaze.judge_seer(config, world, weights)
+    assert seer is not None
+    assert seer.grid.gazelle_resolution == config.gazelle.resolution
+    assert seer.grid.precisions[f"{part}.precision"] == "bf16-mixed"
+    assert list(seer.grid.precisions.values()).count("bf16-mixed") == 1
+    # Its latents are the world model's own, and are cached once for both.
+    latents = [TokenCache(Path("t"), grid, of)._folders["z"] for grid, of in ((world.grid, weights), seer[1:])]
+    assert latents[0] == latents[1]
 
 
 def test_a_device_without_bfloat16_refuses_it_by_name(

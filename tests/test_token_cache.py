@@ -87,7 +87,9 @@ def test_a_file_is_safetensors_and_gives_its_steps_back(tmp_path: Path, dtype: T
     assert all(torch.equal(whole[name], stored[name]) for name in stored)
     raw = path.read_bytes()
     start = 8 + int.from_bytes(raw[:8], "little")
-    places = {name: start + entry["data_offsets"][0] for name, entry in json.loads(raw[8:start]).items() if name in whole}
+    places = {
+        name: start + entry["data_offsets"][0] for name, entry in json.loads(raw[8:start]).items() if name in whole
+    }
     assert all(place % whole[name].element_size() == 0 for name, place in places.items()), "mapped numbers are aligned"
     part = read_steps(path, FACTS, slice(2, 5))
     assert torch.equal(unpack("z", part), unpack("z", stored)[2:5])

@@ -24,6 +24,7 @@ from hwm.models.world_model import WorldModel
 from hwm.pipelines import pretrain
 from hwm.pipelines.pretrain_data import find_parts
 from hwm.pipelines.validation import forecast_gaze, grid_of, imagine, num_observed, validate
+from hwm.pipelines.validation_gaze import JudgedSource
 from hwm.tokens.extraction import Extractor, Wanted
 from hwm.tokens.source import open_source
 from kept_tokens import KeptSource, clip_of, open_world
@@ -325,6 +326,8 @@ def test_a_model_without_gaze_is_judged_by_a_gaze_that_it_is_never_shown(stage1_
     source.prepare(videos, lambda done: None)
     clips = ClipPlan(videos, config.data.fps, config.data.num_steps, None, config.seed).validation()
     world = load_stage1(judged.folder).world
+    told = json.loads((judged.folder / "run.json").read_text())
+    assert told["validation_weights"] == {"gazelle": weights["gazelle"]}, "the files of the judge alone"
     scores = WorldScores(grid_of(world))
     observed = num_observed(config)
     for clip in clips:
@@ -336,6 +339,16 @@ def test_a_model_without_gaze_is_judged_by_a_gaze_that_it_is_never_shown(stage1_
     by_hand = scores.result()
     assert {name: by_hand[name] for name in places} == pytest.approx(places, abs=1e-5)
     assert places["near/skill_2"] != pytest.approx(places["elsewhere/skill_2"], abs=1e-6)
+
+
+def test_a_judge_says_where_and_when_people_look_and_nothing_else(stage1_settings: dict[str, Any]) -> None:
+    world = open_world(PretrainConfig(**stage1_settings))
+    source, judge = (KeptSource(world, NUM_PATCHES, seed) for seed in (0, 1))
+    plan = [[clip_of("a", 0, T), clip_of("b", 3, T)]]
+    (own,), (other,), (judged,) = (list(of.batches(plan)) for of in (source, judge, JudgedSource(source, judge)))
+    assert not torch.equal(own.gaze_known_BT, other.gaze_known_BT)
+    for name, found in judged._asdict().items():
+        assert torch.equal(found, getattr(other if name in ("gaze_BTN", "gaze_known_BT") else own, name)), name
 
 
 def test_a_video_that_the_judge_cannot_see_is_left_out_and_counted(
