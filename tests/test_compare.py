@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from hwm import cli
 from hwm.config import CompareConfig
 from hwm.engine.assemble import new_world, shared_hash
+from hwm.engine.progress import LateProgress
 from hwm.engine.runlog import read_facts
 from hwm.errors import ConfigError, DataError, RunError
 from hwm.evaluation.metrics import score
@@ -405,7 +406,9 @@ def test_stage_2_is_not_started_on_a_stage_1_that_failed(settings: Settings, tmp
     assert "its stage 1" in str(caught.value)
 
 
-def test_from_finished_runs_alone_comes_the_same_report(finished: Path, tmp_path: Path) -> None:
+def test_from_finished_runs_alone_comes_the_same_report(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs = sorted(finished.glob("units/stage2-*/"))
     assert exit_code("compare", "--from", *map(str, runs), "--folder", str(tmp_path / "out"), "--no-frames") == 0
     told = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -415,7 +418,10 @@ def test_from_finished_runs_alone_comes_the_same_report(finished: Path, tmp_path
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Won and lost by gaze" not in page
     assert not list((tmp_path / "out" / "figures").glob("example-*"))
+    shown: list[tuple[int, int]] = []
+    monkeypatch.setattr(LateProgress, "__call__", lambda bar, done, total: shown.append((done, total)))
     one = compare_runs.report_on(runs[:1], tmp_path / "one", 0)
+    assert shown == [(done, 7) for done in range(8)], "a page may take minutes"
     assert one.verdicts == {"Does gaze help?": "not asked: no two of the arms A, B and C, of one seed, are here"}
     assert "Not asked: no two of the arms A, B and C, of one seed, are here." in one.report.read_text()
 

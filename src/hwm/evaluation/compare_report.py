@@ -5,7 +5,7 @@ An `Experiment` with the training of its world models, coverage, provenance and 
 wherever it is printed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,8 +59,20 @@ class Written(NamedTuple):
     """Arm or baseline → metric → mean over seeds."""
 
 
-def write_report(out: Path, findings: CompareFindings, pictures: Sequence[Picture]) -> Written:
-    """Write `report.html`, `figures/` and `metrics.json` to a folder."""
+def write_report(
+    out: Path,
+    findings: CompareFindings,
+    pictures: Sequence[Picture],
+    on_part: Callable[[int, int], None] = lambda done, total: None,
+) -> Written:
+    """Write `report.html`, `figures/` and `metrics.json` to a folder.
+
+    Args:
+        out: the folder.
+        findings: what was found.
+        pictures: annotated frames.
+        on_part: is told how many parts are computed, of how many: of tens of thousands of segments each takes minutes.
+    """
     experiment = findings.experiment
     mark = f" · {LEGACY}" if findings.is_legacy else ""
     report = Report(
@@ -68,13 +80,20 @@ def write_report(out: Path, findings: CompareFindings, pictures: Sequence[Pictur
         f"The step that comes next, named {experiment.headline_sec:g} s before it starts, by models that differ in "
         f"their gaze alone: {counted(experiment.num_scored, 'segment')} of {counted(experiment.num_takes, 'take')}.",
     )
+    parts = (
+        lambda: _arms(report, findings, mark),
+        lambda: _horizons(report, findings, mark),
+        lambda: _classes(report, experiment, mark),
+        lambda: calibration_section(report, experiment, mark),
+        lambda: world_section(report, findings.worlds),
+        lambda: _training(report, findings),
+    )
+    on_part(0, 1 + len(parts))
     verdicts = sections.headline(report, experiment, findings.best, findings.notes, mark)
-    _arms(report, findings, mark)
-    _horizons(report, findings, mark)
-    _classes(report, experiment, mark)
-    calibration_section(report, experiment, mark)
-    world_section(report, findings.worlds)
-    _training(report, findings)
+    for done, part in enumerate(parts, start=1):
+        on_part(done, 1 + len(parts))
+        part()
+    on_part(1 + len(parts), 1 + len(parts))
     if pictures:
         report.section(
             "Won and lost by gaze",

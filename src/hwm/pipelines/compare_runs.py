@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hwm.config import CompareConfig
 from hwm.data.protocol import START_MINUS_TAU
+from hwm.engine.progress import LateProgress
 from hwm.errors import DataError, RunError
 from hwm.evaluation.compare_report import CompareFindings, Written, write_report
 from hwm.evaluation.compare_world import WITHOUT_GAZE, World
@@ -72,7 +73,8 @@ def report_on(
         is_legacy=first.config.protocol.id != START_MINUS_TAU,
         settings=shared_settings(runs),
     )
-    return write_report(out, findings, pictures)
+    with LateProgress("parts of the page") as bar:
+        return write_report(out, findings, pictures, bar)
 
 
 def _arms(runs: Sequence[FinishedRun]) -> list[Arm]:

@@ -73,8 +73,9 @@ def run(folder: Path, video: Path, at_sec: float) -> Prediction:
         at_sec: seconds after the first frame, at most the length of the video.
 
     Raises:
-        RunError: the folder is no finished run of stage 2, or its stage 1 is gone or has changed.
-        ConfigError: a run of controls, or of the legacy protocol; a time before 0.
+        RunError: the folder is no finished run of stage 2, or its stage 1 is gone.
+        ConfigError: a run of controls, or of the legacy protocol; models that changed since the probe was trained; a
+            time before 0.
         DataError: the video cannot be read, or is shorter than `at_sec`.
         WeightsError: a weight file is missing, damaged, or does not fit.
     """
