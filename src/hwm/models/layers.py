@@ -109,8 +109,9 @@ def set_precision(frozen: nn.Module, precision: Precision) -> None:
 def products_in_bfloat16(module: nn.Module) -> None:
     """Give the linear layers of all blocks of a frozen module bfloat16 weights, in place.
 
-    Their products, attention and the MLP's hidden layer are then bfloat16. The stream between blocks, layer norms and
-    what lies before and after the blocks stay as they are, as under autocast.
+    Their products, attention and the MLP's hidden layer are then bfloat16, or float32 of rounded weights on a CPU that
+    is slow in bfloat16 (`kernels`). The stream between blocks, layer norms and what lies before and after the blocks
+    stay as they are, as under autocast.
     """
     for block in module.modules():
         if isinstance(block, Block):
