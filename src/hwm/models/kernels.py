@@ -16,9 +16,9 @@ What was measured on a CPU, and is used here:
   opaque tensor, which cannot be deep-copied, pickled, moved or cast; it is not done.
 * Intel's CPUs without matrix units (AMX, which virtual machines may hide) multiply bfloat16 at half the rate of
   float32: 83 against 162 GFLOP/s of one core (Emerald Rapids). There a frozen network with bfloat16 weights multiplies
-  in float32, its weights widened for each call, and what comes out is float32: over 2048 tokens a block takes up to 6 %
-  longer than with float32 weights (over 256 tokens, 15 to 18 %), is 1.5 to 1.75 times as fast as with bfloat16 products,
-  and nearer to float32's results.
+  in float32, its weights widened for each call, and what comes out is float32. A block of ViT-L takes up to 6 % longer
+  than with float32 weights (over 256 tokens 15 to 18 %), is 1.5 to 1.75 times as fast as with bfloat16 products, and
+  nearer to float32's results.
 * Softmax is a third of attention in bfloat16. Exponentials without the row's maximum, summed and divided behind the
   product with the values, save 1 % of a block and need a bound on the scores; they are not used.
 * Layer norms, casts and residuals by pieces of tokens, as the MLP, gain nothing: what they save, thinner products cost.
