@@ -1,6 +1,7 @@
 """The fast kernels compute the plain formula; training never meets them; the future never leaks through them."""
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,8 @@ WIDTH = 192
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces and blocks so small that every loop runs several times, the last time with less."""
     monkeypatch.setattr(kernels, "TOKENS_PER_PIECE", 5)
+    monkeypatch.setattr(kernels, "COLUMNS_PER_PIECE", 100)
+    monkeypatch.setattr(kernels, "ROWS_FOR_MKL", 8)
     monkeypatch.setattr(kernels, "SCORES_PER_BLOCK", 40)
     monkeypatch.setattr("hwm.models.rope.ROWS_AT_ONCE", 30)
 
@@ -39,7 +42,9 @@ def layers() -> tuple[torch.nn.Linear, torch.nn.Linear]:
     return torch.nn.Linear(WIDTH, 2 * WIDTH), torch.nn.Linear(2 * WIDTH, WIDTH)
 
 
-def test_products_equal_the_plain_formula() -> None:
+@pytest.mark.parametrize("mkl", [False, True])
+def test_products_equal_the_plain_formula(mkl: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "mkl_is_fast", lambda: mkl)
     first, second = layers()
     x = torch.randn(2, 9, WIDTH)
     with torch.inference_mode():
@@ -49,6 +54,31 @@ def test_products_equal_the_plain_formula() -> None:
         torch.testing.assert_close(kernels.mlp(x, first, second), expected, atol=2e-6, rtol=1e-5)
         strided = x.transpose(0, 1)
         torch.testing.assert_close(kernels.mlp(strided, first, second), expected.transpose(0, 1), atol=2e-6, rtol=1e-5)
+
+
+def test_mkl_multiplies_many_rows_of_float32_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = layers()
+    onednn = kernels._onednn_linear
+    heights = []
+
+    def told(x: Tensor, *others: Any) -> Tensor:
+        heights.append(x.shape[:-1].numel())
+        return onednn(x, *others)
+
+    monkeypatch.setattr(kernels, "_onednn_linear", told)
+    for mkl, rows, expected in ((True, 8, [8] * 4), (True, 7, [7, 5, 5, 2, 2]), (False, 8, [8, 5, 5, 3, 3])):
+        monkeypatch.setattr(kernels, "mkl_is_fast", lambda mkl=mkl: mkl)
+        heights.clear()
+        with torch.inference_mode():
+            x = torch.randn(1, rows, WIDTH)
+            kernels.mlp(kernels.project(x, first)[..., :WIDTH], first, second)
+        assert heights == expected
+    heights.clear()
+    monkeypatch.setattr(kernels, "mkl_is_fast", lambda: True)
+    monkeypatch.setattr(kernels, "bfloat16_is_slow", lambda: False)
+    with torch.inference_mode():
+        kernels.project(torch.randn(1, 8, WIDTH), first.bfloat16())
+    assert heights == [8]
 
 
 def test_with_gradients_the_plain_formula_runs() -> None:
@@ -83,26 +113,33 @@ def test_where_bfloat16_is_slow_its_weights_are_multiplied_in_float32(monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("about", "slow"),
+    ("about", "mkl", "slow"),
     [
-        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, True),
-        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, False),
-        ({"cpu_name": "AMD EPYC 9R14", "avx512_bf16": True, "amx_bf16": False}, False),
-        ({"architecture": "aarch64"}, False),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, True, True),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, True, False),
+        ({"cpu_name": "AMD EPYC 9R14", "avx512_bf16": True, "amx_bf16": False}, False, False),
+        ({"architecture": "aarch64"}, False, False),
     ],
 )
-def test_bfloat16_is_slow_on_intel_without_matrix_units(
-    about: dict[str, object], slow: bool, monkeypatch: pytest.MonkeyPatch
+def test_mkl_is_fast_on_intel_and_bfloat16_slow_without_matrix_units(
+    about: dict[str, object], mkl: bool, slow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def asked() -> tuple[bool, bool]:
+        kernels.bfloat16_is_slow.cache_clear()
+        kernels.mkl_is_fast.cache_clear()
+        return kernels.mkl_is_fast(), kernels.bfloat16_is_slow()
+
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: about, raising=False)
-    kernels.bfloat16_is_slow.cache_clear()
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     try:
-        assert kernels.bfloat16_is_slow() is slow
+        assert asked() == (mkl, slow)
+        monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+        assert asked() == (False, slow)
         monkeypatch.delattr(torch.cpu, "get_capabilities")  # as in older versions of PyTorch
-        kernels.bfloat16_is_slow.cache_clear()
-        assert kernels.bfloat16_is_slow() is False
+        assert asked() == (False, False)
     finally:
-        kernels.bfloat16_is_slow.cache_clear()
+        monkeypatch.undo()
+        asked()
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 7, 7), (1, 4, 5, 11)], ids=["square", "more keys"])
@@ -136,12 +173,14 @@ def test_rotation_a_few_heads_at_a_time_equals_the_whole(form: RopeForm, per_cli
     assert torch.equal(fused, before)
 
 
+@pytest.mark.parametrize("mkl", [False, True])
 @pytest.mark.parametrize("slow", [False, True])
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_a_step_ignores_later_steps_bit_for_bit_on_the_fast_path(
-    bfloat16: bool, slow: bool, monkeypatch: pytest.MonkeyPatch
+    bfloat16: bool, slow: bool, mkl: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "bfloat16_is_slow", lambda: slow)
+    monkeypatch.setattr(kernels, "mkl_is_fast", lambda: mkl)
     torch.manual_seed(0)
     stack = CausalStack(CausalStackSpec(in_width=WIDTH, width=WIDTH, depth=2, num_heads=4))
     if bfloat16:
@@ -159,7 +198,11 @@ def encoded(encoder: VJEPA2Encoder, video: Tensor) -> Tensor:
         return encoder(video)
 
 
-def test_encoder_is_equal_with_and_without_gradients_and_close_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mkl", [False, True])
+def test_encoder_is_equal_with_and_without_gradients_and_close_in_bfloat16(
+    mkl: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "mkl_is_fast", lambda: mkl)
     torch.manual_seed(0)
     encoder = VJEPA2Encoder(EncoderSpec(WIDTH, 3, 3))
     with torch.no_grad():
