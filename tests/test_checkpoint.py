@@ -246,7 +246,7 @@ def test_a_full_disk_at_any_moment_is_told_and_costs_nothing(tmp_path: Path) -> 
         message = save_on_a_full_disk(run)
         if message is not None:
             told += 1
-            assert all(word in message for word in ("No space left", "free bytes", "step-000003")), message
+            assert all(word in message for word in ("No space left", "B free below", "step-000003")), message
         after = Run(folder, keep_last=1)
         assert after.load().step in (2, 3)
         assert not list(folder.glob("step-000003.tmp")) or after.store.steps() == [3]

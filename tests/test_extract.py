@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from hwm.cli import main
-from hwm.cli_extract import readable
 from hwm.config import AnticipateConfig, PretrainConfig
 from hwm.engine.runlog import read_metrics
 from hwm.errors import CacheError, DataError
 from hwm.pipelines import anticipate, extract, pretrain
 from hwm.recipes import dump_config
+from hwm.terminal import readable_bytes
 from hwm.tokens import extraction, video_hashes
 from hwm.tokens.maintenance import total_bytes
 from hwm.tokens.video_hashes import VIDEO_HASHES
@@ -234,7 +234,7 @@ def test_a_token_folder_that_is_no_folder_is_told_with_a_way_out(
 
 
 def test_sizes_are_read_easily() -> None:
-    assert [readable(n) for n in (0, 999, 1000, 7_549_747_200)] == ["0 B", "999 B", "1 kB", "7.55 GB"]
+    assert [readable_bytes(n) for n in (0, 999, 1000, 7_549_747_200)] == ["0 B", "999 B", "1 kB", "7.55 GB"]
 
 
 def ends(*arguments: str) -> int:

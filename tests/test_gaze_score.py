@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from hwm.data.clips import find_videos
 from hwm.data.gaze_files import GazeFiles
 from hwm.data.toyworld import load_truth
 from hwm.data.video import VideoInfo, probe_video, write_video
+from hwm.engine.progress import Progress
+from hwm.engine.runtime import EXIT_STOPPED
 from hwm.errors import DataError
 from hwm.evaluation.gaze_metrics import gaussian_maps
 from hwm.models.gazelle import GazeLLE, GazeOutput
@@ -135,6 +139,37 @@ def test_what_cannot_be_scored_is_counted_or_refused(
     coverage = json.loads((result.folder / "run.json").read_text())["coverage"]["scored videos"]
     assert (coverage["expected"], coverage["used"]) == (2, 1)
     assert set(result.difference) == {"gazelle − prior"}  # one video has no interval
+
+
+@pytest.mark.parametrize("moment", ["a search", "a frame"])
+def test_sigterm_ends_it_where_it_is(
+    moment: str, score_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score, shown, seen = gaze_score.score_video, Progress.set, list[str]()
+
+    def asked_at_a_frame(*given: Any) -> Iterator[gaze_score.ScoredFrame]:
+        for frame in score(*given):
+            seen.append("a frame")
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield frame
+
+    def asked_at_a_search(self: Progress, done: int, **values: float) -> None:
+        shown(self, done, **values)
+        seen.append("a search")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        if moment == "a frame":
+            patched.setattr(gaze_score, "score_video", asked_at_a_frame)
+        else:
+            patched.setattr(Progress, "set", asked_at_a_search)
+        with pytest.raises(SystemExit) as ended:
+            gaze_score.run(GazeScoreConfig(**score_settings))
+    assert ended.value.code == EXIT_STOPPED
+    assert seen == [moment]
+    folder = score_settings["folder"] / "score"
+    assert json.loads((folder / "run.json").read_text())["status"] == "stopped"
+    assert not (folder / "frames.csv").exists()
 
 
 def test_nothing_is_kept_of_a_video_that_breaks_off_while_it_is_scored(

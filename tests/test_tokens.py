@@ -242,7 +242,7 @@ def test_features_that_find_no_room_are_an_error_and_leave_nothing(
     stored = store_features(tmp_path / "whole.npy", 2, [part], lambda done: None)
     assert np.array_equal(stored.tokens_STND, np.ones((2, 3, 4, 5)))
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(RunError, match=r"No space left on device(?s:.*)expected: 368 free bytes"):
+    with pytest.raises(RunError, match=r"No space left on device(?s:.*)expected: 368 B free"):
         store_features(tmp_path / "full.npy", 2, [part], lambda done: None)
     assert not (tmp_path / "full.npy").exists()
 

@@ -11,7 +11,7 @@ from hwm.config import AnticipateConfig, PretrainConfig
 from hwm.engine.requirements import require_inputs
 from hwm.errors import ConfigError
 from hwm.recipes import load_any
-from hwm.terminal import counted, printable
+from hwm.terminal import counted, printable, readable_bytes
 
 if TYPE_CHECKING:
     from hwm.pipelines.extract import Estimate, Pruned
@@ -52,7 +52,7 @@ def extract(
     else:
         done = pipeline.run(checked, _show_estimate)
         for name, value in done._asdict().items():
-            _line(f"{name.replace('_', ' ')}: {readable(value) if name == 'bytes_made' else value}")
+            _line(f"{name.replace('_', ' ')}: {readable_bytes(value) if name == 'bytes_made' else value}")
 
 
 def _config(source: str, overrides: list[str]) -> PretrainConfig | AnticipateConfig:
@@ -74,18 +74,18 @@ def _show_estimate(estimate: "Estimate") -> None:
         f"{estimate.hours:.2f} hours to decode"
     )
     _line(
-        f"size: {readable(survey.bytes_missing)} to make ({readable(survey.bytes_per_hour)} an hour of each crop), "
-        f"{readable(estimate.bytes_free)} free"
+        f"size: {readable_bytes(survey.bytes_missing)} to make "
+        f"({readable_bytes(survey.bytes_per_hour)} an hour of each crop), {readable_bytes(estimate.bytes_free)} free"
     )
 
 
 def _show_bad(checked: "Checked", word: str) -> None:
     for path, num_bytes, reason in checked.bad:
-        _line(f"{word}: {path}  {readable(num_bytes)}  {reason}")
+        _line(f"{word}: {path}  {readable_bytes(num_bytes)}  {reason}")
     bad = sum(file.num_bytes for file in checked.bad)
     _line(
-        f"{len(checked.bad)} of {counted(len(checked.files), 'file')} {word} ({readable(bad)}); "
-        f"{len(checked.files) - len(checked.bad)} whole ({readable(checked.num_bytes - bad)})"
+        f"{len(checked.bad)} of {counted(len(checked.files), 'file')} {word} ({readable_bytes(bad)}); "
+        f"{len(checked.files) - len(checked.bad)} whole ({readable_bytes(checked.num_bytes - bad)})"
     )
     if checked.bad and word == "damaged":
         raise typer.Exit(1)
@@ -96,14 +96,6 @@ def _show_pruned(pruned: "Pruned", word: str) -> None:
     dropped, kept = pruned.hashes
     if dropped:
         _line(f"{dropped} of {dropped + kept} hashes of videos {word} (changed, gone, damaged, or there twice)")
-
-
-def readable(num_bytes: int) -> str:
-    """Bytes in decimal units, as disks are sold: `7.55 GB`."""
-    size, units = float(num_bytes), ["B", "kB", "MB", "GB", "TB", "PB"]
-    while size >= 999.5 and len(units) > 1:
-        size, units = size / 1000, units[1:]
-    return f"{size:.3g} {units[0]}"
 
 
 def _line(text: str) -> None:

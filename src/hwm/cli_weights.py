@@ -12,7 +12,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from hwm.errors import WeightsError
-from hwm.terminal import counted, printable
+from hwm.terminal import counted, printable, readable_bytes
 from hwm.weights.record import Watch
 
 app = typer.Typer(
@@ -30,7 +30,8 @@ def list_() -> None:
     table = Table(names, "used in", *whole, box=None)
     for release, state, size in listed():
         what = Group(Text(release.name), Padding(Text(release.architecture, "dim"), (0, 0, 0, 2)))
-        table.add_row(what, release.stage, _bytes(size), release.licence, _coloured(state))
+        told = "?" if size is None else readable_bytes(size)
+        table.add_row(what, release.stage, told, release.licence, _coloured(state))
     Console().print(table)
 
 
@@ -46,7 +47,7 @@ def fetch(
     from hwm.pipelines.weights import fetch_all
 
     for done in fetch_all(names, offline or is_offline(), _watching()):
-        _line(f"{done.outcome:<9} {done.path}  {_bytes(done.size)}  sha256 {done.sha256}")
+        _line(f"{done.outcome:<9} {done.path}  {readable_bytes(done.size)}  sha256 {done.sha256}")
 
 
 @app.command()
@@ -75,7 +76,7 @@ def inspect(
     from hwm.weights.layouts import inspect as look
 
     found = look(Path(weights_path(path)))
-    _line(f"{found.path}\nlayout: {found.layout}\nsize: {_bytes(found.size)}\nsha256: {found.sha256}")
+    _line(f"{found.path}\nlayout: {found.layout}\nsize: {readable_bytes(found.size)}\nsha256: {found.sha256}")
     for model in found.models:
         _line(f"\n{model.name}: {model.num_parameters:,} parameters, {model.dtype}")
         for name, value in model.sizes.items():
@@ -119,7 +120,7 @@ def convert(
     _lines("  dropped", done.dropped)
     if done.left_out:
         _line(f"  not converted: {', '.join(done.left_out)}")
-    _line(f"  size: {_bytes(done.bytes_before)} -> {_bytes(done.bytes_after)}\n  sha256: {done.sha256}")
+    _line(f"  size: {readable_bytes(done.bytes_before)} -> {readable_bytes(done.bytes_after)}\n  sha256: {done.sha256}")
 
 
 def _watching() -> Callable[[str], AbstractContextManager[Watch | None]]:
@@ -141,15 +142,6 @@ def _watching() -> Callable[[str], AbstractContextManager[Watch | None]]:
             yield told
 
     return watch
-
-
-def _bytes(size: int | None) -> str:
-    if size is None:
-        return "?"
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size >= unit:
-            return f"{size / unit:.2f} {name}"
-    return f"{size} B"
 
 
 def _coloured(state: str) -> Text:

@@ -19,6 +19,14 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def readable_bytes(num_bytes: int) -> str:
+    """Bytes in decimal units, as disks are sold: `7.55 GB`."""
+    size, units = float(num_bytes), ["B", "kB", "MB", "GB", "TB", "PB"]
+    while size >= 999.5 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.3g} {units[0]}"
+
+
 def spell_out_what_does_not_fit() -> None:
     """From now on, a letter that the encoding of the output does not have is written as its code and is no error."""
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from hwm.engine.disk import Disk
 from hwm.errors import RunError
+from hwm.terminal import readable_bytes
 
 CHECKPOINTS = "checkpoints"
 """Folder of a run's checkpoints inside its run folder."""
@@ -112,8 +113,8 @@ class CheckpointStore:
             shutil.rmtree(target.with_suffix(".tmp"), ignore_errors=True)
             raise RunError(
                 f"checkpoint {target} could not be written: {error.strerror or error}",
-                expected=f"{needed} free bytes below {self.folder}",
-                found=f"{_free(self.folder)} free bytes",
+                expected=f"{readable_bytes(needed)} free below {self.folder}",
+                found=readable_bytes(_free(self.folder)),
                 fix="free some space, then go on with --resume; earlier checkpoints are intact",
             ) from error
         return Saved(target, self._purge(step))

@@ -18,7 +18,7 @@ from hwm.engine.asking import NO_ANSWER, ask
 from hwm.engine.home import home
 from hwm.engine.progress import Progress
 from hwm.engine.requirements import Needed, how_to_get, needed_inputs
-from hwm.terminal import counted
+from hwm.terminal import counted, readable_bytes
 
 State = Literal["ok", "missing", "broken"]
 Answer = dict[str, Any] | str
@@ -116,7 +116,7 @@ def _machine() -> Finding:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = counted(usable or 1, "usable core")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Finding("machine", "ok", f"{platform.platform()}, {cores}, {_bytes(memory)} memory")
+    return Finding("machine", "ok", f"{platform.platform()}, {cores}, {memory / 2**30:.3g} GiB memory")
 
 
 def _torch(answer: Answer, driver: Answer) -> list[Finding]:
@@ -195,10 +195,10 @@ def _kept(answer: Answer) -> list[Finding]:
     if isinstance(answer, str):
         return [Finding("weights and tokens", "broken", f"{home()}: {answer}", public="cannot be read")]
     weights: Mapping[str, int] = answer["weights"]
-    names = ", ".join(f"{name} ({_bytes(size)})" for name, size in sorted(weights.items())) or "none"
+    names = ", ".join(f"{name} ({readable_bytes(size)})" for name, size in sorted(weights.items())) or "none"
     return [
         Finding("weights", "ok", f"in {home()}: {names}", public=f"{counted(len(weights), 'file')} in $HWM_HOME"),
-        Finding("cached tokens", "ok", _bytes(answer["tokens"])),
+        Finding("cached tokens", "ok", readable_bytes(answer["tokens"])),
     ]
 
 
@@ -209,7 +209,7 @@ def _disks(answer: Answer, run_folder: Path) -> list[Finding]:
     for name, place in (("free disk, $HWM_HOME", home()), ("free disk, run folder", run_folder)):
         free = answer[str(place)]["free"]
         fix = None if free >= LITTLE_DISK_BYTES else f"free some space below {place}, or use another folder"
-        findings.append(Finding(name, "ok" if fix is None else "missing", _bytes(free), fix))
+        findings.append(Finding(name, "ok" if fix is None else "missing", readable_bytes(free), fix))
     return findings
 
 
@@ -221,11 +221,3 @@ def _input(item: Needed, answer: Answer) -> Finding:
         return Finding(name, "ok", str(item.path), is_needed=True, public="there")
     fix = next(how_to_get([item]), f"put there: {item.what}")
     return Finding(name, "missing", f"{item.path} is not there", fix, is_needed=True, public="not there")
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:.4g} TiB"

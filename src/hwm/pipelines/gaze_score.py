@@ -23,7 +23,7 @@ from hwm.data.video import VideoInfo, VideoReader, num_grid_steps
 from hwm.engine.assemble import load_gazelle
 from hwm.engine.progress import LateProgress, Progress
 from hwm.engine.runlog import RunLog
-from hwm.engine.runtime import check_precision, rng_for, start
+from hwm.engine.runtime import StopFlag, check_precision, rng_for, start
 from hwm.errors import DataError, naming
 from hwm.evaluation.gaze_metrics import gaussian_maps, gaze_auc, gaze_kl, gaze_l2, gaze_nss
 from hwm.evaluation.statistics import mean_interval
@@ -62,18 +62,20 @@ class GazeScoreResult(NamedTuple):
 def run(config: GazeScoreConfig) -> GazeScoreResult:
     """Score a Gazelle against measured gaze.
 
+    SIGTERM ends it with `EXIT_STOPPED` after the frame that it is at; nothing but `run.json` is left.
+
     Raises:
         HwmError: videos, gaze files, weights or settings that cannot be used.
     """
     assert config.gaze_files.folder is not None, "the configuration lets no scoring pass without gaze files"
     fabric = start(config.runtime)
     check_precision(fabric.device, {"gazelle.precision": config.gazelle.precision})
-    with RunLog.open(config, "gaze-score", resume=False) as log:
+    with RunLog.open(config, "gaze-score", resume=False) as log, StopFlag() as stop:
         gazelle, weights = load_gazelle(config.gazelle)
         log.record(weights=weights)
         gazelle.to(fabric.device).requires_grad_(False).eval()
         files = GazeFiles(config.gaze_files.folder, config.gaze_files)
-        scored, prior = _find(config)
+        scored, prior = _find(config, stop)
         record_measured_gaze(log, files, {"scored": scored.videos, "prior": prior.videos}, config.fps)
         log.record_coverage(
             "prior videos", expected=prior.expected, used=len(prior.videos), excluded=list(prior.excluded)
@@ -83,10 +85,15 @@ def run(config: GazeScoreConfig) -> GazeScoreResult:
         prior_YX = prior_map(prior.videos, files, config, gazelle.spec.out_size)
         frames: list[ScoredFrame] = []
         broken: list[Exclusion] = []
+        check = stop.checked(lambda: None)
         with Progress("videos scored", total=len(scored.videos)) as bar:
             for video in scored.videos:
+                of_video: list[ScoredFrame] = []
                 try:
-                    frames += list(score_video(video, files, gazelle, prior_YX, config, fabric.device))
+                    for frame in score_video(video, files, gazelle, prior_YX, config, fabric.device):
+                        check()
+                        of_video.append(frame)
+                    frames += of_video
                 except DataError as error:
                     broken.append(Exclusion(str(video.path), f"cannot be decoded whole: {error.problem}"))
                 bar.advance()
@@ -166,16 +173,16 @@ def metrics_of(maps_PYX: Tensor, points_P2: Tensor, sigma: float) -> dict[str, T
     return dict(zip(METRICS, values, strict=True))
 
 
-def _find(config: GazeScoreConfig) -> tuple[VideoSet, VideoSet]:
+def _find(config: GazeScoreConfig, stop: StopFlag) -> tuple[VideoSet, VideoSet]:
     """The videos to score and those of the prior.
 
     Raises:
         DataError: none are left, or a video is in both.
     """
     with LateProgress("videos probed") as told:
-        scored = find_videos(config.videos, config.glob, 0.0, on_progress=told)
+        scored = find_videos(config.videos, config.glob, 0.0, on_progress=stop.checked(told))
     with LateProgress("prior videos probed") as told:
-        prior = find_videos(config.prior_videos, config.glob, 0.0, on_progress=told)
+        prior = find_videos(config.prior_videos, config.glob, 0.0, on_progress=stop.checked(told))
     both = {v.path.resolve() for v in scored.videos} & {v.path.resolve() for v in prior.videos}
     if both:
         raise DataError(

@@ -24,6 +24,7 @@ from hwm.engine.progress import Progress
 from hwm.errors import CacheError, DataError
 from hwm.models.observer import Observer
 from hwm.models.world_model import TimeGrid
+from hwm.terminal import readable_bytes
 from hwm.tokens.cache import TokenCache
 from hwm.tokens.observe import encode_pixels, split_views, step_offsets, view_sizes
 from hwm.tokens.stored import TokenSizes, bytes_a_step
@@ -219,8 +220,9 @@ def require_room(survey: Survey, folder: Path) -> int:
     if survey.bytes_missing and survey.bytes_missing + RESERVED_BYTES > free:
         raise CacheError(
             f"the tokens do not fit on the disk of {folder}",
-            expected=f"{survey.bytes_missing + RESERVED_BYTES} free bytes; a crop has {survey.bytes_per_hour} an hour",
-            found=f"{free} free bytes",
+            expected=f"{readable_bytes(survey.bytes_missing + RESERVED_BYTES)} free; "
+            f"a crop has {readable_bytes(survey.bytes_per_hour)} an hour",
+            found=readable_bytes(free),
             fix="tokens.dtype=int8 halves them; or fewer tokens.views, a lower data.fps, another tokens.folder",
         )
     return free

@@ -26,6 +26,7 @@ from hwm.data.clips import ClipRequest
 from hwm.errors import ConfigError, RunError, naming
 from hwm.models.step_probe import Pooler
 from hwm.models.world_model import WorldModel
+from hwm.terminal import readable_bytes
 from hwm.tokens.source import TokenBatch, TokenSource
 
 Inputs = Literal["context", "future", "context+future"]
@@ -183,10 +184,11 @@ def _reserve(path: Path) -> None:
     except OSError as error:
         path.unlink()
         raise RunError(
-            f"the features of stage 2 ({path}) cannot be written: {error.strerror}", expected=f"{needed} free bytes",
-            found=f"{shutil.disk_usage(path.parent).free} free bytes",
+            f"the features of stage 2 ({path}) cannot be written: {error.strerror}",
+            expected=f"{readable_bytes(needed)} free",
+            found=readable_bytes(shutil.disk_usage(path.parent).free),
             fix="free some space, or set probe.num_views lower or folder=... (of hwm predict: TMPDIR) to another disk",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _most_at_once(world: WorldModel, num_steps: int) -> int:

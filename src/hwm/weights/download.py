@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import IO, Any, NamedTuple
 
 from hwm.errors import WeightsError
+from hwm.terminal import readable_bytes
 from hwm.weights.record import Watch, replace_text
 
 READ_BYTES = 1 << 20
@@ -285,8 +286,8 @@ def _check_room(part: _Part) -> None:
     need, free = part.note.size - part.note.done + SPARE_BYTES, shutil.disk_usage(part.path.parent).free
     if free < need:
         raise WeightsError(
-            f"there is no room for {part.note.url}", expected=f"{need / 1e9:.2f} GB free in {part.path.parent}",
-            found=f"{free / 1e9:.2f} GB", fix="make room, or set HWM_HOME to a folder on a larger disk",
+            f"there is no room for {part.note.url}", expected=f"{readable_bytes(need)} free in {part.path.parent}",
+            found=readable_bytes(free), fix="make room, or set HWM_HOME to a folder on a larger disk",
         )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from hwm.errors import WeightsError
+from hwm.terminal import readable_bytes
 from hwm.weights.catalog import HUB_CONFIG, HUB_WEIGHTS, Release
 from hwm.weights.download import SPARE_BYTES, Limits, download
 from hwm.weights.record import RECORD_NAME, Watch, hash_of, locked, read_record, write_seen
@@ -144,8 +145,8 @@ def _from_hub(release: Release, target: Path, names: tuple[str, ...], endpoint: 
     free = shutil.disk_usage(staging).free
     if release.size is not None and HUB_WEIGHTS in names and free < release.size + SPARE_BYTES:
         raise WeightsError(
-            f"there is no room for {release.name}", expected=f"{release.size / 1e9:.2f} GB free in {target.parent}",
-            found=f"{free / 1e9:.2f} GB", fix="make room, or set HWM_HOME to a folder on a larger disk",
+            f"there is no room for {release.name}", expected=f"{readable_bytes(release.size)} free in {target.parent}",
+            found=readable_bytes(free), fix="make room, or set HWM_HOME to a folder on a larger disk",
         )  # fmt: skip
     path = staging
     for name in names:
