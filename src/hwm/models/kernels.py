@@ -11,7 +11,7 @@ What was measured on a CPU, and is used here:
   whole process that also allows bfloat16 products on CPUs that have units for them.
 * On Intel's CPUs MKL is the faster one from some 800 tokens on: by 5 to 8 % of a product that has many rows, by none of
   one with 512. So there all tokens pass through the MLP at once, and its hidden layer comes by pieces of its columns,
-  each added to the result within MKL's product: 3 % of a block of ViT-L over 2048 tokens. GELU stays with oneDNN.
+  each added within MKL's product to what the block started from: 3 to 4 % of a block of ViT-L over 2048 tokens.
 * PyTorch's blocked attention is the fastest for float32. In bfloat16 it converts every block back and forth; plain
   products over blocks of queries, which stay in the cache, are faster there.
 * oneDNN brings a weight into its own order at every call, 3 to 5 % of a product over 512 tokens. Bringing it there once
@@ -102,29 +102,47 @@ def _fuses_gelu(x: Tensor) -> bool:
     )
 
 
-def project(x_BLD: Float[Tensor, "*batch d"], layer: nn.Linear) -> Float[Tensor, "*batch e"]:
-    """`layer(x)`, in the type of the layer's weight, or in float32 where this CPU is slow in bfloat16."""
+def project(
+    x_BLD: Float[Tensor, "*batch d"], layer: nn.Linear, onto: Float[Tensor, "*batch e"] | None = None
+) -> Float[Tensor, "*batch e"]:
+    """`layer(x)`, in the type of the layer's weight, or in float32 where this CPU is slow in bfloat16.
+
+    Where `onto` is given, `onto + layer(x)`.
+    """
     x_BLD, weight, bias = _operands(x_BLD, layer)
-    if not takes_fast_path(x_BLD) or _suits_mkl(x_BLD):
-        return linear(x_BLD, weight, bias)
-    return _onednn_linear(x_BLD, weight, bias)
+    if not takes_fast_path(x_BLD):
+        return _added(onto, linear(x_BLD, weight, bias))
+    if not _suits_mkl(x_BLD):
+        return _added(onto, _onednn_linear(x_BLD, weight, bias))
+    if onto is None or bias is None:
+        return _added(onto, linear(x_BLD, weight, bias))
+    out_LE = (onto + bias).flatten(0, -2)
+    return torch.addmm(out_LE, x_BLD.flatten(0, -2), weight.T, out=out_LE).view_as(onto)
 
 
-def mlp(x_BLD: Float[Tensor, "b l d"], first: nn.Linear, second: nn.Linear) -> Float[Tensor, "b l d"]:
+def mlp(
+    x_BLD: Float[Tensor, "b l d"], first: nn.Linear, second: nn.Linear, onto: Float[Tensor, "b l d"] | None = None
+) -> Float[Tensor, "b l d"]:
     """`second(gelu(first(x)))` with the exact GELU, or, where bfloat16 hides the difference, its tanh form.
 
-    In the type that `project` has.
+    In the type that `project` has, and as there added to `onto`.
     """
     x_BLD, weight, bias = _operands(x_BLD, first)
     if _fuses_gelu(x_BLD):
         hidden_LD = torch.ops.aten._addmm_activation(bias, x_BLD.flatten(0, -2), weight.T, use_gelu=True)
-        return linear(hidden_LD, second.weight, second.bias).view_as(x_BLD)
+        return _added(onto, linear(hidden_LD, second.weight, second.bias).view_as(x_BLD))
     if not takes_fast_path(x_BLD):
-        return linear(gelu(linear(x_BLD, weight, bias)), second.weight, second.bias)
+        return _added(onto, linear(gelu(linear(x_BLD, weight, bias)), second.weight, second.bias))
     x_LD = x_BLD.reshape(-1, x_BLD.shape[-1])
-    others = (part.to(x_LD.dtype) for part in (first.bias, second.weight, second.bias))
-    by_pieces = _mlp_by_columns if _suits_mkl(x_LD) else _mlp_by_tokens
-    return by_pieces(x_LD, weight, *others).view_as(x_BLD)
+    first_bias, *of_second = (part.to(x_LD.dtype) for part in (first.bias, second.weight, second.bias))
+    if not _suits_mkl(x_LD):
+        return _added(onto, _mlp_by_tokens(x_LD, weight, first_bias, *of_second).view_as(x_BLD))
+    onto_LD = x_LD.new_zeros(()) if onto is None else onto.reshape(x_LD.shape)
+    return _mlp_by_columns(onto_LD, x_LD, weight, first_bias, *of_second).view_as(x_BLD)
+
+
+def _added(onto: Tensor | None, result: Tensor) -> Tensor:
+    return result if onto is None else onto + result
 
 
 def _suits_mkl(x: Tensor) -> bool:
@@ -141,12 +159,14 @@ def _mlp_by_tokens(x_LD: Tensor, first: Tensor, first_bias: Tensor, second: Tens
     return out_LD
 
 
-def _mlp_by_columns(x_LD: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor) -> Tensor:
+def _mlp_by_columns(
+    onto_LD: Tensor, x_LD: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor
+) -> Tensor:
     """All tokens through some columns of the hidden layer at a time, each time added to what is there."""
-    out_LD = second_bias.repeat(len(x_LD), 1)
+    out_LD = (onto_LD + second_bias).expand(x_LD.shape).contiguous()
     pieces = (part.split(COLUMNS_PER_PIECE, dim) for part, dim in ((first, 0), (first_bias, 0), (second, 1)))
     for some_first, some_bias, some_second in zip(*pieces, strict=True):
-        hidden_LC = _onednn_linear(x_LD, some_first, some_bias, "gelu")
+        hidden_LC = torch.ops.aten.gelu_(torch.addmm(some_bias, x_LD, some_first.T))
         torch.addmm(out_LD, hidden_LC, some_second.T, out=out_LD)
     return out_LD
 

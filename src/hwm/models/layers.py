@@ -45,9 +45,11 @@ class Attention(nn.Module):
             query, key = rotate(query, rope), rotate(key, rope)
         return query, key, value
 
-    def merge(self, mixed_BMLA: Float[Tensor, "b m l a"]) -> Float[Tensor, "b l d"]:
-        """Join the heads and project them back to the token width."""
-        return kernels.project(rearrange(mixed_BMLA, "b m l a -> b l (m a)"), self.proj)
+    def merge(
+        self, mixed_BMLA: Float[Tensor, "b m l a"], onto: Float[Tensor, "b l d"] | None = None
+    ) -> Float[Tensor, "b l d"]:
+        """Join the heads and project them back to the token width; added to `onto` where it is given."""
+        return kernels.project(rearrange(mixed_BMLA, "b m l a -> b l (m a)"), self.proj, onto)
 
 
 class MLP(nn.Module):
@@ -58,9 +60,11 @@ class MLP(nn.Module):
         self.fc1 = nn.Linear(width, hidden_width)
         self.fc2 = nn.Linear(hidden_width, width)
 
-    def forward(self, x_BLD: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
-        """Token by token."""
-        return kernels.mlp(x_BLD, self.fc1, self.fc2)
+    def forward(
+        self, x_BLD: Float[Tensor, "b l d"], onto: Float[Tensor, "b l d"] | None = None
+    ) -> Float[Tensor, "b l d"]:
+        """Token by token; added to `onto` where it is given."""
+        return kernels.mlp(x_BLD, self.fc1, self.fc2, onto)
 
 
 class Block(nn.Module):
@@ -96,8 +100,8 @@ class Block(nn.Module):
 
     def leave(self, x_BLD: Float[Tensor, "b l d"], mixed_BMLA: Float[Tensor, "b m l a"]) -> Float[Tensor, "b l d"]:
         """What comes after attention, token by token, from the block's input and what each token saw."""
-        x_BLD = x_BLD + self.attn.merge(mixed_BMLA)
-        return x_BLD + self.mlp(self.norm2(x_BLD))
+        x_BLD = self.attn.merge(mixed_BMLA, onto=x_BLD)
+        return self.mlp(self.norm2(x_BLD), onto=x_BLD)
 
 
 def set_precision(frozen: nn.Module, precision: Precision) -> None:

@@ -113,7 +113,7 @@ class CrossAttentionBlock(nn.Module):
     ) -> Float[Tensor, "b q d"]:
         """The queries after reading; they themselves are not normed before the cross-attention."""
         queries_BQD = queries_QD + self.xattn(queries_QD, x_BLD, self.norm1, added_LD, attn_mask)
-        return queries_BQD + self.mlp(self.norm2(queries_BQD))
+        return self.mlp(self.norm2(queries_BQD), onto=queries_BQD)
 
 
 class AttentivePooler(nn.Module):
