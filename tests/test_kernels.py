@@ -33,6 +33,7 @@ def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "TOKENS_PER_PIECE", 5)
     monkeypatch.setattr(kernels, "COLUMNS_PER_PIECE", 100)
     monkeypatch.setattr(kernels, "ROWS_FOR_MKL", 8)
+    monkeypatch.setattr(kernels, "ROWS_PER_PIECE", 7)
     monkeypatch.setattr(kernels, "SCORES_PER_BLOCK", 40)
     monkeypatch.setattr("hwm.models.rope.ROWS_AT_ONCE", 30)
 

@@ -46,8 +46,8 @@ from torch.nn.functional import gelu, linear, scaled_dot_product_attention
 
 TOKENS_PER_PIECE = 512
 """Tokens of an MLP's piece: 8 MB of hidden layer in ViT-L, and enough rows to keep a product at its full rate."""
-COLUMNS_PER_PIECE = 1024
-"""Hidden columns of an MLP's piece where MKL adds up what they give: 8 MB of 2048 tokens."""
+COLUMNS_PER_PIECE, ROWS_PER_PIECE = 1024, 4096
+"""Hidden columns and most tokens of an MLP's piece where MKL adds up what they give: at most 16 MB of hidden layer."""
 ROWS_FOR_MKL = 768
 """Tokens from which MKL is the faster library on Intel's CPUs."""
 SCORES_PER_BLOCK = 1 << 20
@@ -162,13 +162,20 @@ def _mlp_by_tokens(x_LD: Tensor, first: Tensor, first_bias: Tensor, second: Tens
 def _mlp_by_columns(
     onto_LD: Tensor, x_LD: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor
 ) -> Tensor:
-    """All tokens through some columns of the hidden layer at a time, each time added to what is there."""
+    """All tokens, or thousands, through some columns of the hidden layer at a time, added to what is there."""
     out_LD = (onto_LD + second_bias).expand(x_LD.shape).contiguous()
-    pieces = (part.split(COLUMNS_PER_PIECE, dim) for part, dim in ((first, 0), (first_bias, 0), (second, 1)))
-    for some_first, some_bias, some_second in zip(*pieces, strict=True):
-        hidden_LC = torch.ops.aten.gelu_(torch.addmm(some_bias, x_LD, some_first.T))
-        torch.addmm(out_LD, hidden_LC, some_second.T, out=out_LD)
+    rows = _equal_height(len(x_LD), ROWS_PER_PIECE)
+    for piece_LD, out in zip(x_LD.split(rows), out_LD.split(rows), strict=True):
+        columns = (part.split(COLUMNS_PER_PIECE, dim) for part, dim in ((first, 0), (first_bias, 0), (second, 1)))
+        for some_first, some_bias, some_second in zip(*columns, strict=True):
+            hidden_LC = torch.ops.aten.gelu_(torch.addmm(some_bias, piece_LD, some_first.T))
+            torch.addmm(out, hidden_LC, some_second.T, out=out)
     return out_LD
+
+
+def _equal_height(rows: int, most: int) -> int:
+    """Of blocks with at most so many rows: 1025 are 513 and 512, not 1023 and 2."""
+    return ceil(rows / ceil(rows / most))
 
 
 def attention(
@@ -193,8 +200,7 @@ def _attend_in_blocks(query_MLA: Tensor, key_MSA: Tensor, value_MSA: Tensor, mix
     """
     num_heads, length, head_width = query_MLA.shape
     num_keys = key_MSA.shape[1]
-    most_rows = min(length, max(1, SCORES_PER_BLOCK // num_keys))
-    rows = ceil(length / ceil(length / most_rows))  # of equal height: 1025 queries are 513 and 512, not 1023 and 2
+    rows = _equal_height(length, max(1, SCORES_PER_BLOCK // num_keys))
     heads = min(num_heads, max(1, SCORES_PER_BLOCK // (rows * num_keys)))
     block_MLS, block_MLA = (query_MLA.new_empty(heads, rows, columns) for columns in (num_keys, head_width))
     for head in range(0, num_heads, heads):
