@@ -160,6 +160,14 @@ def test_real_recipes_without_their_data_stop_at_once(
     assert "are missing" in capsys.readouterr().err
 
 
+def test_help_begins_with_what_to_start_with(capsys: pytest.CaptureFixture[str]) -> None:
+    ends("--help")
+    out = capsys.readouterr().out
+    panels = re.findall("╭─ (.+?) ─", out)
+    assert panels == ["Options", "Start here", "Data", "Train", "Train the frozen parts", "Weights"]
+    assert re.findall(r"│ ([a-z-]+) ", out.split("Start here")[1].split("╰")[0])[0] == "demo"
+
+
 @pytest.mark.parametrize("verb", ["doctor", "compare", "weights fetch", "weights verify"])
 def test_the_usage_line_brackets_an_argument_once(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     ends(*verb.split(), "--help")
@@ -356,7 +364,7 @@ def test_facts_are_told_a_line_each_and_steer_no_terminal(capsys: pytest.Capture
     tell(
         {
             "folder": Path("runs/x\x1b[31m"), "takes": 3, "validation": {"skill": 0.123456, "name": "left out"},
-            "answers": {"does gaze help?": "yes"}, "outputs": (1, 2), "nothing": {},
+            "answers": {"does gaze help?": "yes"}, "outputs": (1, 2), "asked_apart": False, "nothing": {},
             "scores": {"probe": {"top1": 0.5}},
         }
     )  # fmt: skip

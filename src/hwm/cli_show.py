@@ -46,12 +46,13 @@ def _holds_only(value: Any, kind: type) -> bool:
 
 
 def _lines_of(name: str, value: Any) -> list[str]:
-    """A fact as lines of text; none for what is no number, text, path or mapping of them."""
+    """A fact as lines of text; none for what is no number, text, path or mapping of them, such as a flag."""
     if _holds_only(value, str):
         return [f"{question}: {answer}" for question, answer in value.items()]
     if isinstance(value, Mapping):
         return _numbers(name, {key: inner for key, inner in value.items() if isinstance(inner, int | float)})
-    return [f"{name}: {value}"] if isinstance(value, str | int | float | Path) else []
+    is_told = isinstance(value, str | int | float | Path) and not isinstance(value, bool)
+    return [f"{name}: {value}"] if is_told else []
 
 
 def _numbers(name: str, values: Mapping[str, float]) -> list[str]:
