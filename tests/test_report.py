@@ -349,6 +349,15 @@ def _luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
+def test_words_of_the_page_keep_their_lines_and_stay_beside_their_values() -> None:
+    block = table_block(Table([Column("Before"), Column("With gaze", "text")], [Row(["1 s", "67 % ✓ stir\n9 % pour"])]))
+    assert '<td class="break">67&nbsp;% ✓ stir\n9&nbsp;% pour</td>' in block
+    style = files("hwm.evaluation").joinpath("report.css").read_text(encoding="utf-8")
+    rules = {part.split("{")[0].strip(): part.split("{")[1] for part in style.split("}") if part.count("{") == 1}
+    assert "white-space: pre-line" in rules[".break"]
+    assert "overflow-wrap: anywhere" in rules["dt, dd"], "the name of a setting may be longer than its column"
+
+
 def test_a_clip_has_its_words_for_those_who_do_not_see_it() -> None:
     report = Report("r")
     report.clip(Clip("clip", b"", 'From "there" on'))

@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table; `note` stands below it."""
+    """A table; `note` stands below it. Line breaks within cells of text are kept."""
 
     columns: Sequence[Column]
     rows: Sequence[Row]
@@ -246,7 +246,7 @@ def _cell(column: Column, cell: Cell, is_first: bool, best: str | None) -> str:
     if is_first:
         return f'<th scope="row">{html.escape(text)}</th>'
     if column.kind == "text":
-        return f'<td class="break">{html.escape(text)}</td>'
+        return f'<td class="break">{prose(text)}</td>'
     inner = html.escape(text)
     if best is not None and text == best:
         inner = f'<span class="best">{inner}</span>'
