@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -11,6 +12,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
+from rich.cells import cell_len
 
 import hwm
 from hwm.cli import main
@@ -156,6 +158,14 @@ def test_real_recipes_without_their_data_stop_at_once(
     monkeypatch.chdir(tmp_path)
     assert ends(name.split("/")[0], name) == 2
     assert "are missing" in capsys.readouterr().err
+
+
+def test_help_begins_with_what_to_start_with(capsys: pytest.CaptureFixture[str]) -> None:
+    ends("--help")
+    out = capsys.readouterr().out
+    panels = re.findall("╭─ (.+?) ─", out)
+    assert panels == ["Options", "Start here", "Data", "Train", "Train the frozen parts", "Weights"]
+    assert re.findall(r"│ ([a-z-]+) ", out.split("Start here")[1].split("╰")[0])[0] == "demo"
 
 
 @pytest.mark.parametrize("verb", ["doctor", "compare", "weights fetch", "weights verify"])
@@ -354,7 +364,7 @@ def test_facts_are_told_a_line_each_and_steer_no_terminal(capsys: pytest.Capture
     tell(
         {
             "folder": Path("runs/x\x1b[31m"), "takes": 3, "validation": {"skill": 0.123456, "name": "left out"},
-            "answers": {"does gaze help?": "yes"}, "outputs": (1, 2), "nothing": {},
+            "answers": {"does gaze help?": "yes"}, "outputs": (1, 2), "asked_apart": False, "nothing": {},
             "scores": {"probe": {"top1": 0.5}},
         }
     )  # fmt: skip
@@ -366,16 +376,39 @@ def test_facts_are_told_a_line_each_and_steer_no_terminal(capsys: pytest.Capture
     assert not any("outputs" in line for line in lines)
 
 
-def test_long_words_of_a_table_are_folded_and_not_cut(
+PLAN = SummaryTable(
+    "6 units in runs/compare/toyworld/units",
+    ("stage", "finished", "to resume", "to train", "each", "time left"),
+    (("pretrain", "0", "1", "5", "1,000 updates of 16 clips of 8 steps", "after the first is measured"),
+     ("anticipate", "3", "0", "6", "4 probes, 12 epochs, 3 horizons", "about 1 minute")),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [200, 80, 72, 60, 40, 12])
+def test_no_word_of_a_table_is_broken_or_cut(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    show(PLAN)
+    out = capsys.readouterr().out
+    assert set(re.findall(r"[\w,]{2,}", " ".join((*PLAN.columns, *PLAN.rows[0], *PLAN.rows[1])))) <= set(
+        re.findall(r"[\w,]{2,}", out)
+    )
+    if "┃" in out:
+        assert all(cell_len(line) <= width for line in out.splitlines()[1:])
+    else:
+        assert width < 72
+        assert "stage: anticipate\n  finished: 3\n  to resume: 0\n" in out
+
+
+def test_a_narrow_table_has_its_long_words_whole(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    show(
-        SummaryTable("counts", ("", "annotated", "annotated without is_continued"), (("train takes", "18", "x" * 30),))
-    )
-    out = capsys.readouterr().out
-    assert "…" not in out
-    assert out.count("x") == 30
+    show(SummaryTable("counts", ("", "annotated", "annotated [red]without"), (("train takes", "18", "x" * 70),)))
+    assert capsys.readouterr().out.splitlines() == [
+        "counts", "train takes", "  annotated: 18", f"  annotated [red]without: {'x' * 70}",
+    ]  # fmt: skip
 
 
 def test_numbers_by_step_ahead_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:

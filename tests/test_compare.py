@@ -481,6 +481,17 @@ def test_settings_that_are_not_matched_are_told(copied: Path, tmp_path: Path) ->
     assert "Not matched" not in (copied / "all" / "report.html").read_text()
 
 
+def test_runs_of_different_code_are_told_by_their_commits(copied: Path, tmp_path: Path) -> None:
+    runs = sorted(copied.glob("units/stage2-*/"))
+    for number, run in enumerate(runs):
+        facts = json.loads((run / "run.json").read_text())
+        facts["git"] = {"commit": "a" * 40, "changed_files": number}
+        (run / "run.json").write_text(json.dumps(facts))
+    page = compare_runs.report_on(runs, tmp_path / "out", 0).report.read_text()
+    a = "a" * 12
+    assert f"different code: {a}, {a} with 1 changed file, {a} with 2 changed files" in page
+
+
 def test_what_a_run_or_its_stage_1_warns_of_is_told(copied: Path, tmp_path: Path) -> None:
     runs = sorted(copied.glob("units/stage2-*/"))
     stage1 = read_run(runs[0]).config.checkpoint
@@ -511,7 +522,7 @@ def test_the_report_is_one_page_with_every_arm(finished: Path) -> None:
         "gaze point in the probe adds (B − A)",
         "initial weights",
     ):
-        assert words in page
+        assert words in page.replace("\N{NO-BREAK SPACE}", " ")
     drawn = {path.name for path in (folder / "figures").iterdir()}
     for name in ("top1", "top1-by-horizon", "gain-by-horizon", "gains", "gate", "stage1-loss", "probe-loss",
                  "gain-by-step-world-model", "confusion-1", "reliability", "selective-accuracy", "skill-by-step",
@@ -530,7 +541,8 @@ def test_the_report_is_one_page_with_every_arm(finished: Path) -> None:
     ]  # fmt: skip
     examples = page[page.index("Won and lost by gaze") :]
     assert examples.count('<th scope="row">0.5 s</th>') == examples.count('<th scope="row">1 s</th>') == 2
-    assert "✓ " in examples
+    assert re.search(r'<td class="break">\d+&nbsp;% .+\n\d+&nbsp;% ', examples), "one guess a line"
+    assert "&nbsp;% ✓ " in examples
 
 
 def test_what_baselines_say_of_each_segment_gives_their_scores(finished: Path) -> None:

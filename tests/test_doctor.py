@@ -23,6 +23,7 @@ from hwm.engine import asking
 from hwm.engine.asking import ask
 from hwm.engine.requirements import needed_inputs
 from hwm.pipelines import doctor
+from hwm.pipelines import issue_block as issue_block_module
 from hwm.pipelines.doctor import Diagnosis, run
 from hwm.pipelines.issue_block import issue_block, without_private
 from hwm.recipes import load_any, shipped_recipes
@@ -158,6 +159,12 @@ def test_the_block_holds_nothing_private_and_the_recipe_is_looked_at(
     assert "…/x.txt" in block
     assert "recipe: data.train" in block
     assert "https://pytorch.org/x" in without_private("see https://pytorch.org/x")
+
+
+def test_one_changed_file_is_no_plural(monkeypatch: pytest.MonkeyPatch) -> None:
+    git = {"commit": "a" * 40, "changed_files": 1}
+    monkeypatch.setattr(issue_block_module, "provenance", lambda: {"git": git})
+    assert issue_block(Diagnosis(()))[1].endswith(f"{'a' * 40}, 1 changed file")
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

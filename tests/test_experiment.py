@@ -1,8 +1,10 @@
 """The numbers behind the report of a comparison: matched pairs, equal segments, known gains, marks of what is odd."""
 
 import csv
+import itertools
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -249,6 +251,27 @@ def test_bounds_of_shares_lie_where_shares_can_lie(tmp_path: Path) -> None:
     assert (pair["horizons"]["1"]["low"], pair["horizons"]["1"]["high"]) == (-1.0, 1.0)
     assert all(abs(one["difference"][bound]) <= 1 for one in pair["verdicts"] for bound in ("low", "high"))
     assert "interval -100.0 to +100.0" in pair["verdicts"][0]["text"]
+
+
+def test_a_p_value_is_never_shown_as_zero_and_a_pair_stays_on_one_line(tmp_path: Path) -> None:
+    page = write_report(tmp_path, findings(is_legacy=False), []).report.read_text()
+    row = next(part for part in page.split("<tr") if ">PROBE − NONE</th>" in part)
+    told = json.loads((tmp_path / "metrics.json").read_text())["pairs"][0]["verdicts"][0]
+    assert told["adjusted_p"] < 0.0005
+    assert '<td class="number">&lt;0.001</td>' in row
+    assert '<td class="number">0.000</td>' not in page
+    assert "(B\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}A)" in page
+
+
+@pytest.mark.parametrize("num_classes", [15, 24])
+def test_names_below_a_confusion_matrix_do_not_collide(num_classes: int) -> None:
+    names = [f"Remove the onion from the saucepan {number}" for number in range(num_classes)]
+    svg = confusion_matrix("m", names, np.eye(num_classes, num_classes + 1), "M").svg
+    told = re.findall(r'font-size: ([\d.]+)px[^>]*transform="rotate\(-([1-9]\d*) ([\d.]+) ', svg)
+    assert len(told) == num_classes + 1
+    size, slant = float(told[0][0]), math.radians(int(told[0][1]))
+    apart = min(right - left for left, right in itertools.pairwise(float(x) for *_, x in told)) * math.sin(slant)
+    assert apart > 1.2 * size, "a line of text is higher than its letters' size"
 
 
 def test_figures_hold_the_numbers_drawn() -> None:

@@ -6,6 +6,7 @@ import io
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from hwm.evaluation.report_parts import (
     Picture,
     Row,
     Table,
+    Verdict,
     difference_verdict,
     table_block,
 )
@@ -314,6 +316,54 @@ def test_one_of_a_thing_is_not_told_in_the_plural() -> None:
     ]
 
 
+def test_what_belongs_together_stays_on_one_line() -> None:
+    report = Report("r", "at 1 %")
+    report.section("s", "at 2 %")
+    report.paragraph("at 3 %")
+    report.note("at 4 %")
+    report.verdicts([Verdict("at 5 %", "6 %", "at 7 %", detail="at 8 %")])
+    report.table(Table([Column("Model"), Column("Top-1 of all", "share")], [Row(["a", 0.5])], note="at 9 %"))
+    report.clip(Clip("clip", b"", "at 10 %"))
+    report.pictures([Picture("p", np.zeros((2, 2, 3), np.uint8), "at 11 %")], "at 12 %")
+    told = re.sub(r' (alt|aria-label)="[^"]*"', "", report.html())
+    assert [int(number) for number in re.findall(r"(\d+)&nbsp;%", told)] == list(range(1, 13))
+    assert '<span class="whole">Top-1</span> of all&nbsp;<span class="unit">%' in told
+    assert ".whole { white-space: nowrap; }" in told
+
+
+def test_text_of_the_page_can_be_read_in_both_schemes() -> None:
+    style = files("hwm.evaluation").joinpath("report.css").read_text(encoding="utf-8")
+    light, dark, paper = (dict(re.findall(r"--(\w+): (#\w+)", part)) for part in style.split(":root {")[1:])
+    for colours in (light, dark, paper):
+        for text in ("text", "soft", "faint", "link", "good", "bad", "neutral"):
+            for ground in ("page", "card", "wash"):
+                low, high = sorted(_luminance(colours[name]) for name in (text, ground))
+                assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground, colours)
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of `#rgb` or `#rrggbb`, as WCAG defines it."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    shares = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    red, green, blue = (s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_words_of_the_page_keep_their_lines_and_stay_beside_their_values() -> None:
+    block = table_block(Table([Column("Before"), Column("With gaze", "text")], [Row(["1 s", "67 % ✓ stir\n9 % pour"])]))
+    assert '<td class="break">67&nbsp;% ✓ stir\n9&nbsp;% pour</td>' in block
+    style = files("hwm.evaluation").joinpath("report.css").read_text(encoding="utf-8")
+    rules = {part.split("{")[0].strip(): part.split("{")[1] for part in style.split("}") if part.count("{") == 1}
+    assert "white-space: pre-line" in rules[".break"]
+    assert "overflow-wrap: anywhere" in rules["dt, dd"], "the name of a setting may be longer than its column"
+
+
+def test_a_clip_has_its_words_for_those_who_do_not_see_it() -> None:
+    report = Report("r")
+    report.clip(Clip("clip", b"", 'From "there" on'))
+    assert 'aria-label="From &quot;there&quot; on"' in report.html()
+
+
 def test_two_parts_with_one_name_and_names_with_folders_are_refused():
     report = Report("r")
     report.clip(Clip("one", b"", ""))
@@ -383,5 +433,6 @@ def test_the_demo_leaves_out_a_skill_that_cannot_be_told(tmp_path: Path, validat
         demo_report.Arms(*arms), {"majority": scores}, best, ["t", "u"], 1.0, "the camera", 2, (), {}, 1.0
     )
     page = demo_report.write_report(tmp_path / "report.html", findings, [], Clip("clip", b"", "")).read_text()
-    assert ("25.0%" in page) == ("skill_1" in validation)
+    assert ("25.0&nbsp;%" in page) == ("skill_1" in validation)
+    assert ("error removed 1 step ahead" in page) == ("skill_1" in validation)
     assert "Stage 1: the world model" in page

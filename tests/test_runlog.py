@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -355,3 +356,21 @@ def test_progress_is_plain_lines_elsewhere_and_silence_for_what_is_quick(monkeyp
     assert len(lines) >= 3
     assert all(line.startswith("slow [b]: ") for line in lines)
     assert lines[-1].startswith("slow [b]: 10/10")
+    assert " s left" in lines[0]
+
+
+@pytest.mark.parametrize("on_a_terminal", [True, False])
+def test_where_things_differ_in_length_their_rate_tells_no_time_left(
+    on_a_terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console = Console(file=io.StringIO(), force_terminal=on_a_terminal, width=120)
+    clock = iter(float(second) for second in range(0, 100_000, 10))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with Progress("units", total=10, console=console, even=False) as bar:
+        for _ in range(5):
+            bar.advance(**{"minutes left about": 3.5})
+    text = shown(console)
+    assert "5/10" in text
+    assert "minutes left about 3.5" in text
+    assert " s left" not in text
+    assert not re.search(r"-:--:--|\d:\d\d:\d\d\W+(\S+ )?\d:\d\d:\d\d", text), "the time that has passed, and no other"

@@ -179,9 +179,12 @@ def test_names_are_whole_in_a_narrow_terminal(
     monkeypatch.setenv("COLUMNS", "60")
     assert ends("weights", "list") == 0
     out = capsys.readouterr().out
-    first = "".join(line[1:14].strip() for line in out.splitlines())
+    first = [line.split()[0] for line in out.splitlines()]
     assert "…" not in out
     assert all(release.name in first for release in CATALOG)
+    words = " ".join(out.split())
+    assert all(word in words for release in CATALOG for word in release.architecture.split())
+    assert max(map(len, out.splitlines())) <= 60
     assert out.count("absent") == len(CATALOG)
 
 

@@ -43,8 +43,8 @@ from hwm.terminal import output_is_refused, printable, spell_out_what_does_not_f
 
 
 def _command_line() -> typer.Typer:
-    """The application that the verbs below register with; `extract` and the group `weights` have files of their own."""
-    made = typer.Typer(
+    """The application that the verbs below register with; those of other files join at the end."""
+    return typer.Typer(
         no_args_is_help=True,
         add_completion=False,
         context_settings={"help_option_names": ["--help", "-h"]},
@@ -52,10 +52,6 @@ def _command_line() -> typer.Typer:
         rich_markup_mode="rich",
         help="A gaze-conditioned human world model: watch people work, imagine what comes next, name the next step.",
     )
-    made.command("extract", rich_help_panel="Data")(cli_extract.extract)
-    made.command("predict", rich_help_panel="Start here")(cli_predict.predict)
-    made.add_typer(cli_weights.app, name="weights", rich_help_panel="Weights")
-    return made
 
 
 app = _command_line()
@@ -281,6 +277,9 @@ def doctor(
         raise typer.Exit(1)
 
 
+app.command("predict", rich_help_panel="Start here")(cli_predict.predict)
+app.command("extract", rich_help_panel="Data")(cli_extract.extract)
+app.add_typer(cli_weights.app, name="weights", rich_help_panel="Weights")
 data_app = typer.Typer(no_args_is_help=True, help="Look at data before a run does.")
 app.add_typer(data_app, name="data", rich_help_panel="Data")
 

@@ -4,11 +4,12 @@ tell(result)     folder, numbers, and a table for each group of scores
 show(table)      a `SummaryTable`
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_utilities.core.rank_zero import rank_zero_only
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -45,12 +46,13 @@ def _holds_only(value: Any, kind: type) -> bool:
 
 
 def _lines_of(name: str, value: Any) -> list[str]:
-    """A fact as lines of text; none for what is no number, text, path or mapping of them."""
+    """A fact as lines of text; none for what is no number, text, path or mapping of them, such as a flag."""
     if _holds_only(value, str):
         return [f"{question}: {answer}" for question, answer in value.items()]
     if isinstance(value, Mapping):
         return _numbers(name, {key: inner for key, inner in value.items() if isinstance(inner, int | float)})
-    return [f"{name}: {value}"] if isinstance(value, str | int | float | Path) else []
+    is_told = isinstance(value, str | int | float | Path) and not isinstance(value, bool)
+    return [f"{name}: {value}"] if is_told else []
 
 
 def _numbers(name: str, values: Mapping[str, float]) -> list[str]:
@@ -97,9 +99,42 @@ def _value(value: float) -> str:
 
 
 def show(table: "SummaryTable") -> None:
-    """Prints a table of text."""
-    columns = (Column(name, overflow="fold") for name in table.columns)  # rich would cut long words with an ellipsis
-    shown = Table(*columns, title=table.title, title_justify="left")
-    for row in table.rows:
-        shown.add_row(*(Text(printable(cell)) for cell in row))
-    Console().print(shown)
+    """Prints a table of text; where the terminal is too narrow for its longest words, each row line by line."""
+    console = Console()
+    cells = [tuple(printable(cell) for cell in row) for row in (table.columns, *table.rows)]
+    widths = _column_widths(cells, console.width - 3 * len(table.columns) - 1)
+    if widths is None:
+        for line in _row_by_row(table.title, *cells):
+            console.print(Text(line), soft_wrap=True)
+        return
+    head, *rows = cells
+    columns = (Column(Text(name), width=width) for name, width in zip(head, widths, strict=True))
+    shown = Table(*columns, title=Text(table.title, style="table.title"), title_justify="left")
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    console.print(shown)
+
+
+def _column_widths(cells: Sequence[Sequence[str]], room: int) -> list[int] | None:
+    """Widths that break no word: each column's longest word at least, and the rest where most is wanted.
+
+    None where the longest words do not fit beside one another.
+    """
+    columns = list(zip(*cells, strict=True))
+    widths = [max(cell_len(word) for cell in column for word in (*cell.split(), "")) for column in columns]
+    wanted = [max(map(cell_len, column)) for column in columns]
+    if sum(widths) > room:
+        return None
+    while sum(widths) < min(room, sum(wanted)):
+        lacking = [want - width for want, width in zip(wanted, widths, strict=True)]
+        widths[lacking.index(max(lacking))] += 1
+    return widths
+
+
+def _row_by_row(title: str, head: Sequence[str], *rows: Sequence[str]) -> list[str]:
+    """The rows of a table as lines: what names the row, and below it each of its other cells."""
+    lines = [title]
+    for row in rows:
+        named, *others = (f"{name}: {cell}" if name else cell for name, cell in zip(head, row, strict=True))
+        lines += [named, *(f"  {other}" for other in others)]
+    return lines

@@ -25,13 +25,14 @@ def list_() -> None:
     """Every released file that hwm knows: size, licence, architecture, use, and whether it is here."""
     from hwm.pipelines.weights import listed
 
-    names = Column("name, architecture", overflow="fold")  # where there is no room, in two lines, but whole
-    whole = (Column(title, no_wrap=True) for title in ("size", "licence", "state"))
-    table = Table(names, "used in", *whole, box=None)
-    for release, state, size in listed():
-        what = Group(Text(release.name), Padding(Text(release.architecture, "dim"), (0, 0, 0, 2)))
+    releases = listed()
+    longest = max(len(line.release.name) for line in releases)  # names are copied: none is broken
+    names = Column("name, use, architecture", min_width=longest)
+    table = Table(names, *(Column(title, no_wrap=True) for title in ("size", "licence", "state")), box=None)
+    for release, state, size in releases:
+        use = Padding(Text(f"{release.stage} · {release.architecture}", "dim"), (0, 0, 0, 2))
         told = "?" if size is None else readable_bytes(size)
-        table.add_row(what, release.stage, told, release.licence, _coloured(state))
+        table.add_row(Group(Text(release.name), use), told, release.licence, _coloured(state))
     Console().print(table)
 
 

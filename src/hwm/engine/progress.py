@@ -43,9 +43,13 @@ class Progress(AbstractContextManager["Progress"]):
         total: how many things there are to do.
         done: how many of them were done before (a resumed run); they do not count towards the rate.
         console: where to show it; None takes rich's shared console.
+        even: whether things take about as long as one another; only then does their rate tell the time left.
     """
 
-    def __init__(self, label: str, total: int, done: int = 0, console: Console | None = None) -> None:
+    def __init__(
+        self, label: str, total: int, done: int = 0, console: Console | None = None, *, even: bool = True
+    ) -> None:
+        self._even = even
         self.label, self.total, self.done = label, total, done
         self._console = console or rich.get_console()
         self._at_start, self._started, self._last_line = done, time.monotonic(), time.monotonic()
@@ -72,7 +76,8 @@ class Progress(AbstractContextManager["Progress"]):
         if self._console.is_terminal and not self._silent:
             columns = (
                 TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-                TextColumn("{task.fields[beside]}", style="dim"), TimeElapsedColumn(), TimeRemainingColumn(),
+                TextColumn("{task.fields[beside]}", style="dim"), TimeElapsedColumn(),
+                *([TimeRemainingColumn()] if self._even else []),
             )  # fmt: skip
             self._bar = RichProgress(*columns, console=self._console)
             self._task = self._bar.add_task(self.label, total=self.total, completed=self.done, beside="")
@@ -99,7 +104,8 @@ class Progress(AbstractContextManager["Progress"]):
         if self._silent:
             return
         rate = self._rate()
-        left = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 and self.done < self.total else ""
+        is_told = self._even and rate > 0 and self.done < self.total
+        left = f", {(self.total - self.done) / rate:.0f} s left" if is_told else ""
         self._console.print(Text(f"{self.label}: {self.done}/{self.total}  {self._beside()}{left}"), soft_wrap=True)
 
 

@@ -133,7 +133,7 @@ def pairs_table(experiment: Experiment, pairs: Sequence[tuple[str, str]]) -> Tab
         ahead, behind = (None, None) if signs is None else (signs.num_ahead, signs.num_behind)
         visible = found.difference.smallest_detectable()
         cells: list[Cell] = [
-            pair_title(experiment, arm, other), _in_points(found), found.adjusted_p, ahead, behind,
+            pair_title(experiment, arm, other), _in_points(found), _p(found.adjusted_p), ahead, behind,
             None if visible is None else 100 * visible, str(found.decision.outcome),
         ]  # fmt: skip
         rows.append(Row(cells, experiment.arms[arm].kind in ("oracle", "baseline")))
@@ -167,8 +167,8 @@ def metrics_table(experiment: Experiment, arm: str, other: str) -> Table:
                     item.value_b,
                     _in_points(item),
                     of_seed,
-                    item.difference.p_value,
-                    item.adjusted_p,
+                    _p(item.difference.p_value),
+                    _p(item.adjusted_p),
                     str(item.decision.outcome),
                 ]
             )
@@ -192,6 +192,7 @@ def _card(question: str, found: Comparison) -> Verdict:
     value = f"{100 * interval.value:+.1f} points".replace("-", "−")
     text = text.replace("-", "−")
     detail = f"{text[:1].upper()}{text[1:]}."
+    question = question.replace(" − ", "\N{NO-BREAK SPACE}−\N{NO-BREAK SPACE}")  # "C − B" stays on one line
     return Verdict(question, value, str(outcome).capitalize(), _TONES.get(outcome, "neutral"), detail, interval)
 
 
@@ -217,6 +218,11 @@ def _in_points(found: Comparison) -> Cell:
     interval = found.difference.interval().within(-1.0, 1.0)
     low, high = (None if bound is None else 100 * bound for bound in (interval.low, interval.high))
     return interval._replace(value=100 * interval.value, low=low, high=high)
+
+
+def _p(value: float | None) -> Cell:
+    """A p value of three digits; none is zero."""
+    return "<0.001" if value is not None and value < 0.0005 else value
 
 
 def _range(seeds: set[int]) -> str:

@@ -15,6 +15,7 @@ from hwm.evaluation.figures import per_class_scores as draw_classes
 from hwm.evaluation.report import Report
 from hwm.evaluation.report_parts import Clip, Column, Picture, Row, Table, Verdict, difference_verdict
 from hwm.evaluation.statistics import RESAMPLING_SEED, Interval, mean_interval
+from hwm.terminal import counted
 
 
 class Arm(NamedTuple):
@@ -95,10 +96,10 @@ def _headline(report: Report, findings: DemoFindings) -> None:
         [
             Verdict(
                 "Top-1, gaze in world model and probe",
-                f"{100 * arms.both.scores['top1']:.1f}%",
-                f"{100 * majority:.1f}% by always naming the commonest step",
-                detail=f"Best possible: {100 * findings.best.with_gaze:.1f}% knowing where the person looks, "
-                f"{100 * findings.best.without_gaze:.1f}% knowing the steps so far alone.",
+                f"{100 * arms.both.scores['top1']:.1f} %",
+                f"{100 * majority:.1f} % by always naming the commonest step",
+                detail=f"Best possible: {100 * findings.best.with_gaze:.1f} % knowing where the person looks, "
+                f"{100 * findings.best.without_gaze:.1f} % knowing the steps so far alone.",
             ),
             difference_verdict(
                 "Gaze in the world model as well, against the probe alone",
@@ -129,9 +130,9 @@ def _skill_verdict(arms: Arms) -> list[Verdict]:
     return [
         Verdict(
             "World model against copying the last step",
-            f"{100 * skill:.1f}%",
-            f"of the copy's error removed {farthest} steps ahead, on takes of other people",
-            detail=f"Without gaze: {100 * without:.1f}%.",
+            f"{100 * skill:.1f} %",
+            f"of the copy's error removed {counted(farthest, 'step')} ahead, on takes of other people",
+            detail=f"Without gaze: {100 * without:.1f} %.",
         )
     ]
 

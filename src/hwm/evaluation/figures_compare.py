@@ -92,7 +92,8 @@ def confusion_matrix(name: str, names: Sequence[str], counts: NDArray[np.float64
             for column in range(num_classes + 1):
                 _square(axes, row, column, float(shares[row, column]), is_right=row == column)
         below = [label_text(text, 24) for text in (*names, "any other")]
-        axes.set_xticks(range(num_classes + 1), below, rotation=38, ha="right", rotation_mode="anchor", fontsize=8)
+        slant = 38 if num_classes < 16 else 58  # the columns of many classes are narrow: flatter names would collide
+        axes.set_xticks(range(num_classes + 1), below, rotation=slant, ha="right", rotation_mode="anchor", fontsize=8)
         totals = np.rint(counts.sum(axis=1)).astype(int)
         axes.set_yticks(
             range(num_classes), [f"{label_text(text, 34)}  ({n})" for text, n in zip(names, totals, strict=True)]

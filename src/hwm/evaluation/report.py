@@ -34,6 +34,7 @@ from hwm.evaluation.report_parts import (
     figure_block,
     picture_strip,
     png_bytes,
+    prose,
     table_block,
     verdict_cards,
 )
@@ -64,15 +65,15 @@ class Report:
         self._sections.append(title)
         self._blocks.append(f'<section id="section-{len(self._sections)}"><h2>{html.escape(title)}</h2>')
         if lead:
-            self._blocks.append(f'<p class="lead">{html.escape(lead)}</p>')
+            self._blocks.append(f'<p class="lead">{prose(lead)}</p>')
 
     def paragraph(self, text: str) -> None:
         """Plain text."""
-        self._blocks.append(f"<p>{html.escape(text)}</p>")
+        self._blocks.append(f"<p>{prose(text)}</p>")
 
     def note(self, text: str) -> None:
         """A caveat that the reader must not miss, e.g. that estimated attention is not measured gaze."""
-        self._blocks.append(f'<p class="note">{html.escape(text)}</p>')
+        self._blocks.append(f'<p class="note">{prose(text)}</p>')
 
     def verdicts(self, verdicts: Sequence[Verdict]) -> None:
         """Headline cards."""
@@ -155,7 +156,7 @@ class Report:
             f'<li><a href="#section-{number}">{html.escape(title)}</a></li>'
             for number, title in enumerate(self._sections, start=1)
         )
-        subtitle = f'<p class="subtitle">{html.escape(self._subtitle)}</p>' if self._subtitle else ""
+        subtitle = f'<p class="subtitle">{prose(self._subtitle)}</p>' if self._subtitle else ""
         title = html.escape(self._title)
         close = "</section>" if self._sections else ""
         return (

@@ -8,6 +8,7 @@ import base64
 import html
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -48,7 +49,7 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table; `note` stands below it."""
+    """A table; `note` stands below it. Line breaks within cells of text are kept."""
 
     columns: Sequence[Column]
     rows: Sequence[Row]
@@ -115,10 +116,10 @@ def verdict_cards(verdicts: Sequence[Verdict]) -> str:
     for verdict in verdicts:
         words = f"{_GLYPH[verdict.tone]} {verdict.words}"
         whisker = _whisker(verdict.interval, verdict.tone, reach) if verdict.interval else "<div></div>"
-        detail = f'<p class="detail">{html.escape(verdict.detail)}</p>'
+        detail = f'<p class="detail">{prose(verdict.detail)}</p>'
         cards.append(
-            f'<div class="card"><h3>{html.escape(verdict.label)}</h3><p class="value">{html.escape(verdict.value)}</p>'
-            f'<p class="verdict {verdict.tone}">{html.escape(words)}</p>{whisker}{detail}</div>'
+            f'<div class="card"><h3>{prose(verdict.label)}</h3><p class="value">{prose(verdict.value)}</p>'
+            f'<p class="verdict {verdict.tone}">{prose(words)}</p>{whisker}{detail}</div>'
         )
     return f'<div class="cards">{"".join(cards)}</div>'
 
@@ -144,7 +145,7 @@ def table_block(table: Table) -> str:
             for index, (column, cell) in enumerate(zip(table.columns, row.cells, strict=True))
         )
         body.append(f'<tr class="{" ".join(classes)}">{cells}</tr>' if classes else f"<tr>{cells}</tr>")
-    note = f'<p class="table-note">{html.escape(table.note)}</p>' if table.note else ""
+    note = f'<p class="table-note">{prose(table.note)}</p>' if table.note else ""
     return (
         f'<div class="scroll" tabindex="0"><table><thead><tr>{heads}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>{note}"
@@ -164,7 +165,7 @@ def figure_block(figure: Figure, caption: str) -> str:
             ("csv", "text/csv", figure.csv.encode()),
         )
     )
-    text = f"{html.escape(caption)} " if caption else ""
+    text = f"{prose(caption)} " if caption else ""
     return (
         f'<figure><div class="plot" tabindex="0">{inline}</div>'
         f'<figcaption>{text}<span class="downloads">{links}</span></figcaption></figure>'
@@ -179,25 +180,31 @@ def picture_strip(pictures: Sequence[Picture], caption: str) -> str:
         cells.append(
             f'<figure><img src="{data_uri(png_bytes(picture.pixels), "image/png")}" width="{width}" height="{height}" '
             f'alt="{html.escape(picture.alt or picture.caption, quote=True)}" loading="lazy">'
-            f"<figcaption>{html.escape(picture.caption)}</figcaption>"
+            f"<figcaption>{prose(picture.caption)}</figcaption>"
             f"{'' if picture.table is None else table_block(picture.table)}</figure>"
         )
-    text = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    text = f"<figcaption>{prose(caption)}</figcaption>" if caption else ""
     return f'<figure><div class="strip">{"".join(cells)}</div>{text}</figure>'
 
 
 def clip_block(clip: Clip) -> str:
     """A video with controls, silent and looping; on paper its still."""
-    poster, still = "", ""
+    poster, still, label = "", "", html.escape(clip.caption, quote=True)
     if clip.poster is not None:
         uri = data_uri(png_bytes(clip.poster), "image/png")
         poster = f' poster="{uri}"'
-        still = f'<img class="poster" src="{uri}" alt="{html.escape(clip.caption, quote=True)}">'
+        still = f'<img class="poster" src="{uri}" alt="{label}">'
     source = data_uri(clip.mp4, "video/mp4")
     return (
-        f'<figure><video controls loop muted playsinline preload="metadata"{poster} src="{source}"></video>{still}'
-        f"<figcaption>{html.escape(clip.caption)}</figcaption></figure>"
+        f'<figure><video controls loop muted playsinline preload="metadata" aria-label="{label}"{poster} '
+        f'src="{source}"></video>{still}'
+        f"<figcaption>{prose(clip.caption)}</figcaption></figure>"
     )
+
+
+def prose(text: str) -> str:
+    """Text of a page: markup is escaped, and a number stays with its per cent."""
+    return html.escape(text).replace(" %", "&nbsp;%")
 
 
 def fact_list(facts: Mapping[str, object]) -> str:
@@ -228,7 +235,8 @@ def png_bytes(pixels: np.ndarray) -> bytes:
 
 def _head(column: Column, is_first: bool) -> str:
     unit = "%" if column.kind == "share" else column.unit
-    text = html.escape(column.name) + (f'&nbsp;<span class="unit">{html.escape(unit)}</span>' if unit else "")
+    name = re.sub(r"\S+-\S+", r'<span class="whole">\g<0></span>', html.escape(column.name))  # "Top-5" on one line
+    text = name + (f'&nbsp;<span class="unit">{html.escape(unit)}</span>' if unit else "")
     style = "" if is_first or column.kind == "text" else ' class="number"'
     return f'<th scope="col"{style}>{text}</th>'
 
@@ -238,7 +246,7 @@ def _cell(column: Column, cell: Cell, is_first: bool, best: str | None) -> str:
     if is_first:
         return f'<th scope="row">{html.escape(text)}</th>'
     if column.kind == "text":
-        return f'<td class="break">{html.escape(text)}</td>'
+        return f'<td class="break">{prose(text)}</td>'
     inner = html.escape(text)
     if best is not None and text == best:
         inner = f'<span class="best">{inner}</span>'

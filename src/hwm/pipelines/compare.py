@@ -73,7 +73,8 @@ def _train(plan: Plan, log: RunLog, stop: StopFlag) -> list[Failure]:
     done = {unit.name for unit in plan.units if unit.state == "finished"}
     failures: list[Failure] = []
     clock = Clock(plan)
-    with Children(plan.config) as children, Progress("units", len(plan.units), done=len(done)) as bar:
+    bar = Progress("units", len(plan.units), done=len(done), even=False)  # `clock` tells the time left
+    with Children(plan.config) as children, bar:
         while waiting or children.running:
             if stop.requested:
                 raise SystemExit(EXIT_STOPPED)

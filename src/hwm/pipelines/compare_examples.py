@@ -142,4 +142,5 @@ def _over_time(experiment: Experiment, pair: ExamplePair, row: str, truth: str) 
 
 
 def _listed(best: Sequence[tuple[str, float]], truth: str) -> str:
-    return ", ".join(f"{'✓ ' if name == truth else ''}{name} {100 * share:.0f} %" for name, share in best)
+    """One guess a line."""
+    return "\n".join(f"{100 * share:.0f} % {'✓ ' if name == truth else ''}{name}" for name, share in best)

@@ -8,6 +8,7 @@ from hwm.config import AnticipateConfig, PretrainConfig
 from hwm.engine.provenance import provenance
 from hwm.engine.runlog import MAY_CHANGE, flat_settings
 from hwm.pipelines.compare_read import FinishedRun
+from hwm.terminal import counted
 
 _OF_ARMS = (
     "name", "seed", "checkpoint", "tokens", "gaze", "runtime.devices", "backbone", "probe.gaze_point", "probe.inputs",
@@ -89,7 +90,7 @@ def _commit(git: Mapping[str, Any] | None) -> str:
     if not git:
         return "no checkout"
     changed = git["changed_files"]
-    return git["commit"][:12] + (f" with {changed} changed files" if changed else "")
+    return git["commit"][:12] + (f" with {counted(changed, 'changed file')}" if changed else "")
 
 
 def warnings_of(runs: Sequence[FinishedRun]) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hwm.engine.provenance import provenance
 from hwm.pipelines.doctor import Diagnosis, Finding
+from hwm.terminal import counted
 
 
 def issue_block(diagnosis: Diagnosis) -> list[str]:
@@ -16,7 +17,7 @@ def issue_block(diagnosis: Diagnosis) -> list[str]:
     rows = [("hwm doctor", "all that is needed works" if diagnosis.works else "something needed is missing or broken")]
     commit = provenance()["git"]
     if commit is not None:
-        rows.append(("commit", f"{commit['commit']}, {commit['changed_files']} changed files"))
+        rows.append(("commit", f"{commit['commit']}, {counted(commit['changed_files'], 'changed file')}"))
     rows += [(finding.name, _said(finding)) for finding in diagnosis.findings]
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {text}" for name, text in rows]
