@@ -36,11 +36,11 @@ from hwm.evaluation.report_parts import Picture
 from hwm.pipelines import compare, compare_examples, compare_runs, compare_units
 from hwm.pipelines.compare_arms import ARMS, name_of, stage1_of, stage2_of
 from hwm.pipelines.compare_child import open_log, start_unit
-from hwm.pipelines.compare_cost import cost_of, plan_table
+from hwm.pipelines.compare_cost import Clock, cost_of, plan_table
 from hwm.pipelines.compare_examples import choose_pair, example_pictures, reopen
 from hwm.pipelines.compare_facts import cautions, provenance_of, shared_settings, warnings_of
 from hwm.pipelines.compare_read import FinishedRun, read_run
-from hwm.pipelines.compare_units import Plan, make_plan, state_of
+from hwm.pipelines.compare_units import Plan, Unit, make_plan, state_of
 from hwm.pipelines.scoring import BASELINES
 from hwm.recipes import dump_config
 
@@ -140,8 +140,18 @@ def test_the_settings_of_an_arm_tell_which_it_is(arm: str, settings: Settings, t
     assert below.gaze == (source if spec.in_world else "none")
     assert above.probe.gaze_point == (source if spec.in_probe else "none")
     assert (below.gaze_control, above.probe.gaze_point_control) == (spec.world_control, spec.point_control)
+    assert (above.gazelle is None) == (spec.in_world or not spec.in_probe), "beside a world model that has none"
     assert below.validation_gaze == "estimated", "one gaze judges all world models"
     assert below.runtime == above.runtime == config.runtime
+
+
+def test_measured_gaze_in_the_probe_needs_no_gazelle(settings: Settings, toy_world: Path, tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    for stage in ("pretrain", "anticipate"):
+        made[stage]["gaze_files"] = {"folder": toy_world}
+    made["pretrain"]["gaze"], made["anticipate"]["annotations"]["view"] = "measured", "ego"
+    above = stage2_of(CompareConfig.model_validate(made), "probe", 0, tmp_path)
+    assert (above.probe.gaze_point, above.gazelle) == ("measured", None)
 
 
 def test_v_jepa_2_answers_at_the_horizons_of_the_others(settings: Settings, tmp_path: Path) -> None:
@@ -265,6 +275,36 @@ def test_the_cost_is_told_before_anything_runs(settings: Settings, tmp_path: Pat
     assert all(cost.minutes is not None and cost.minutes >= 0 for cost in more)
 
 
+def test_the_time_left_is_that_of_the_units_measured_so_far(settings: Settings, tmp_path: Path) -> None:
+    made = settings(tmp_path, processes=2)
+    made["anticipate"]["probe"] |= {"lrs": [1e-3, 1e-4, 1e-5], "weight_decays": [0.1, 0.01]}
+    first, second, *stage2 = plan_of(made).units
+
+    def finish(unit: Unit, until: str, **more: object) -> None:
+        unit.folder.mkdir(parents=True, exist_ok=True)
+        facts = {"status": "finished", "started": "2026-01-01T00:00:00", "ended": f"2026-01-01T{until}"}
+        (unit.folder / "run.json").write_text(json.dumps(facts | more))
+
+    finish(first, "00:04:00")
+    finish(stage2[0], "09:00:00", resumed=[{"step": 4}])
+    (second.folder / "checkpoints" / "step-000002").mkdir(parents=True)
+    plan = plan_of(made)
+    trained, probed = cost_of(plan)
+    assert (trained.finished, trained.interrupted, trained.new, trained.minutes) == (1, 1, 0, 2.0)
+    assert (probed.finished, probed.interrupted, probed.new, probed.minutes) == (1, 0, 2, None), "with a pause"
+    rows = plan_table(plan).rows
+    assert [row[5] for row in rows] == ["about 2 minutes", "after the first is measured"]
+    assert rows[1][4] == "6 probes, 2 epochs, 2 horizons"
+    clock = Clock(plan)
+    assert clock.left([second], stage2[1:]) == {}
+    clock.add(stage2[1], 60.0)
+    clock.add(second, 480.0)
+    assert clock.seconds([second, stage2[2]]) == ((240 + 480) / 2 + 60) / 2
+    assert clock.left([second], [stage2[2]]) == {"minutes left about": 3.5}
+    finish(second, "00:08:00")
+    assert plan_table(plan_of(made)).rows[0][5] == "none left"
+
+
 def test_paired_arms_start_from_the_same_weights(settings: Settings, tmp_path: Path) -> None:
     config = CompareConfig.model_validate(settings(tmp_path))
     hashes = {
@@ -374,6 +414,7 @@ def test_the_log_of_a_unit_is_locked_until_it_has_ended(tmp_path: Path) -> None:
     assert "gone.yaml" in (tmp_path / "unit.log").read_text()
     again = open_log(tmp_path / "unit.log")
     assert again is not None
+    assert (tmp_path / "unit.log").read_text() == "", "what it said before is not what it says now"
     again.close()
 
 
