@@ -398,6 +398,8 @@ def test_heads_come_from_the_config_before_anything_else(tmp_path: Path) -> None
         load.load_encoder(folder, num_heads=2)
     with pytest.raises(WeightsError, match="one encoder"):
         load.load_encoder(folder, "target_encoder")
+    with pytest.raises(WeightsError, match=r"one probe(.|\n)*expected: no index"):
+        load.load_probe(folder, index=0)
     (folder / "config.json").unlink()
     assert load.load_encoder(folder, num_heads=2).spec.num_heads == 2
     with pytest.raises(WeightsError, match="attention heads"):

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from hwm.weights.files import WeightFile, digest_of, hash_tensors
 from hwm.weights.ours import MAX_CONFIG_BYTES, read_model, spec_from_plain, spec_to_plain, write_model
 from small_disk import files_of_at_most
 
-Loader = Callable[[Path], object]
+Loader = Callable[..., object]
 
 
 def small_models() -> dict[str, tuple[torch.nn.Module, Loader]]:
@@ -214,6 +215,31 @@ def test_settings_for_released_files_are_refused_for_ours(folder: Path) -> None:
     for given in ({"key": "encoder"}, {"num_heads": 2}):
         with pytest.raises(WeightsError, match="needs no such setting"):
             load.load_encoder(folder, **given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("masked_predictor", {"num_heads": 2}), ("gazelle", {"num_heads": 2}), ("gazelle", {"backbone_path": "x.pth"}),
+        ("probe", {"num_heads": 2}), ("probe", {"index": 0}),
+    ],
+)  # fmt: skip
+def test_settings_that_our_format_knows_are_refused(tmp_path: Path, kind: str, given: dict[str, Any]) -> None:
+    module, loader = small_models()[kind]
+    load.save_model(module, tmp_path)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(WeightsError, match="needs no such setting") as caught:
+        loader(tmp_path, **given)
+    assert next(iter(given)) in str(caught.value)
+
+
+def test_a_gazelle_without_its_backbone_or_decoder_is_refused(tmp_path: Path) -> None:
+    module, loader = small_models()["gazelle"]
+    load.save_model(module, tmp_path)  # pyright: ignore[reportArgumentType]
+    config = json.loads((tmp_path / "config.json").read_text())
+    for spec in ({"backbone": config["spec"]["backbone"]}, config["spec"] | {"more": {}}):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"spec": spec}))
+        with pytest.raises(WeightsError, match=r"wrong spec\s+expected: backbone and decoder"):
+            loader(tmp_path)
 
 
 def test_loaded_weights_can_be_trained_further(folder: Path) -> None:
