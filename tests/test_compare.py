@@ -587,7 +587,11 @@ def test_what_is_not_matched_between_runs_is_told(settings: Settings, tmp_path: 
     assert warnings_of([*runs[:2], runs[2]._replace(config=longer), *runs[3:]]) == [
         "Not matched: stage 2 of the arms differs in probe.num_epochs."
     ]
-    apart = [run._replace(arm="vjepa2", stage1=None, config=longer) for run in runs[:2]]
+    changed = runs[0]._replace(facts={"git": None, "weights": {"weights of none": "another", "more": "1"}})
+    assert warnings_of([changed, *runs[1:]]) == [
+        "Not matched: the weight files of weights of none differ between runs."
+    ]
+    apart = [run._replace(arm="vjepa2", stage1=None, config=longer, facts=changed.facts) for run in runs[:2]]
     assert warnings_of([*runs, *apart]) == [], "V-JEPA 2 has settings of its own"
 
 
@@ -646,6 +650,8 @@ def test_the_page_tells_where_its_runs_come_from(settings: Settings, tmp_path: P
         f"{arm}, seed {seed}": f"{arm} {seed}" for arm in ("none", "probe") for seed in (0, 1)
     }
     assert told["Weights, sha256 of the files"] == {"weights of none": "0", "weights of probe": "0"}
+    other = runs[2]._replace(facts={**runs[2].facts, "weights": {"weights of none": "another"}})
+    assert provenance_of([runs[0], other])["Weights, sha256 of the files"] == {"weights of none": "0 / another"}
     assert told["Matched"] == {
         "initial weights, seed 0": "another start / start 0", "initial weights, seed 1": "start 1",
         "commits of the runs": "0123456789ab with 2 changed files, no checkout",
