@@ -711,10 +711,37 @@ def test_a_report_is_of_each_run_once_and_of_all_that_was_expected(
     assert [arm.is_trained for arm in told.experiment.arms.values()] == [True] * 3 + [False] * 2
     assert not told.is_legacy
     assert told.notes[0] == "Missing: one"
+    config = runs[0] / "config.yaml"
+    config.write_text(config.read_text().replace("start-minus-tau/v1", "legacy-end-minus-tau"))
+    compare_runs.report_on(runs[:1], tmp_path, 0)
+    assert findings[1].is_legacy
     assert "The camera cam01 sees the person" in told.notes[-1]
 
 
-def test_baselines_are_read_at_every_horizon(copied: Path) -> None:
+def test_examples_are_of_the_widest_contrast_and_of_runs_of_one_seed(
+    copied: Path, findings: list[CompareFindings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = {folder.name.split("-seed")[0]: folder for folder in copied.glob("units/stage2-*/")}
+    later = []
+    for name in ("stage2-none", "stage2-world-probe"):
+        later.append(shutil.copytree(runs[name], tmp_path / name))
+        config = (later[-1] / "config.yaml").read_text()
+        assert config.count("\nseed: 0\n") == 1
+        (later[-1] / "config.yaml").write_text(config.replace("\nseed: 0\n", "\nseed: 1\n"))
+    asked: list[tuple[object, ...]] = []
+
+    def pictures(*of: object) -> list[Picture]:
+        asked.append(of)
+        return []
+
+    monkeypatch.setattr(compare_runs, "example_pictures", pictures)
+    compare_runs.report_on([*later, *runs.values()], tmp_path, 3)
+    (of,) = asked
+    assert of[1:] == (("world+probe", "none", 0), runs["stage2-world-probe"], runs["stage2-none"], 3)
+    assert [len(arm.runs) for arm in findings[0].experiment.arms.values()] == [2, 1, 2, 2, 2]
+
+
+def test_what_was_said_is_read_at_every_horizon(copied: Path) -> None:
     folder = next(copied.glob("units/stage2-none-*/"))
     path = folder / "outputs-0.5s-majority.safetensors"
     tensors = load_file(path)
@@ -722,7 +749,11 @@ def test_baselines_are_read_at_every_horizon(copied: Path) -> None:
     rows = json.loads((folder / "segments-0.5s.json").read_text())
     rows["segments"][0]["start_sec"] += 0.25
     (folder / "segments-0.5s.json").write_text(json.dumps(rows))
-    told = read_run(folder).baselines["majority"].outputs
+    own = load_file(folder / "outputs-0.5s.safetensors")
+    save_file(own | {"logits": own["logits"] + 7}, folder / "outputs-0.5s.safetensors")
+    run = read_run(folder)
+    assert torch.equal(run.run.outputs[0.5].tasks["step"].logits_SC, own["logits"] + 7)
+    told = run.baselines["majority"].outputs
     assert torch.equal(told[0.5].tasks["step"].logits_SC, tensors["logits"] + 7)
     assert not torch.equal(told[1.0].tasks["step"].logits_SC, tensors["logits"] + 7)
     assert told[0.5].segments[0].start_sec == told[1.0].segments[0].start_sec + 0.25
@@ -733,6 +764,8 @@ def test_a_run_is_read_back_with_what_its_stage_1_recorded(copied: Path, tmp_pat
     whole = read_run(folder)
     stage1 = whole.config.checkpoint
     assert stage1 is not None
+    rows = json.loads((folder / "segments.json").read_text())["segments"]
+    assert whole.run.scenarios == {row["row"]: row["scenario"] for row in rows}
     assert whole.run.probe == read_metrics(folder)
     assert whole.run.stage1 == read_metrics(stage1)
     assert whole.run.forecast == read_facts(stage1)["gaze_forecast"]
@@ -785,10 +818,12 @@ def test_an_example_says_which_arm_was_right_and_shows_their_guesses(
     (output,) = whole.result.outputs
     right_SZC = 9.0 * torch.nn.functional.one_hot(output.labels_SZ, len(output.task.classes))
     wrong_SZC = right_SZC.roll(1, 2)
-    said = {True: right_SZC, False: wrong_SZC}
+    first_S = torch.arange(len(right_SZC))[:, None, None] == 0
+    said = {True: right_SZC, False: wrong_SZC, "first": right_SZC.where(first_S, wrong_SZC)}
+    said["others"] = wrong_SZC.where(first_S, right_SZC)
     monkeypatch.setattr(compare_examples, "last_frame", lambda *_: np.zeros((4, 4, 3), np.uint8))
 
-    def shown(first: bool, second: bool) -> list[Picture]:
+    def shown(first: bool | str, second: bool | str) -> list[Picture]:
         of = dict(zip(folders.values(), (second, first), strict=True))
         monkeypatch.setattr(
             compare_examples, "reopen",
@@ -800,7 +835,7 @@ def test_an_example_says_which_arm_was_right_and_shows_their_guesses(
 
     words = {(True, False): "Won by gaze: ", (False, True): "Lost by gaze: ", (True, True): "Right in both: ",
              (False, False): "Wrong in both: "}  # fmt: skip
-    for answers, word in words.items():
+    for answers, word in {("first", "others"): "Won by gaze: ", **words}.items():
         (picture,) = shown(*answers)
         assert picture.caption.startswith(word)
     table = picture.table
