@@ -334,7 +334,7 @@ def test_a_cache_holds_the_views_that_training_and_its_gaze_read(
     alone = training_crops(PretrainConfig(**stage1_settings | {"gaze": "none"}))(video)
     assert both == (*plain, *alone), "means and read-outs of gaze are of the centre square"
     assert len(set(both)) == 3
-    live = stage1_settings | {"tokens": {"source": "live"}}
+    live = stage1_settings | {"tokens": {"source": "live"}, "gaze": "none"}
     assert training_crops(PretrainConfig(**live))(video) == plain
 
 
