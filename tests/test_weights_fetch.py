@@ -206,8 +206,12 @@ def test_a_file_with_another_date_is_never_mixed(server: Server, tmp_path: Path,
 
 @pytest.mark.parametrize(
     "conduct",
-    [Conduct(NEW, tag=None, ignores_if_range=True), Conduct(NEW[:50_000], tag='"two"')],
-    ids=["no tag any more", "shorter than the part"],
+    [
+        Conduct(NEW, tag=None, ignores_if_range=True),
+        Conduct(NEW[:50_000], tag='"two"'),
+        Conduct(NEW[:50_000], tag='"two"', ignores_if_range=True),
+    ],
+    ids=["no tag any more", "shorter than the part", "shorter, refused"],
 )
 def test_a_part_is_given_up_for_a_file_that_is_not_the_same(server: Server, tmp_path: Path, conduct: Conduct) -> None:
     server.conduct.cuts = [100_000, 0, 0]
