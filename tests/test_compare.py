@@ -16,23 +16,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
 from hwm import cli
 from hwm.config import CompareConfig
 from hwm.engine.assemble import new_world, shared_hash
 from hwm.engine.progress import LateProgress
-from hwm.engine.runlog import read_facts
+from hwm.engine.runlog import read_facts, read_metrics
 from hwm.errors import ConfigError, DataError, RunError
+from hwm.evaluation.compare_report import CompareFindings, Written
+from hwm.evaluation.experiment import Run
 from hwm.evaluation.metrics import score
 from hwm.evaluation.outputs import read_outputs
-from hwm.pipelines import compare, compare_runs, compare_units
+from hwm.evaluation.report_parts import Picture
+from hwm.pipelines import compare, compare_examples, compare_runs, compare_units
 from hwm.pipelines.compare_arms import ARMS, name_of, stage1_of, stage2_of
 from hwm.pipelines.compare_child import open_log, start_unit
-from hwm.pipelines.compare_cost import cost_of, plan_table
-from hwm.pipelines.compare_read import read_run
-from hwm.pipelines.compare_units import Plan, make_plan, state_of
+from hwm.pipelines.compare_cost import Clock, cost_of, plan_table
+from hwm.pipelines.compare_examples import choose_pair, example_pictures, reopen
+from hwm.pipelines.compare_facts import cautions, provenance_of, shared_settings, warnings_of
+from hwm.pipelines.compare_read import FinishedRun, read_run
+from hwm.pipelines.compare_units import Plan, Unit, make_plan, state_of
+from hwm.pipelines.scoring import BASELINES
 from hwm.recipes import dump_config
 
 Settings = Callable[..., dict[str, Any]]
@@ -131,8 +140,18 @@ def test_the_settings_of_an_arm_tell_which_it_is(arm: str, settings: Settings, t
     assert below.gaze == (source if spec.in_world else "none")
     assert above.probe.gaze_point == (source if spec.in_probe else "none")
     assert (below.gaze_control, above.probe.gaze_point_control) == (spec.world_control, spec.point_control)
+    assert (above.gazelle is None) == (spec.in_world or not spec.in_probe), "beside a world model that has none"
     assert below.validation_gaze == "estimated", "one gaze judges all world models"
     assert below.runtime == above.runtime == config.runtime
+
+
+def test_measured_gaze_in_the_probe_needs_no_gazelle(settings: Settings, toy_world: Path, tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    for stage in ("pretrain", "anticipate"):
+        made[stage]["gaze_files"] = {"folder": toy_world}
+    made["pretrain"]["gaze"], made["anticipate"]["annotations"]["view"] = "measured", "ego"
+    above = stage2_of(CompareConfig.model_validate(made), "probe", 0, tmp_path)
+    assert (above.probe.gaze_point, above.gazelle) == ("measured", None)
 
 
 def test_v_jepa_2_answers_at_the_horizons_of_the_others(settings: Settings, tmp_path: Path) -> None:
@@ -256,6 +275,36 @@ def test_the_cost_is_told_before_anything_runs(settings: Settings, tmp_path: Pat
     assert all(cost.minutes is not None and cost.minutes >= 0 for cost in more)
 
 
+def test_the_time_left_is_that_of_the_units_measured_so_far(settings: Settings, tmp_path: Path) -> None:
+    made = settings(tmp_path, processes=2)
+    made["anticipate"]["probe"] |= {"lrs": [1e-3, 1e-4, 1e-5], "weight_decays": [0.1, 0.01]}
+    first, second, *stage2 = plan_of(made).units
+
+    def finish(unit: Unit, until: str, **more: object) -> None:
+        unit.folder.mkdir(parents=True, exist_ok=True)
+        facts = {"status": "finished", "started": "2026-01-01T00:00:00", "ended": f"2026-01-01T{until}"}
+        (unit.folder / "run.json").write_text(json.dumps(facts | more))
+
+    finish(first, "00:04:00")
+    finish(stage2[0], "09:00:00", resumed=[{"step": 4}])
+    (second.folder / "checkpoints" / "step-000002").mkdir(parents=True)
+    plan = plan_of(made)
+    trained, probed = cost_of(plan)
+    assert (trained.finished, trained.interrupted, trained.new, trained.minutes) == (1, 1, 0, 2.0)
+    assert (probed.finished, probed.interrupted, probed.new, probed.minutes) == (1, 0, 2, None), "with a pause"
+    rows = plan_table(plan).rows
+    assert [row[5] for row in rows] == ["about 2 minutes", "after the first is measured"]
+    assert rows[1][4] == "6 probes, 2 epochs, 2 horizons"
+    clock = Clock(plan)
+    assert clock.left([second], stage2[1:]) == {}
+    clock.add(stage2[1], 60.0)
+    clock.add(second, 480.0)
+    assert clock.seconds([second, stage2[2]]) == ((240 + 480) / 2 + 60) / 2
+    assert clock.left([second], [stage2[2]]) == {"minutes left about": 3.5}
+    finish(second, "00:08:00")
+    assert plan_table(plan_of(made)).rows[0][5] == "none left"
+
+
 def test_paired_arms_start_from_the_same_weights(settings: Settings, tmp_path: Path) -> None:
     config = CompareConfig.model_validate(settings(tmp_path))
     hashes = {
@@ -365,6 +414,7 @@ def test_the_log_of_a_unit_is_locked_until_it_has_ended(tmp_path: Path) -> None:
     assert "gone.yaml" in (tmp_path / "unit.log").read_text()
     again = open_log(tmp_path / "unit.log")
     assert again is not None
+    assert (tmp_path / "unit.log").read_text() == "", "what it said before is not what it says now"
     again.close()
 
 
@@ -506,6 +556,310 @@ def test_what_a_run_or_its_stage_1_warns_of_is_told(copied: Path, tmp_path: Path
     told = next(note for note in notes if note.endswith("stage 1: trained for 4 of its 6 steps."))
     assert arm in told
     assert "2 of the 2 validation takes were seen" in made.report.read_text()
+
+
+def planned_run(config: CompareConfig, arm: str, seed: int) -> FinishedRun:
+    """A run as its plan has it, with a record of its own and no outputs."""
+    below, above = stage1_of(config, arm, seed), stage2_of(config, arm, seed, Path("stage1"))
+    facts = {
+        "git": None, "weights": {f"weights of {arm}": "0"}, "stage1": {"predictor_sha256": f"{arm} {seed}"},
+        "classes": {"step": {"sha256": "1"}},
+    }  # fmt: skip
+    empty = Run(seed, {}, {})
+    told = dict.fromkeys(BASELINES, empty)
+    return FinishedRun(Path(arm), arm, above, below, facts, empty, f"start {seed}", told, ())
+
+
+def test_what_is_not_matched_between_runs_is_told(settings: Settings, tmp_path: Path) -> None:
+    config = CompareConfig.model_validate(settings(tmp_path))
+    arms = ("none", "probe", "world+probe", "encoder")
+    runs = [planned_run(config, arm, seed) for arm in arms for seed in (0, 1)]
+    assert warnings_of(runs) == [], "gaze, the seed and what the probe reads are what arms differ in"
+    assert warnings_of(runs[:-1]) == [
+        "Missing runs: encoder (seed 1). Differences are over the seeds that both arms have."
+    ]
+    assert warnings_of([*runs[:-2], runs[0]._replace(arm="other", run=Run(2, {}, {}), initial_sha256=None)]) == [
+        "Missing runs: none (seed 2), probe (seed 2), world+probe (seed 2), other (seeds 0, 1). "
+        "Differences are over the seeds that both arms have."
+    ]
+    other = runs[3]._replace(initial_sha256="another start")
+    assert warnings_of([*runs[:3], other, *runs[4:]]) == [
+        "Not matched: the initial weights of seed 1 differ between arms."
+    ]
+    git = {"commit": "0123456789abcdef", "changed_files": 0}
+    of_git = [runs[index]._replace(facts={"git": git | {"changed_files": index}}) for index in (0, 1)]
+    assert warnings_of([*of_git, *runs[2:]]) == [
+        "The runs were made by different code: 0123456789ab, 0123456789ab with 1 changed files, no checkout."
+    ]
+    assert warnings_of([of_git[0], *runs[1:]]) == ["The runs were made by different code: 0123456789ab, no checkout."]
+    longer = runs[2].config.model_copy(
+        update={"probe": runs[2].config.probe.model_copy(update={"num_epochs": 9, "gaze_point": "estimated"})}
+    )
+    assert warnings_of([*runs[:2], runs[2]._replace(config=longer), *runs[3:]]) == [
+        "Not matched: stage 2 of the arms differs in probe.num_epochs."
+    ]
+    changed = runs[0]._replace(facts={"git": None, "weights": {"weights of none": "another", "more": "1"}})
+    assert warnings_of([changed, *runs[1:]]) == [
+        "Not matched: the weight files of weights of none differ between runs."
+    ]
+    apart = [run._replace(arm="vjepa2", stage1=None, config=longer, facts=changed.facts) for run in runs[:2]]
+    assert warnings_of([*runs, *apart]) == [], "V-JEPA 2 has settings of its own"
+
+
+def test_settings_are_shared_where_all_runs_have_one_value(settings: Settings, tmp_path: Path) -> None:
+    config = CompareConfig.model_validate(settings(tmp_path))
+    runs = [planned_run(config, "none", seed) for seed in (0, 1)]
+    for stage, told in shared_settings(runs).items():
+        assert "seed" not in told, stage
+        assert told["name"] == '"unnamed"', stage
+    shared = shared_settings(runs)
+    assert shared["stage 1"]["optim.batch_size"] == "4"
+    assert shared["stage 2"]["probe.num_epochs"] == "2"
+    assert shared_settings(runs[:1])["stage 1"]["seed"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("arm", "view", "gaze", "words"),
+    [
+        ("world", "ego", "measured", ["Measured gaze is an input"]),
+        ("probe", "ego", "measured", ["Measured gaze is an input"]),
+        ("world", "ego", "estimated", ["in an ego view its map is a guess"]),
+        ("probe", "ego", "estimated", ["in an ego view its map is a guess"]),
+        ("none", "ego", "estimated", []),
+        ("none", "cam01", "estimated", ["The camera cam01 sees the person"]),
+    ],
+)
+def test_cautions_are_of_the_gaze_and_the_view_of_the_runs(
+    arm: str, view: str, gaze: str, words: list[str], settings: Settings, toy_world: Path, tmp_path: Path
+) -> None:
+    made = settings(tmp_path)
+    for stage in ("pretrain", "anticipate"):
+        made[stage]["gaze_files"] = {"folder": toy_world}
+    made["pretrain"]["gaze"] = gaze
+    made["anticipate"]["annotations"]["view"] = view
+    said = cautions([planned_run(CompareConfig.model_validate(made), arm, 0)])
+    assert len(said) == len(words)
+    for caution, word in zip(said, words, strict=True):
+        assert word in caution
+
+
+def test_the_page_tells_where_its_runs_come_from(settings: Settings, tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    made["anticipate"]["protocol"]["train_horizon_sec"] = [0.5, 1.5]
+    config = CompareConfig.model_validate(made)
+    runs = [planned_run(config, arm, seed) for arm in ("none", "probe") for seed in (1, 0)]
+    protocol = runs[3].config.protocol.model_copy(update={"beyond_start_sec": 0.5})
+    runs[3] = runs[3]._replace(
+        config=runs[3].config.model_copy(update={"protocol": protocol}), initial_sha256="another start",
+        facts={**runs[3].facts, "git": {"commit": "0123456789abcdef", "changed_files": 2}},
+    )  # fmt: skip
+    told = provenance_of(runs)
+    assert told["Protocol"]["last frame seen"] == "at or before start − 1 s"
+    assert told["Protocol"]["horizons of training"] == "0.5 s to 1.5 s"
+    assert told["Protocol"]["imagined up to"] == "the start or start + 0.5 s"
+    assert told["World models, sha256 of the tensors"] == {
+        f"{arm}, seed {seed}": f"{arm} {seed}" for arm in ("none", "probe") for seed in (0, 1)
+    }
+    assert told["Weights, sha256 of the files"] == {"weights of none": "0", "weights of probe": "0"}
+    other = runs[2]._replace(facts={**runs[2].facts, "weights": {"weights of none": "another"}})
+    assert provenance_of([runs[0], other])["Weights, sha256 of the files"] == {"weights of none": "0 / another"}
+    assert told["Matched"] == {
+        "initial weights, seed 0": "another start / start 0", "initial weights, seed 1": "start 1",
+        "commits of the runs": "0123456789ab with 2 changed files, no checkout",
+    }  # fmt: skip
+
+
+def test_world_models_are_told_apart_by_gaze_and_control_and_have_every_seed(
+    settings: Settings, tmp_path: Path
+) -> None:
+    config = CompareConfig.model_validate(settings(tmp_path))
+    arms = ("none", "probe", "world+probe", "shuffled")
+    runs = [planned_run(config, arm, seed) for arm in arms for seed in (1, 0)]
+    worlds = compare_runs._worlds(runs)
+    assert set(worlds) == {"without gaze", "with estimated gaze", "with estimated gaze, shuffled"}
+    assert all([run.seed for run in world.runs] == [0, 1] for world in worlds.values())
+    arms_told = {arm.name: [run.seed for run in arm.runs] for arm in compare_runs._arms(runs)}
+    assert arms_told == {name: [0, 1] for name in (*arms, "majority", "previous-step")}
+
+
+def test_what_v_jepa_2_reads_does_not_make_a_baseline_of_the_runs_without_gaze(
+    settings: Settings, tmp_path: Path
+) -> None:
+    config = CompareConfig.model_validate(settings(tmp_path))
+    context = planned_run(config, "encoder", 0)
+    other = planned_run(config, "none", 0)
+    assert other.config.probe.inputs != "context"
+    told = compare_runs._matched([context, other._replace(arm="vjepa2", stage1=None)])
+    assert [run.arm for run in told] == ["none", "vjepa2"]
+    assert [run.arm for run in compare_runs._matched([context, other])] == ["encoder", "none"]
+
+
+@pytest.fixture
+def findings(monkeypatch: pytest.MonkeyPatch) -> list[CompareFindings]:
+    """What reports are written of, instead of the pages."""
+    found: list[CompareFindings] = []
+
+    def write(out: Path, told: CompareFindings, *rest: object) -> Written:
+        found.append(told)
+        return Written(out, out, {}, {})
+
+    monkeypatch.setattr(compare_runs, "write_report", write)
+    return found
+
+
+def test_a_report_is_of_each_run_once_and_of_all_that_was_expected(
+    copied: Path, findings: list[CompareFindings], tmp_path: Path
+) -> None:
+    runs = sorted(copied.glob("units/stage2-*/"))
+    facts = json.loads((runs[0] / "run.json").read_text())
+    facts["coverage"]["val segments"] |= {"expected": 901, "items": [{"item": "take 7", "reason": "no such video"}]}
+    (runs[0] / "run.json").write_text(json.dumps(facts))
+    compare_runs.report_on([*runs, runs[0], runs[0] / ".." / runs[0].name], tmp_path, 0, missing=["one"], bound=0.07)
+    (told,) = findings
+    assert told.coverage == (901, [("take 7", "no such video")])
+    assert told.experiment.bound == 0.07
+    assert [len(arm.runs) for arm in told.experiment.arms.values()] == [1] * 5
+    assert [arm.is_trained for arm in told.experiment.arms.values()] == [True] * 3 + [False] * 2
+    assert not told.is_legacy
+    assert told.notes[0] == "Missing: one"
+    config = runs[0] / "config.yaml"
+    config.write_text(config.read_text().replace("start-minus-tau/v1", "legacy-end-minus-tau"))
+    compare_runs.report_on(runs[:1], tmp_path, 0)
+    assert findings[1].is_legacy
+    assert "The camera cam01 sees the person" in told.notes[-1]
+
+
+def test_examples_are_of_the_widest_contrast_and_of_runs_of_one_seed(
+    copied: Path, findings: list[CompareFindings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = {folder.name.split("-seed")[0]: folder for folder in copied.glob("units/stage2-*/")}
+    later = []
+    for name in ("stage2-none", "stage2-world-probe"):
+        later.append(shutil.copytree(runs[name], tmp_path / name))
+        config = (later[-1] / "config.yaml").read_text()
+        assert config.count("\nseed: 0\n") == 1
+        (later[-1] / "config.yaml").write_text(config.replace("\nseed: 0\n", "\nseed: 1\n"))
+    asked: list[tuple[object, ...]] = []
+
+    def pictures(*of: object) -> list[Picture]:
+        asked.append(of)
+        return []
+
+    monkeypatch.setattr(compare_runs, "example_pictures", pictures)
+    compare_runs.report_on([*later, *runs.values()], tmp_path, 3)
+    (of,) = asked
+    assert of[1:] == (("world+probe", "none", 0), runs["stage2-world-probe"], runs["stage2-none"], 3)
+    assert [len(arm.runs) for arm in findings[0].experiment.arms.values()] == [2, 1, 2, 2, 2]
+
+
+def test_what_was_said_is_read_at_every_horizon(copied: Path) -> None:
+    folder = next(copied.glob("units/stage2-none-*/"))
+    path = folder / "outputs-0.5s-majority.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {"logits": tensors["logits"] + 7}, path)
+    rows = json.loads((folder / "segments-0.5s.json").read_text())
+    rows["segments"][0]["start_sec"] += 0.25
+    (folder / "segments-0.5s.json").write_text(json.dumps(rows))
+    own = load_file(folder / "outputs-0.5s.safetensors")
+    save_file(own | {"logits": own["logits"] + 7}, folder / "outputs-0.5s.safetensors")
+    run = read_run(folder)
+    assert torch.equal(run.run.outputs[0.5].tasks["step"].logits_SC, own["logits"] + 7)
+    told = run.baselines["majority"].outputs
+    assert torch.equal(told[0.5].tasks["step"].logits_SC, tensors["logits"] + 7)
+    assert not torch.equal(told[1.0].tasks["step"].logits_SC, tensors["logits"] + 7)
+    assert told[0.5].segments[0].start_sec == told[1.0].segments[0].start_sec + 0.25
+
+
+def test_a_run_is_read_back_with_what_its_stage_1_recorded(copied: Path, tmp_path: Path) -> None:
+    folder = next(copied.glob("units/stage2-world-probe-*/"))
+    whole = read_run(folder)
+    stage1 = whole.config.checkpoint
+    assert stage1 is not None
+    rows = json.loads((folder / "segments.json").read_text())["segments"]
+    assert whole.run.scenarios == {row["row"]: row["scenario"] for row in rows}
+    assert whole.run.probe == read_metrics(folder)
+    assert whole.run.stage1 == read_metrics(stage1)
+    assert whole.run.forecast == read_facts(stage1)["gaze_forecast"]
+    assert whole.run.skill_by_take is not None
+    assert not whole.run.asked_apart
+    config = (folder / "config.yaml").read_text()
+    checkpoint = max((stage1 / "checkpoints").glob("step-*"))
+    changed = config.replace(str(stage1), str(checkpoint)).replace("cross-entropy", "focal")
+    assert changed.count(str(checkpoint)) == changed.count("focal") == 1
+    (folder / "config.yaml").write_text(changed)
+    again = read_run(folder)
+    assert (again.arm, again.stage1, again.initial_sha256) == (whole.arm, whole.stage1, whole.initial_sha256)
+    assert again.run.asked_apart
+    (stage1 / "config.yaml").unlink()
+    with pytest.raises(RunError, match=r"whose settings cannot be read(.|\n)*put its run folder back"):
+        read_run(folder)
+
+
+def test_a_run_is_reopened_on_the_segments_whose_class_is_known(copied: Path) -> None:
+    folder = next(copied.glob("units/stage2-none-*/"))
+    rows = [row["row"] for row in json.loads((folder / "segments.json").read_text())["segments"]]
+    tensors = load_file(folder / "outputs.safetensors")
+    labels = tensors["labels"].clone()
+    labels[0], labels[1] = -1, 0
+    save_file(tensors | {"labels": labels}, folder / "outputs.safetensors")
+    config = (folder / "config.yaml").read_text()
+    for loss in ("cross-entropy", "focal"):
+        (folder / "config.yaml").write_text(config.replace("cross-entropy", loss))
+        result = reopen(folder).result
+        assert result.asked_apart == (loss == "focal")
+        assert [sample.segment.row for sample in result.samples] == rows[1:]
+        assert torch.equal(result.labels_S, labels[1:])
+        torch.testing.assert_close(result.logits_SC, tensors["logits"][1:].float())
+    segments = json.loads((folder / "segments.json").read_text())
+    segments["segments"][2]["row"] = "elsewhere"
+    (folder / "segments.json").write_text(json.dumps(segments))
+    with pytest.raises(RunError, match=r"1 segment of .* can no longer be found(.|\n)*no elsewhere"):
+        reopen(folder)
+
+
+def test_an_example_says_which_arm_was_right_and_shows_their_guesses(
+    finished: Path, findings: list[CompareFindings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {name: next(finished.glob(f"units/stage2-{name}-*/")) for name in ("none", "world-probe")}
+    compare_runs.report_on([*folders.values()], tmp_path, 0)
+    experiment = findings[0].experiment
+    pair = choose_pair(experiment)
+    assert pair == ("world+probe", "none", 0)
+    whole = reopen(folders["none"])
+    (output,) = whole.result.outputs
+    right_SZC = 9.0 * torch.nn.functional.one_hot(output.labels_SZ, len(output.task.classes))
+    wrong_SZC = right_SZC.roll(1, 2)
+    first_S = torch.arange(len(right_SZC))[:, None, None] == 0
+    said = {True: right_SZC, False: wrong_SZC, "first": right_SZC.where(first_S, wrong_SZC)}
+    said["others"] = wrong_SZC.where(first_S, right_SZC)
+    monkeypatch.setattr(compare_examples, "last_frame", lambda *_: np.zeros((4, 4, 3), np.uint8))
+
+    def shown(first: bool | str, second: bool | str) -> list[Picture]:
+        of = dict(zip(folders.values(), (second, first), strict=True))
+        monkeypatch.setattr(
+            compare_examples, "reopen",
+            lambda folder: whole._replace(
+                result=whole.result._replace(outputs=(output._replace(logits_SZC=said[of[folder]]),))
+            ),
+        )  # fmt: skip
+        return example_pictures(experiment, pair, folders["world-probe"], folders["none"], 1)
+
+    words = {(True, False): "Won by gaze: ", (False, True): "Lost by gaze: ", (True, True): "Right in both: ",
+             (False, False): "Wrong in both: "}  # fmt: skip
+    for answers, word in {("first", "others"): "Won by gaze: ", **words}.items():
+        (picture,) = shown(*answers)
+        assert picture.caption.startswith(word)
+    table = picture.table
+    assert table is not None
+    assert [row.cells[0] for row in table.rows] == ["1 s", "0.5 s"], "farthest first"
+    samples = whole.result.samples
+    places = [f"{s.segment.take}, {s.observation.last_time_sec:.2f} s." in picture.caption for s in samples]
+    place = places.index(True)
+    truth = whole.result.classes.names[int(whole.result.labels_S[place])]
+    for column, arm in ((1, "world+probe"), (2, "none")):
+        best = experiment.guesses(arm, 0, samples[place].segment.row, 5)[1.0]
+        told = [f"{'✓ ' if name == truth else ''}{name} {100 * share:.0f} %" for name, share in best]
+        assert table.rows[0].cells[column] == ", ".join(told)
 
 
 def test_the_report_is_one_page_with_every_arm(finished: Path) -> None:

@@ -108,6 +108,8 @@ def test_stage_2_and_saved_models_take_the_precision_over(stage1_settings: dict[
     frames = torch.randn(1, 2, 1, 3, 64, 64)
     for model in (world, again):
         assert dtypes(model.observer.encoder) == {torch.bfloat16}
+        assert model.observer.gazelle is not None
+        assert dtypes(model.observer.gazelle) == {torch.float32}
     assert torch.equal(again.observe(frames).z_SND, world.observe(frames).z_SND)
 
 

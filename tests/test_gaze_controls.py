@@ -30,6 +30,7 @@ from hwm.tokens.measured import MeasuredSource
 from hwm.tokens.source import LiveSource, TokenBatch, TokenSource
 from hwm.tokens.world_foresight import open_world_foresight
 from hwm.weights.card import model_card
+from hwm.weights.pretrained import HumanWorldModel
 
 CPU = torch.device("cpu")
 FPS = 4.0
@@ -281,6 +282,10 @@ def test_dinov2_features_are_of_the_backbone_and_cached_apart(
     assert own.gaze_BTN is not None
     assert features.gaze_BTN is not None
     assert torch.equal(own.gaze_BTN, features.gaze_BTN)  # the gaze point is still Gazelle's
+    world.save_pretrained(tmp_path / "model")
+    assert torch.equal(
+        scene_of(only(live(HumanWorldModel.from_pretrained(tmp_path / "model")), clip)), scene_of(features)
+    )
     torch.manual_seed(0)
     with torch.no_grad():  # nothing after the backbone reaches them
         world.observer.gazelle.transformer[0].mlp.fc2.weight.normal_()
@@ -289,7 +294,7 @@ def test_dinov2_features_are_of_the_backbone_and_cached_apart(
         world.observer.gazelle.backbone.blocks[0].get_submodule("mlp.fc2").get_parameter("weight").normal_()
     assert not torch.allclose(scene_of(only(live(world), clip)), scene_of(features), atol=0.1)
     weights = {"encoder": "e", "gazelle": "g"}
-    folders = [TokenCache(tmp_path, w.grid, weights)._folders for w in (world, plain)]
+    folders = [TokenCache(tmp_path / "tokens", w.grid, weights)._folders for w in (world, plain)]
     assert folders[0]["z"] == folders[1]["z"]
     assert folders[0]["scene"] != folders[1]["scene"]
 

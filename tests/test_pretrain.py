@@ -1,6 +1,7 @@
 """Stage 1 as a run: resume equals straight on, bit for bit; no bad value reaches the weights."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from hwm.engine.assemble import load_stage1, new_world
 from hwm.engine.checkpoint import CheckpointStore
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import TIMINGS, RunLog, read_metrics
+from hwm.engine.runtime import StopFlag
 from hwm.errors import ConfigError, DataError, RunError
 from hwm.evaluation.skill_by_take import read_errors
 from hwm.losses import layer_normed
 from hwm.models.predictor import GazePredictor
 from hwm.pipelines import pretrain
+from hwm.pipelines.pretrain_data import find_parts, target_seer, training_crops
 from hwm.pipelines.validation import Validation, validate
 from hwm.weights.pretrained import HumanWorldModel
 
@@ -293,6 +296,57 @@ def test_a_video_on_both_sides_is_an_error(stage1_settings: dict[str, Any]) -> N
     stage1_settings["data"]["val"] = stage1_settings["data"]["train"]
     with pytest.raises(DataError, match="share 6 videos"):
         pretrain.run(PretrainConfig(**stage1_settings))
+
+
+def test_a_link_to_a_video_of_the_other_side_is_that_video(
+    stage1_settings: dict[str, Any], toy_world: Path, tmp_path: Path
+) -> None:
+    listed = toy_world / "lists" / "train_cam01.txt"
+    (tmp_path / "link.mp4").symlink_to((listed.parent / listed.read_text().splitlines()[0]).resolve())
+    stage1_settings["data"]["val"].append(str(tmp_path / "link.mp4"))
+    with RunLog.open(PretrainConfig(**stage1_settings), "pretrain", resume=False) as log:
+        with pytest.raises(DataError, match="share 1 video"):
+            find_parts(PretrainConfig(**stage1_settings).data, log, StopFlag())
+
+
+def test_a_video_is_as_long_as_a_clip_where_it_has_a_frame_for_each_step(
+    stage1_settings: dict[str, Any], toy_world: Path
+) -> None:
+    videos = find_videos([toy_world / "lists" / "val_cam01.txt"], "**/*", 1.0).videos
+    shortest = min(video.duration_sec for video in videos)
+    for num_steps, used in ((math.ceil(4 * shortest), 2), (math.ceil(4 * shortest) + 1, 1)):  # four a second
+        stage1_settings["data"] |= {"num_steps": num_steps}
+        config = PretrainConfig(**stage1_settings)
+        assert config.data.fps == 4
+        with RunLog.open(config, "pretrain", resume=False) as log:
+            found = find_parts(config.data, log, StopFlag())["val"]
+        assert (len(found.videos), found.expected) == (used, 2)
+
+
+def test_a_cache_holds_the_views_that_training_and_its_gaze_read(
+    stage1_settings: dict[str, Any], toy_world: Path
+) -> None:
+    video = find_videos([toy_world / "lists" / "train_cam01.txt"], "**/*", 1.0).videos[0]
+    plain = training_crops(PretrainConfig(**stage1_settings))(video)
+    stage1_settings["data"]["augment"] = {"ratio": [0.9, 1.1], "scale": [0.3, 0.5]}
+    stage1_settings["tokens"]["views"] = 2
+    both = training_crops(PretrainConfig(**stage1_settings))(video)
+    alone = training_crops(PretrainConfig(**stage1_settings | {"gaze": "none"}))(video)
+    assert both == (*plain, *alone), "means and read-outs of gaze are of the centre square"
+    assert len(set(both)) == 3
+    live = stage1_settings | {"tokens": {"source": "live"}, "gaze": "none"}
+    assert training_crops(PretrainConfig(**live))(video) == plain
+
+
+def test_targets_of_another_encoder_have_its_own_view(stage1_settings: dict[str, Any]) -> None:
+    assert target_seer(PretrainConfig(**stage1_settings)) is None
+    same = stage1_settings | {"target_encoder": dict(stage1_settings["encoder"])}
+    assert target_seer(PretrainConfig(**same)) is None, "it is its own target"
+    larger = stage1_settings | {"target_encoder": stage1_settings["encoder"] | {"num_heads": None, "resolution": 32}}
+    larger["encoder"] = stage1_settings["encoder"] | {"resolution": 64}
+    seer = target_seer(PretrainConfig(**larger))
+    assert seer is not None
+    assert (seer.grid.encoder_resolution, seer.grid.gazelle_resolution) == (32, None)
 
 
 def test_unusable_videos_are_counted_with_their_reason(stage1_settings: dict[str, Any], tmp_path: Path) -> None:

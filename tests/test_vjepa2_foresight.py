@@ -132,6 +132,23 @@ def test_the_mask_token_is_the_one_that_is_asked_for(golden: dict[str, Tensor], 
     assert_close(foresight.read_out(video, seconds).flatten(1, 2), golden[f"predictor.tokens_mask{mask_index}"])
 
 
+def test_a_predictor_is_there_where_its_predictions_are_read_and_nowhere_else() -> None:
+    whole, alone = upstreams(), upstreams("context")
+    for pair, inputs in ((whole._pair, "context"), (alone._pair, "future"), (alone._pair, "context+future")):
+        with pytest.raises(ValueError, match="exactly where its predictions are read"):
+            VJEPA2Foresight(pair, whole._config, inputs, "all", batch_size=2, device=CPU, num_workers=0)
+
+
+def test_both_models_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(foreseeing, "compile_blocks", lambda module, warn: compiled.append(module))
+    whole, alone = upstreams(), upstreams("context")
+    whole.compile(lambda text: None)
+    assert compiled == [whole._pair.encoder, whole._pair.predictor]
+    alone.compile(lambda text: None)
+    assert compiled[2:] == [alone._pair.encoder]
+
+
 def test_a_mask_token_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match="no such mask token"):
         upstreams(mask_index=10)
@@ -195,6 +212,10 @@ def test_the_file_holds_each_clip_of_frames_by_time_and_early_frames_are_frame_0
         elsewhere = foresight.read_out(video, [sample.horizon_sec + BEYOND_SEC + 2 / FPS])[0]
         assert (elsewhere[-1] - expected[-1]).abs().max() > 0.05  # the next step would be seen to be another
     assert features["a"].valid_ST.all()
+    assert not features["a"].gaze_known_ST.any()
+    with pytest.raises(ConfigError, match=r"trained on other steps(.|\n)*expected: 14(.|\n)*found: 13"):
+        foresight.features(sets, tmp_path, done.append, num_slots=14)
+    foresight.features({"b": requests[:1]}, tmp_path, done.append, num_slots=13)
     np.testing.assert_allclose(features["b"].tokens_STND[0], features["a"].tokens_STND[0], atol=5e-3)
     # A probe that reads the mean of the patches gets that alone.
     pooled = opened(config.model_copy(update={"probe": config.probe.model_copy(update={"pooler": "mean"})}))

@@ -170,8 +170,9 @@ def test_probe_checkpoints_of_the_harness(tmp_path: Path, monkeypatch: pytest.Mo
     path = probe_checkpoint(tmp_path, state, other)
     with pytest.raises(WeightsError, match=r"holds 2 probes.*\n.*index 0\.\.1"):
         load.load_probe(path, num_heads=4)
-    with pytest.raises(WeightsError, match="index 2"):
-        load.load_probe(path, num_heads=4, index=2)
+    for index in (2, -1):
+        with pytest.raises(WeightsError, match=f"index {index}"):
+            load.load_probe(path, num_heads=4, index=index)
     second = load.read_probe(path, num_heads=4, index=1)
     assert second.account.model == "classifiers[1]"
     assert torch.equal(second.module.get_submodule("noun_classifier").bias, other["noun_classifier.bias"])
@@ -268,6 +269,17 @@ def test_a_million_blocks_are_refused_before_they_are_built(tmp_path: Path) -> N
     path = write_state(tmp_path, "e.pt", "target_encoder", state)
     with pytest.raises(WeightsError, match="9999999"):
         load.load_encoder(path, num_heads=4)
+
+
+def test_grids_and_patches_that_are_not_square_are_refused(tmp_path: Path) -> None:
+    for case, key, axis in (("encoder", "patch_embed.proj.weight", 4), ("dinov2", "patch_embed.proj.weight", 3),
+                            ("gazelle_plain", "pos_embed", 2)):  # fmt: skip
+        name, part, loader = FILES[case]
+        state = read_state(name, part)
+        (whole,) = (stored for stored in state if stored.endswith(key))
+        state[whole] = state[whole].narrow(axis, 0, state[whole].shape[axis] - 1).clone()
+        with pytest.raises(WeightsError, match=r"has the wrong shape(.|\n)*square"):
+            loader(write_state(tmp_path, name, part, state))
 
 
 def test_heads_that_nothing_tells_are_asked_for() -> None:

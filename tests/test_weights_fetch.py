@@ -1,8 +1,10 @@
 """Fetching weights from a server that cuts, changes, lies, ignores and hangs; nothing here leaves 127.0.0.1."""
 
 import hashlib
+import itertools
 import json
 import multiprocessing
+import os
 import re
 import socket
 import subprocess
@@ -11,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from http.client import HTTPMessage
+from http.client import HTTPMessage, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.request import Request
@@ -44,6 +46,8 @@ class Conduct:
     claims: int | None = None
     status: int = 200
     content_type: str = "application/octet-stream"
+    encoding: str | None = None
+    dates_parts: bool = False
     pause_sec: float = 0.0
     redirect: str | None = None
     requests: list[dict[str, str]] = field(default_factory=list)
@@ -89,8 +93,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(length - (start or 0)))
         self.send_header("Content-Type", conduct.content_type)
         self.send_header("X-Repo-Commit", "0" * 40)
+        if conduct.encoding is not None:
+            self.send_header("Content-Encoding", conduct.encoding)
         for name, value in (("ETag", conduct.tag), ("Last-Modified", conduct.date)):
-            if value is not None and (start is None or name == "ETag"):  # a part may leave the date out
+            # A part may leave the date out.
+            if value is not None and (start is None or name == "ETag" or conduct.dates_parts):
                 self.send_header(name, value if "config" not in self.path else '"config"')
         self.end_headers()
         if self.command == "GET":
@@ -157,6 +164,12 @@ def test_a_cut_connection_goes_on_where_it_stopped(server: Server, tmp_path: Pat
     assert ranges == [None, "bytes=100000-", "bytes=150000-", "bytes=150001-"]
 
 
+def test_a_weak_tag_tells_no_file_from_another_and_the_date_does(server: Server, tmp_path: Path) -> None:
+    server.conduct = Conduct(tag='W/"one"', date="Thu, 01 Jan 2026 00:00:00 GMT", cuts=[100_000])
+    assert fetch(release_at(server), tmp_path, limits=QUICK).path.read_bytes() == OLD
+    assert server.conduct.requests[1]["if-range"] == "Thu, 01 Jan 2026 00:00:00 GMT"
+
+
 def test_an_interrupted_command_is_resumed_by_the_next_one(server: Server, tmp_path: Path) -> None:
     def stop(at: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -181,15 +194,45 @@ def test_a_file_that_changes_on_the_server_is_never_mixed(server: Server, tmp_pa
     assert fetch(release_at(server), tmp_path, limits=QUICK).path.read_bytes() == NEW
 
 
-def test_a_file_with_another_date_is_never_mixed(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("honest", [True, False])
+def test_a_file_with_another_date_is_never_mixed(server: Server, tmp_path: Path, honest: bool) -> None:
     server.conduct = Conduct(tag=None, date="Thu, 01 Jan 2026 00:00:00 GMT", cuts=[100_000, 0, 0])
     with pytest.raises(WeightsError, match="could not be downloaded"):
         fetch(release_at(server), tmp_path, limits=QUICK)
-    server.conduct = Conduct(NEW, tag=None, date="Fri, 02 Jan 2026 00:00:00 GMT")
+    dated = "Fri, 02 Jan 2026 00:00:00 GMT"
+    server.conduct = Conduct(NEW, tag=None, date=dated, ignores_if_range=not honest, dates_parts=not honest)
     assert fetch(release_at(server), tmp_path, limits=QUICK).path.read_bytes() == NEW
 
 
-@pytest.mark.parametrize("damage", ["byte", "short", "long", "note", "no note", "other address"])
+@pytest.mark.parametrize(
+    "conduct",
+    [
+        Conduct(NEW, tag=None, ignores_if_range=True),
+        Conduct(NEW[:50_000], tag='"two"'),
+        Conduct(NEW[:50_000], tag='"two"', ignores_if_range=True),
+    ],
+    ids=["no tag any more", "shorter than the part", "shorter, refused"],
+)
+def test_a_part_is_given_up_for_a_file_that_is_not_the_same(server: Server, tmp_path: Path, conduct: Conduct) -> None:
+    server.conduct.cuts = [100_000, 0, 0]
+    with pytest.raises(WeightsError, match="could not be downloaded"):
+        fetch(release_at(server), tmp_path, limits=QUICK)
+    server.conduct = conduct
+    assert fetch(release_at(server), tmp_path, limits=QUICK).path.read_bytes() == conduct.content
+
+
+def test_a_file_that_keeps_changing_is_given_up(server: Server, tmp_path: Path) -> None:
+    """Each connection brings something, so that only the changes count."""
+    server.conduct = Conduct(ignores_if_range=True, cuts=[1000] * 40)
+
+    def change(at: int, total: int) -> None:
+        server.conduct.tag = f'"{len(server.conduct.requests)}"'
+
+    with pytest.raises(WeightsError, match="the file kept changing"):
+        fetch(release_at(server), tmp_path, watch=change, limits=QUICK)
+
+
+@pytest.mark.parametrize("damage", ["byte", "short", "long", "longest", "note", "no note", "other address"])
 def test_a_part_that_is_not_what_its_note_says_is_not_used(server: Server, tmp_path: Path, damage: str) -> None:
     server.conduct.cuts = [100_000, 0, 0]
     with pytest.raises(WeightsError, match="could not be downloaded"):
@@ -198,7 +241,8 @@ def test_a_part_that_is_not_what_its_note_says_is_not_used(server: Server, tmp_p
     content = bytearray(part.read_bytes())
     if damage == "byte":
         content[5000] ^= 1
-    part.write_bytes(bytes(content[:9]) if damage == "short" else bytes(content) + b"x" * (damage == "long"))
+    more = {"long": b"x", "longest": b"x" * len(OLD)}.get(damage, b"")
+    part.write_bytes(bytes(content[:9]) if damage == "short" else bytes(content) + more)
     if damage == "no note":
         note.unlink()
     if damage == "note":
@@ -208,7 +252,7 @@ def test_a_part_that_is_not_what_its_note_says_is_not_used(server: Server, tmp_p
     server.conduct = Conduct()
     assert fetch(release_at(server), tmp_path, limits=QUICK).path.read_bytes() == OLD
     # Bytes past what the note vouches for are cut off; all else means starting anew.
-    assert server.conduct.requests[0].get("range") == ("bytes=100000-" if damage == "long" else None)
+    assert server.conduct.requests[0].get("range") == ("bytes=100000-" if more else None)
 
 
 def test_a_server_without_ranges_is_read_from_the_start(server: Server, tmp_path: Path) -> None:
@@ -231,12 +275,13 @@ def test_without_tag_and_date_nothing_is_resumed(server: Server, tmp_path: Path)
         (Conduct(status=503), "answers 503"),
         (Conduct(status=404), "answers 404"),
         (Conduct(content_type="text/html; charset=utf-8"), "gives no weight file"),
+        (Conduct(encoding="gzip"), "gives no weight file"),
         (Conduct(claims=0), "does not tell its length"),
         (Conduct(pause_sec=5), "timed out"),
         (Conduct(pause_sec=0.1), "bytes in 0 s"),
         (Conduct(redirect="ftp://127.0.0.1/tiny.pt"), "is redirected"),
     ],
-    ids=["too long", "cut", "503", "404", "page", "no length", "silent", "drip", "redirect"],
+    ids=["too long", "cut", "503", "404", "page", "packed", "no length", "silent", "drip", "redirect"],
 )
 def test_a_server_that_cannot_be_used_is_an_error_and_ends(
     server: Server, tmp_path: Path, conduct: Conduct, words: str
@@ -248,6 +293,30 @@ def test_a_server_that_cannot_be_used_is_an_error_and_ends(
     assert time.monotonic() - before < 20
     assert not (tmp_path / "tiny.pt").exists()
     assert not (tmp_path / RECORD_NAME).exists()
+
+
+class Dripping(HTTPResponse):
+    """An answer that begins well and then gives a byte at a time."""
+
+    def __init__(self) -> None:
+        self.num_reads = 0
+
+    def read1(self, n: int = -1) -> bytes:
+        self.num_reads += 1
+        return b"x" * (5000 if self.num_reads == 1 else self.num_reads < 100)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_server_that_begins_well_and_then_drips_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count(0.0, 0.1)
+    monkeypatch.setattr(downloads.time, "monotonic", lambda: next(seconds))
+    with downloads._Part(tmp_path / "x.part", "http://here") as part:
+        part.begin('"one"', 1_000_000)
+        with pytest.raises(TimeoutError, match=r"\d bytes in 0 s"):
+            downloads._copy(part, Dripping(), QUICK, None)
+        assert part.note.done < 5050
 
 
 def test_retries_are_limited_and_progress_counts_anew(server: Server, tmp_path: Path) -> None:
@@ -291,6 +360,17 @@ def test_too_little_room_is_said_before_a_byte_comes(
     assert (tmp_path / "tiny.pt.part").stat().st_size == 0
 
 
+def test_room_is_needed_for_what_is_still_to_come(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.conduct.cuts = [100_000, 0, 0]
+    with pytest.raises(WeightsError, match="could not be downloaded"):
+        fetch(release_at(server), tmp_path, limits=QUICK)
+    usage, free = downloads.shutil.disk_usage(tmp_path), downloads.SPARE_BYTES + len(OLD) - 100_000
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: usage._replace(free=free))
+    assert fetch(release_at(server), tmp_path, limits=QUICK).path.read_bytes() == OLD
+
+
 def test_a_full_disk_is_an_error_that_keeps_the_part(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,12 +405,19 @@ def test_a_stated_hash_is_held(server: Server, tmp_path: Path) -> None:
     assert fetch(release_at(server, sha256=sha256(OLD)), tmp_path).outcome == "fetched"
     with pytest.raises(WeightsError, match="as its publisher states"):
         fetch(release_at(server, file="b.pt", sha256=sha256(NEW)), tmp_path)
+    (tmp_path / "c.pt").write_bytes(NEW)
+    with pytest.raises(WeightsError, match="as its publisher states"):
+        fetch(release_at(server, file="c.pt", sha256=sha256(OLD)), tmp_path, offline=True)
 
 
 def test_a_file_that_is_here_is_checked_and_never_replaced(server: Server, tmp_path: Path) -> None:
     fetch(release_at(server), tmp_path)
     assert fetch(release_at(server), tmp_path).outcome == "verified"
     assert len(server.conduct.requests) == 1
+    seen = read_record(tmp_path)["tiny.pt"]
+    (tmp_path / "tiny.pt").write_bytes(OLD[:-1])
+    os.utime(tmp_path / "tiny.pt", ns=(seen.mtime_ns, seen.mtime_ns))
+    assert state_of(tmp_path, "tiny.pt", read_record(tmp_path)) == "changed", "of another size"
     (tmp_path / "tiny.pt").write_bytes(NEW)
     assert state_of(tmp_path, "tiny.pt", read_record(tmp_path)) == "changed"
     with pytest.raises(WeightsError, match="not the file that it was") as caught:
@@ -411,6 +498,30 @@ def test_a_hugging_face_model_comes_with_its_config(server: Server, tmp_path: Pa
     with pytest.raises(WeightsError, match="another file than before"):
         fetch(hub_release(server), tmp_path, endpoint=endpoint)
     assert not done.path.exists()
+
+
+def test_a_config_that_is_missing_beside_its_weights_is_fetched(server: Server, tmp_path: Path) -> None:
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    config = fetch(hub_release(server), tmp_path, endpoint=endpoint).path.with_name("config.json")
+    config.unlink()
+    with pytest.raises(WeightsError, match="offline") as caught:
+        fetch(hub_release(server), tmp_path, endpoint=endpoint, offline=True)
+    assert str(config) in str(caught.value)
+    assert fetch(hub_release(server), tmp_path, endpoint=endpoint).outcome == "verified"
+    assert config.is_file()
+
+
+def test_a_hugging_face_model_needs_room_before_it_comes(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage, release = fetching.shutil.disk_usage(tmp_path), replace(hub_release(server), size=len(OLD))
+    endpoint, free = f"http://127.0.0.1:{server.server_port}", downloads.SPARE_BYTES + len(OLD)
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: usage._replace(free=free - 1))
+    with pytest.raises(WeightsError, match="no room"):
+        fetch(release, tmp_path, endpoint=endpoint)
+    assert not server.conduct.requests
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: usage._replace(free=free))
+    assert fetch(release, tmp_path, endpoint=endpoint).outcome == "fetched"
 
 
 def test_a_hugging_face_error_is_ours(server: Server, tmp_path: Path) -> None:

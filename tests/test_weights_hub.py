@@ -347,10 +347,30 @@ def test_the_card_tells_what_the_file_holds(gaze: bool) -> None:
     assert sum(counts) == sum(parameter.numel() for parameter in world.parameters())
     assert ("Gaze in an egocentric view is a guess" in body) == gaze
     assert ("DINOv2, width 24" in body) == gaze
+    assert body.strip().startswith("# my-world\n")
+    assert "4 steps a second, one frame a step." in body
+    assert ("56 × 56 for Gazelle" in body) == gaze
+    assert ("gaze_frames_BTRYX" in body) == gaze
     # Remarks stay inside of their block.
     assert sum(line.startswith("```") for line in body.splitlines()) == 4
     code = body.split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"surprise": None}, "wrong spec"),
+        ({"gazelle": None, "backbone": None}, "its parts do not go together"),
+    ],
+)
+def test_sizes_that_make_no_world_model_are_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    new_world().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["spec"] |= change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightsError, match=words):
+        HumanWorldModel.from_pretrained(tmp_path)
 
 
 def test_repository_names() -> None:

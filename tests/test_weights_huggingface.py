@@ -18,6 +18,7 @@ from hwm.models.dinov2 import DINOv2, DINOv2Spec
 from hwm.models.masked_predictor import MaskedPredictor, MaskedPredictorSpec
 from hwm.models.probe import AttentiveProbe
 from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
+from hwm.weights import huggingface_config as configs
 from hwm.weights import load
 from hwm.weights.huggingface_read import INDEX_NAME, is_huggingface
 from hwm.weights.huggingface_write import (
@@ -367,6 +368,18 @@ def test_a_config_with_nonsense_in_it_is_refused(tmp_path: Path, field: str, val
         load.load_encoder(folder)
 
 
+def test_a_ratio_is_cut_as_transformers_cuts_it(tmp_path: Path) -> None:
+    folder = vjepa2_folder(tmp_path)
+    change_config(folder, mlp_ratio=4.04)
+    load.load_encoder(folder)
+    change_config(folder, mlp_ratio=3.99)  # 95.76 of the 24 wide: a module of 95
+    with pytest.raises(WeightsError, match=r"mlp_ratio 3\.99"):
+        load.load_encoder(folder)
+    for width in range(1, 100):
+        for hidden in range(1, 100):
+            assert int(width * configs._ratio(width, hidden / width)) == hidden, "what we write is cut to what we have"
+
+
 def test_a_contradiction_names_both_files_words(tmp_path: Path) -> None:
     folder = vjepa2_folder(tmp_path)
     change_config(folder, hidden_size=32)
@@ -385,6 +398,8 @@ def test_heads_come_from_the_config_before_anything_else(tmp_path: Path) -> None
         load.load_encoder(folder, num_heads=2)
     with pytest.raises(WeightsError, match="one encoder"):
         load.load_encoder(folder, "target_encoder")
+    with pytest.raises(WeightsError, match=r"one probe(.|\n)*expected: no index"):
+        load.load_probe(folder, index=0)
     (folder / "config.json").unlink()
     assert load.load_encoder(folder, num_heads=2).spec.num_heads == 2
     with pytest.raises(WeightsError, match="attention heads"):

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +18,11 @@ from hwm.models.masked_predictor import MaskedPredictor, MaskedPredictorSpec
 from hwm.models.probe import AttentiveProbe, ProbeSpec
 from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
 from hwm.weights import load
-from hwm.weights.ours import read_model, spec_from_plain, spec_to_plain, write_model
+from hwm.weights.files import WeightFile, digest_of, hash_tensors
+from hwm.weights.ours import MAX_CONFIG_BYTES, read_model, spec_from_plain, spec_to_plain, write_model
 from small_disk import files_of_at_most
 
-Loader = Callable[[Path], object]
+Loader = Callable[..., object]
 
 
 def small_models() -> dict[str, tuple[torch.nn.Module, Loader]]:
@@ -143,6 +145,53 @@ def test_a_broken_config_is_refused(folder: Path, text: str) -> None:
         load.load_encoder(folder)
 
 
+def test_a_config_larger_than_any_is_not_read(folder: Path) -> None:
+    with (folder / "config.json").open("a") as file:
+        file.write(" " * MAX_CONFIG_BYTES)
+    with pytest.raises(WeightsError, match=r"config\.json is too large"):
+        load.load_encoder(folder)
+
+
+def test_a_config_without_notes_or_a_field_that_came_later_is_read(folder: Path) -> None:
+    whole = load.load_encoder(folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["notes"], config["spec"]["version"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load.load_encoder(folder).spec == whole.spec
+    assert read_model(folder, "encoder").notes == {}
+
+
+def test_whole_numbers_are_stored_as_they_are_and_no_other_type_of_fractions(tmp_path: Path) -> None:
+    tensors = {"count": torch.tensor([3, 2**40]), "weight": torch.tensor([0.5])}
+    write_model(tmp_path, "probe", {}, tensors, torch.float16)
+    stored = read_model(tmp_path, "probe").tensors
+    assert torch.equal(stored["count"], tensors["count"])
+    assert (stored["count"].dtype, stored["weight"].dtype) == (torch.int64, torch.float16)
+    with pytest.raises(WeightsError, match="stored as float32 or float16"):
+        write_model(tmp_path, "probe", {}, tensors, torch.bfloat16)
+
+
+def test_the_hash_of_tensors_is_of_names_types_shapes_and_values() -> None:
+    tensor = torch.zeros(2, 3)
+    others = [
+        {"a": tensor}, {"b": tensor}, {"a": torch.zeros(3, 2)}, {"a": torch.zeros(2, 3, dtype=torch.int32)},
+        {"a": torch.ones(2, 3)}, {"a": tensor, "b": tensor},
+    ]  # fmt: skip
+    assert len({hash_tensors(tensors) for tensors in others}) == len(others)
+    turned = torch.arange(6.0).reshape(2, 3)
+    assert hash_tensors({"b": tensor, "a": turned}) == hash_tensors({"a": turned.T.contiguous().T, "b": tensor})
+
+
+def test_a_model_is_told_by_all_of_its_files_and_by_what_was_chosen_of_them() -> None:
+    one, other = WeightFile(Path("one"), "0" * 64), WeightFile(Path("other"), "1" * 64)
+    assert digest_of([one], None, None) == one.sha256
+    told = [
+        digest_of([one]), digest_of([other]), digest_of([one, other]), digest_of([one, one]), digest_of([one], "key"),
+        digest_of([one], 4), digest_of([one], None, 4), digest_of([one, other], 4),
+    ]  # fmt: skip
+    assert len(set(told)) == len(told)
+
+
 def test_changed_tensors_are_noticed(folder: Path) -> None:
     path = folder / "model.safetensors"
     content = bytearray(path.read_bytes())
@@ -166,6 +215,31 @@ def test_settings_for_released_files_are_refused_for_ours(folder: Path) -> None:
     for given in ({"key": "encoder"}, {"num_heads": 2}):
         with pytest.raises(WeightsError, match="needs no such setting"):
             load.load_encoder(folder, **given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        ("masked_predictor", {"num_heads": 2}), ("gazelle", {"num_heads": 2}), ("gazelle", {"backbone_path": "x.pth"}),
+        ("probe", {"num_heads": 2}), ("probe", {"index": 0}),
+    ],
+)  # fmt: skip
+def test_settings_that_our_format_knows_are_refused(tmp_path: Path, kind: str, given: dict[str, Any]) -> None:
+    module, loader = small_models()[kind]
+    load.save_model(module, tmp_path)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(WeightsError, match="needs no such setting") as caught:
+        loader(tmp_path, **given)
+    assert next(iter(given)) in str(caught.value)
+
+
+def test_a_gazelle_without_its_backbone_or_decoder_is_refused(tmp_path: Path) -> None:
+    module, loader = small_models()["gazelle"]
+    load.save_model(module, tmp_path)  # pyright: ignore[reportArgumentType]
+    config = json.loads((tmp_path / "config.json").read_text())
+    for spec in ({"backbone": config["spec"]["backbone"]}, config["spec"] | {"more": {}}):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"spec": spec}))
+        with pytest.raises(WeightsError, match=r"wrong spec\s+expected: backbone and decoder"):
+            loader(tmp_path)
 
 
 def test_loaded_weights_can_be_trained_further(folder: Path) -> None:

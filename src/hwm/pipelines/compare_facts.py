@@ -42,7 +42,6 @@ def provenance_of(runs: Sequence[FinishedRun]) -> dict[str, dict[str, object]]:
     """Code, protocol, data, weights and matching, each as names and values."""
     facts, first = provenance(), runs[0]
     annotations = first.config.annotations
-    weights = {name: digest for run in runs for name, digest in run.facts.get("weights", {}).items()}
     predictors = {
         f"{run.arm}, seed {run.run.seed}": run.facts["stage1"]["predictor_sha256"]
         for run in runs
@@ -63,7 +62,7 @@ def provenance_of(runs: Sequence[FinishedRun]) -> dict[str, dict[str, object]]:
             "train": annotations.train,
             "val": annotations.val,
         },
-        "Weights, sha256 of the files": dict(sorted(weights.items())),
+        "Weights, sha256 of the files": {name: " / ".join(sorted(of)) for name, of in sorted(_weights(runs).items())},
         "World models, sha256 of the tensors": dict(sorted(predictors.items())),
         "Matched": _matched(runs),
         "Software": facts["versions"],
@@ -73,6 +72,15 @@ def provenance_of(runs: Sequence[FinishedRun]) -> dict[str, dict[str, object]]:
             "runs": ", ".join(run.folder.name for run in runs),
         },
     }
+
+
+def _weights(runs: Iterable[FinishedRun]) -> dict[str, set[str]]:
+    """Frozen model → sha256 of its files; several where runs read others under one name."""
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        for name, digest in run.facts.get("weights", {}).items():
+            found.setdefault(name, set()).add(digest)
+    return found
 
 
 def _matched(runs: Sequence[FinishedRun]) -> dict[str, object]:
@@ -95,14 +103,7 @@ def _commit(git: Mapping[str, Any] | None) -> str:
 
 def warnings_of(runs: Sequence[FinishedRun]) -> list[str]:
     """What a reader must know before the numbers: what runs themselves warn of, and anything that is not matched."""
-    said = []
-    warned: dict[str, dict[str, list[int]]] = {}
-    for run in runs:
-        for text in run.warnings:
-            warned.setdefault(text, {}).setdefault(run.arm, []).append(run.run.seed)
-    for text, seeds_of in warned.items():
-        whose = "; ".join(f"{arm}, {_seeds(of)}" for arm, of in seeds_of.items())
-        said.append(f"Warning of {whose}: {text}.")
+    said = _own_warnings(runs)
     for seed in sorted({run.run.seed for run in runs}):
         found = {run.initial_sha256 for run in runs if run.run.seed == seed and run.initial_sha256}
         if len(found) > 1:
@@ -113,6 +114,9 @@ def warnings_of(runs: Sequence[FinishedRun]) -> list[str]:
     ):
         if differing := settings_that_differ(configs):
             said.append(f"Not matched: {stage} of the arms differs in {', '.join(differing)}.")
+    own = _weights(run for run in runs if run.arm != "vjepa2")  # whose encoder may be another one
+    if others := sorted(name for name, digests in own.items() if len(digests) > 1):
+        said.append(f"Not matched: the weight files of {', '.join(others)} differ between runs.")
     seeds = {arm: {run.run.seed for run in runs if run.arm == arm} for arm in dict.fromkeys(run.arm for run in runs)}
     everything = set.union(*seeds.values())
     lacking = [f"{arm} ({_seeds(everything - has)})" for arm, has in seeds.items() if has != everything]
@@ -121,6 +125,18 @@ def warnings_of(runs: Sequence[FinishedRun]) -> list[str]:
     if len(commits := {_commit(run.facts.get("git")) for run in runs}) > 1:
         said.append(f"The runs were made by different code: {', '.join(sorted(commits))}.")
     return said
+
+
+def _own_warnings(runs: Sequence[FinishedRun]) -> list[str]:
+    """What runs themselves warn of, each text once with the arms and seeds that say it."""
+    warned: dict[str, dict[str, list[int]]] = {}
+    for run in runs:
+        for text in run.warnings:
+            warned.setdefault(text, {}).setdefault(run.arm, []).append(run.run.seed)
+    return [
+        f"Warning of {'; '.join(f'{arm}, {_seeds(of)}' for arm, of in seeds_of.items())}: {text}."
+        for text, seeds_of in warned.items()
+    ]
 
 
 def _seeds(seeds: Iterable[int]) -> str:
