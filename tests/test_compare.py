@@ -589,7 +589,7 @@ def test_what_is_not_matched_between_runs_is_told(settings: Settings, tmp_path: 
     git = {"commit": "0123456789abcdef", "changed_files": 0}
     of_git = [runs[index]._replace(facts={"git": git | {"changed_files": index}}) for index in (0, 1)]
     assert warnings_of([*of_git, *runs[2:]]) == [
-        "The runs were made by different code: 0123456789ab, 0123456789ab with 1 changed files, no checkout."
+        "The runs were made by different code: 0123456789ab, 0123456789ab with 1 changed file, no checkout."
     ]
     assert warnings_of([of_git[0], *runs[1:]]) == ["The runs were made by different code: 0123456789ab, no checkout."]
     longer = runs[2].config.model_copy(
@@ -858,8 +858,8 @@ def test_an_example_says_which_arm_was_right_and_shows_their_guesses(
     truth = whole.result.classes.names[int(whole.result.labels_S[place])]
     for column, arm in ((1, "world+probe"), (2, "none")):
         best = experiment.guesses(arm, 0, samples[place].segment.row, 5)[1.0]
-        told = [f"{'✓ ' if name == truth else ''}{name} {100 * share:.0f} %" for name, share in best]
-        assert table.rows[0].cells[column] == ", ".join(told)
+        told = [f"{100 * share:.0f} % {'✓ ' if name == truth else ''}{name}" for name, share in best]
+        assert table.rows[0].cells[column] == "\n".join(told)
 
 
 def test_the_report_is_one_page_with_every_arm(finished: Path) -> None:
