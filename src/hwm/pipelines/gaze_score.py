@@ -6,7 +6,7 @@ estimate that does not beat the centre prior says nothing about the frame. Inter
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,12 +88,9 @@ def run(config: GazeScoreConfig) -> GazeScoreResult:
         check = stop.checked(lambda: None)
         with Progress("videos scored", total=len(scored.videos)) as bar:
             for video in scored.videos:
-                of_video: list[ScoredFrame] = []
                 try:
-                    for frame in score_video(video, files, gazelle, prior_YX, config, fabric.device):
-                        check()
-                        of_video.append(frame)
-                    frames += of_video
+                    of_video = score_video(video, files, gazelle, prior_YX, config, fabric.device)
+                    frames += list(_checked(of_video, check))
                 except DataError as error:
                     broken.append(Exclusion(str(video.path), f"cannot be decoded whole: {error.problem}"))
                 bar.advance()
@@ -107,6 +104,13 @@ def run(config: GazeScoreConfig) -> GazeScoreResult:
         result = _summary(log.folder, frames, config.seed)
         log.record(scores=result.scores, difference=result.difference, num_frames=result.num_frames)
         return result
+
+
+def _checked(frames: Iterable[ScoredFrame], check: Callable[[], None]) -> Iterator[ScoredFrame]:
+    """The same frames; `check` is called at each, and what it raises ends them."""
+    for frame in frames:
+        check()
+        yield frame
 
 
 def prior_map(
