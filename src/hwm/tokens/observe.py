@@ -23,7 +23,7 @@ STEPS_PER_CHUNK = 64
 """Steps encoded at once: bounds the memory of a long clip, large enough to keep the matrix products busy."""
 STEPS_PER_CPU_CHUNK = 4
 """The same on a CPU: rows enough for its matrix products, and what Gazelle makes of its 4,100 tokens is still small
-enough for the system to hand out the same memory again; of 8 frames it comes page by page: 3 to 4 % of the time."""
+enough for the system to hand out the same memory again; of 8 frames it comes page by page: 2.5 to 4 % of the time."""
 
 _LEAVE_OUT = (
     "leave it out of the list or the annotations; tokens.source=cached leaves out by itself what cannot be decoded "
