@@ -103,7 +103,11 @@ def test_autocast_picks_the_type_itself() -> None:
         assert kernels.mlp(x, first, second).dtype == torch.bfloat16
 
 
-def test_where_bfloat16_is_slow_its_weights_are_multiplied_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mkl", [False, True])
+def test_where_bfloat16_is_slow_its_weights_are_multiplied_in_float32(
+    mkl: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "mkl_is_fast", lambda: mkl)
     first, second = (layer.bfloat16() for layer in layers())
     first_32, second_32 = (layer.float() for layer in deepcopy((first, second)))
     x = torch.randn(2, 9, WIDTH)
