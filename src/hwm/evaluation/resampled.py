@@ -22,7 +22,7 @@ MetricName = Literal[
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
 """Names as in `metrics.Metrics`."""
 _CHUNK = 256
-"""Resamples, or segments of a class, at a time: bounds the memory for many segments and classes."""
+"""Resamples at a time: bounds the memory for many segments and classes."""
 
 _Counter = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -53,10 +53,8 @@ def resampled_metric(
         raise DataError("takes and draws do not fit", expected=f"segments in each of the takes 0..{num_takes - 1}")
     if (draws_RP.sum(axis=1) <= 0).any():
         raise DataError("a resample holds no take", expected="at least one take in each row of draws")
-    order_N = np.argsort(take_of_N, kind="stable")  # counts by take are sums over runs of neighbours
-    logits_NC, labels_N, take_of_N = logits_NC.cpu()[order_N], labels_N.cpu().long()[order_N], take_of_N[order_N]
     draws_RP = draws_RP.astype(np.float64)
-    on_draws = _counter(metric, logits_NC, labels_N, take_of_N, num_takes)
+    on_draws = _counter(metric, logits_NC.cpu(), labels_N.cpu().long(), take_of_N, num_takes)
     chunks = [on_draws(draws_RP[start : start + _CHUNK]) for start in range(0, len(draws_RP), _CHUNK)]
     return np.concatenate(chunks).astype(np.float64)
 
@@ -101,20 +99,18 @@ def _average_precision(logits_NC: Tensor, labels_N: Tensor, take_of_N: NDArray[n
     # float32, as in `mean_average_precision`: which segments tie must not depend on who asks.
     score_NC = logits_NC.float().softmax(dim=1).numpy()
     above_PN = np.empty((num_takes, len(take_of_N)), dtype=np.float32)
-    true_above_PN = np.zeros_like(above_PN)
-    first_of_take_P = np.flatnonzero(np.diff(take_of_N, prepend=-1))
+    true_above_PN = np.empty_like(above_PN)
     columns, first_of_class = [], []
     start = 0
     for label, rows in _rows_of_class(labels_N.numpy()):
+        score_N = score_NC[:, label]
+        rows = rows[np.argsort(score_N[rows], kind="stable")]
+        chosen = slice(start, start + len(rows))
+        above_PN[:, chosen] = _at_or_above(score_N[rows], score_N, take_of_N, num_takes)
+        true_above_PN[:, chosen] = _at_or_above(score_N[rows], score_N[rows], take_of_N[rows], num_takes)
         columns.append(rows)
         first_of_class.append(start)
-        for first in range(0, len(rows), _CHUNK):
-            some = rows[first : first + _CHUNK]
-            is_above = score_NC[:, label][:, None] >= score_NC[some, label][None]
-            chosen = slice(start, start + len(some))
-            above_PN[:, chosen] = np.add.reduceat(is_above, first_of_take_P, axis=0, dtype=np.float32)
-            np.add.at(true_above_PN[:, chosen], take_of_N[rows], is_above[rows].astype(np.float32))
-            start += len(some)
+        start += len(rows)
     take_of_column = take_of_N[np.concatenate(columns)]
     support_PC = np.stack([np.bincount(take_of_N[rows], minlength=num_takes) for rows in columns], axis=1)
 
@@ -127,6 +123,16 @@ def _average_precision(logits_NC: Tensor, labels_N: Tensor, take_of_N: NDArray[n
         return (found_RC / np.maximum(support_RC, 1)).sum(axis=1) / (support_RC > 0).sum(axis=1)
 
     return on_draws
+
+
+def _at_or_above(
+    cut_K: NDArray[np.float32], score_N: NDArray[np.float32], take_of_N: NDArray[np.int64], num_takes: int
+) -> NDArray[np.int64]:
+    """How many segments of each take score at or above each of K ascending cuts, [P, K]."""
+    cuts_reached_N = np.searchsorted(cut_K, score_N, side="right")
+    width = len(cut_K) + 1
+    counts = np.bincount(take_of_N * width + cuts_reached_N, minlength=num_takes * width)
+    return counts.reshape(num_takes, width)[:, :0:-1].cumsum(axis=1)[:, ::-1]
 
 
 def _rows_of_class(labels_N: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:

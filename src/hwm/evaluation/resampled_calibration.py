@@ -20,7 +20,8 @@ CALIBRATIONS: tuple[CalibrationName, ...] = get_args(CalibrationName)
 """Expected calibration error over bins of equal width; Brier score; Top-1 of the surest half of the segments."""
 COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
 """Shares of the segments that are answered, for a curve of selective accuracy."""
-_CHUNK = 256
+_WEIGHTS_AT_ONCE = 1 << 18
+"""Weights of segments in resamples at a time, 2 MB: larger arrays come from the system page by page, each anew."""
 
 
 def resampled_calibration(
@@ -87,8 +88,9 @@ def resampled_selective_accuracy(
     ordered_N = confidence_N[order_N]
     first_of_tie = np.flatnonzero(np.diff(ordered_N, prepend=np.inf))
     chunks = []
-    for start in range(0, len(draws_RP), _CHUNK):
-        weight_RN = draws_RP[start : start + _CHUNK][:, take_of_N[order_N]].astype(np.float64)
+    rows = max(1, _WEIGHTS_AT_ONCE // len(order_N))
+    for start in range(0, len(draws_RP), rows):
+        weight_RN = draws_RP[start : start + rows][:, take_of_N[order_N]].astype(np.float64)
         size_RG = np.add.reduceat(weight_RN, first_of_tie, axis=1)
         hits_RG = np.add.reduceat(weight_RN * right_N[order_N], first_of_tie, axis=1)
         chunks.append(_answered(size_RG, hits_RG, coverages))
