@@ -12,7 +12,9 @@ import pytest
 
 from hwm.data import content
 from hwm.errors import CacheError
+from hwm.models.world_model import TimeGrid
 from hwm.tokens import video_hashes
+from hwm.tokens.cache import TokenCache
 from hwm.tokens.video_hashes import SETTLED_NS, VIDEO_HASHES, Forgotten, VideoHashes
 
 
@@ -197,6 +199,43 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_read(
     hashes = VideoHashes(store)
     assert [hashes.sha256(video) for video in videos] == [sha256(video) for video in videos]
     assert hashes.forget(dry_run=False) == Forgotten(0, 0)
+
+
+@pytest.mark.usefixtures("settled")
+def test_what_another_process_read_meanwhile_is_not_read_again(tmp_path: Path, read: list[str]) -> None:
+    videos, store = videos_in(tmp_path), tmp_path / VIDEO_HASHES
+    hashes, others = VideoHashes(store), VideoHashes(store)
+    assert hashes.recall(videos[0]) is None
+    others.sha256(videos[0])
+    assert hashes.recall(videos[0]) == sha256(videos[0])
+    others.sha256(videos[1])
+    assert hashes.sha256(videos[1]) == sha256(videos[1])
+    assert read == ["v0.mp4", "v1.mp4"]
+    videos[0].unlink()
+    videos[1].unlink()
+    assert others.forget(dry_run=False) == Forgotten(2, 0)
+    others.sha256(videos[2])  # the file is shorter than it was
+    assert hashes.recall(videos[2]) == sha256(videos[2])
+
+
+@pytest.mark.usefixtures("settled")
+def test_processes_that_start_at_once_share_the_reading(tmp_path: Path, read: list[str]) -> None:
+    videos, grid = videos_in(tmp_path, 12), TimeGrid(4.0, "frame", 64, None)
+    first, second = (TokenCache(tmp_path / "tokens", grid, {"encoder": "0"}) for _ in range(2))
+    told: list[int] = []
+
+    def other_goes_on(count: int) -> None:
+        if not told:
+            second.hash_videos(videos, lambda count: None)
+        told.append(count)
+
+    first.hash_videos(videos, other_goes_on)
+    assert sorted(read) == sorted([read[0], *(video.name for video in videos)]), (
+        "only the one that both were at is twice"
+    )
+    assert sum(told) == 12 * 1000
+    assert first._digests == second._digests == {str(video): sha256(video) for video in videos}
+    assert read[1:] != [video.name for video in videos], "each in an order of its own"
 
 
 def _hash_all(store: str, videos: list[str], barrier) -> None:

@@ -7,8 +7,8 @@ back) and inode are still the same. The number of the device is left out: it may
 file that was changed less than two seconds before it was read is not remembered: it may change once more within one
 tick of its file system's clock, and look the same.
 
-The file is a memory and no record. It may be deleted, processes may share it, and a line that is torn or damaged is
-passed over: at worst a video is read anew.
+The file is a memory and no record. It may be deleted; processes may share it, and see at once what another adds; a line
+that is torn or damaged is passed over: at worst a video is read anew.
 """
 
 import fcntl
@@ -52,7 +52,8 @@ class VideoHashes:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._known: dict[str, str] | None = None
+        self._known: dict[str, str] = {}
+        self._read_to = 0
         self._can_write = True
 
     def recall(self, video: Path) -> str | None:
@@ -105,9 +106,16 @@ class VideoHashes:
         return Forgotten(len(lines) - len(kept), len(kept))
 
     def _all(self) -> dict[str, str]:
-        """State → SHA-256, as it was remembered when it was first asked for, and what was added since."""
-        if self._known is None:
-            self._known = dict(_whole(_lines(self.path)))
+        """State → SHA-256: all that this process or another has ever added."""
+        try:
+            size = self.path.stat().st_size
+        except OSError:
+            size = 0
+        if size < self._read_to:  # written anew by `forget`, or deleted
+            self._read_to = 0
+        if size > self._read_to:
+            self._known.update(_whole(_lines(self.path, self._read_to)))
+            self._read_to = size
         return self._known
 
     def _remember(self, state: str, digest: str) -> None:
@@ -149,10 +157,12 @@ def _check(said: str) -> str:
     return hashlib.sha256(f"{_FORMAT} {said}".encode()).hexdigest()[:_CHECK_LENGTH]
 
 
-def _lines(path: Path) -> list[str]:
-    """All lines of the file; none where it cannot be read."""
+def _lines(path: Path, first_byte: int = 0) -> list[str]:
+    """All lines of the file from a byte on; none where it cannot be read."""
     try:
-        content = path.read_bytes() if path.is_file() else b""
+        with path.open("rb") as file:
+            file.seek(first_byte)
+            content = file.read()
     except OSError:
         return []
     return [line for line in content.decode("ascii", errors="replace").split("\n") if line]
