@@ -14,10 +14,12 @@ import torch
 from benchmarks.context import Context, random_encoder, random_video
 from benchmarks.measure import Figure, Outcome, Spread
 from benchmarks.predictor import random_stack, random_tokens
+from benchmarks.single_frames import by_chunks
 from benchmarks.videos import moving_video
 from hwm.data.video import VideoReader
 from hwm.evaluation.drawing import Line, draw_lines, finish, legend_above, new_axes, style_of
 from hwm.models.vjepa2 import EncoderSpec
+from hwm.tokens.observe import STEPS_PER_CPU_CHUNK
 
 FACTORS = (1, 2, 4)
 MOST, LEAST = 1.1, 0.9
@@ -43,7 +45,7 @@ def _pieces(context: Context) -> dict[str, tuple[str, Callable[[int], object]]]:
 
     @torch.inference_mode()
     def encode(factor: int) -> object:
-        return [encoder.encode_frames(chunk) for chunk in frames[: steps * factor].split(steps)]
+        return by_chunks(encoder.encode_frames, frames[: steps * factor])
 
     @torch.inference_mode()
     def predict(factor: int) -> object:
@@ -57,7 +59,7 @@ def _pieces(context: Context) -> dict[str, tuple[str, Callable[[int], object]]]:
         return None
 
     return {
-        "tokens": ("encoder, 2048, 4096, 8192 tokens in chunks of 8 steps", encode),
+        "tokens": (f"encoder, 2048, 4096, 8192 tokens in chunks of {STEPS_PER_CPU_CHUNK} steps", encode),
         "clips": ("predictor, 1, 2, 4 clips of 8 steps", predict),
         "takes": ("decoding, 1, 2, 4 takes", decode),
     }
