@@ -5,16 +5,20 @@ import functools
 import io
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from hwm.errors import RunError
-from hwm.evaluation import demo_report, figures
+from hwm.evaluation import demo_report, drawing, figures, figures_panels
 from hwm.evaluation.figures import Bar, Ceiling, ClassScore, Figure, Line
 from hwm.evaluation.report import Report
 from hwm.evaluation.report_parts import (
@@ -391,10 +395,45 @@ def test_figures_are_valid_transparent_and_take_the_page_colour(figure):
     assert image.width == 1520
 
 
+MANY = [f"run {number}" for number in range(14)]
+SHORT, LONG = ([Line(name, range(points), [0.5] * points) for name in MANY] for points in (4, 40))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: figures.loss_curves("x", LONG, SHORT),
+        lambda: figures.gate_over_training("x", LONG),
+        lambda: figures.accuracy_over_horizon("x", SHORT),
+        lambda: figures.per_class_scores("x", MANY, [ClassScore("stir", 4, [0.5] * len(MANY))] * 8),
+        lambda: figures_panels.line_panels("x", [figures_panels.Panel("skill", SHORT)], "Skill", "step"),
+    ],
+    ids=["loss", "gate", "horizon", "classes", "panels"],
+)
+def test_no_two_series_of_a_plot_look_the_same(draw: Callable[[], Figure], monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def caught(canvas: Canvas, *given: Any) -> Figure:
+        drawn.append(canvas)
+        return drawing.finish(canvas, *given)
+
+    for module in (figures, figures_panels):
+        monkeypatch.setattr(module, "finish", caught)
+    draw()
+    (canvas,) = drawn
+    legends = canvas.legends or [axes.get_legend() for axes in canvas.axes]
+    shown = [item for item in legends[0].legend_handles if isinstance(item, Line2D)]
+    assert len({_look(item) for item in shown}) == len(shown) >= len(MANY)
+    lines = [line for axes in canvas.axes for line in axes.lines if not str(line.get_label()).startswith("_")]
+    assert {_look(line) for line in lines} == {_look(item) for item in shown}, "the legend shows what is drawn"
+
+
+def _look(line: Line2D) -> tuple[object, ...]:
+    return line.get_color(), line.get_linestyle(), line.get_marker()
+
+
 @pytest.mark.parametrize("installed", [True, False])
 def test_chinese_names_are_text_in_the_page_and_have_room(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hwm.evaluation import drawing
-
     name, wide = "把鸡蛋打进碗里搅拌均匀", "切" * 30
     if installed:  # no font of that kind is here: another one stands for it
         monkeypatch.setattr(drawing, "CJK_FONTS", ("Not There", "STIXGeneral", "DejaVu Serif"))

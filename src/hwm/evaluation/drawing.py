@@ -5,7 +5,8 @@ In: matplotlib axes made here. Out: `Figure`s, the same byte for byte from the s
 
 Readable on light and on dark pages: the background is transparent; series colours (after Okabe and Ito, safe for colour
 blindness) keep a contrast of 3:1 on both; text is mid grey in the PNG and `currentColor` in the SVG, so that a page
-that embeds it decides. Every series also differs by marker, never by colour alone.
+that embeds it decides. Every series also differs by marker, never by colour alone; where there are more series than
+colours, the next ones have the colours again with other markers and dashes.
 """
 
 import csv
@@ -27,6 +28,7 @@ from hwm.errors import RunError
 
 COLOURS = ("#2b7bba", "#d55e00", "#009e73", "#b5649b", "#a67c00", "#6b6fd0")
 MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = ("-", "--", ":", "-.")
 TEXT = "#6b7581"
 WIDTH_IN = 7.6
 LEGEND_LETTERS = 88  # letters and handles that fit in one row of a legend
@@ -130,7 +132,7 @@ def draw_lines(axes: Axes, lines: Sequence[Line], places: Sequence[int] | None =
         if line.low is not None and line.high is not None:
             axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.16, linewidth=0)
         marker = marker_of(index) if len(line.x) <= 30 else None
-        axes.plot(line.x, line.y, color=colour, marker=marker, label=label_text(line.label))
+        axes.plot(line.x, line.y, color=colour, marker=marker, linestyle=dashes_of(index), label=label_text(line.label))
 
 
 def integer_steps(axes: Axes) -> None:
@@ -153,7 +155,12 @@ def colour_of(index: int) -> str:
 
 def marker_of(index: int) -> str:
     """Marker of a series."""
-    return MARKERS[index % len(MARKERS)]
+    return MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
+
+
+def dashes_of(index: int) -> str:
+    """Dashes of a series that is a line."""
+    return DASHES[index // len(COLOURS) % len(DASHES)]
 
 
 def label_text(text: str, limit: int = 42) -> str:

@@ -16,6 +16,7 @@ from hwm.evaluation.drawing import (
     Figure,
     Line,
     colour_of,
+    dashes_of,
     draw_lines,
     finish,
     integer_steps,
@@ -65,8 +66,16 @@ def loss_curves(
                 colour = colour_of(labels.index(line.label))
                 axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.12, linewidth=0)
         for line in train:
-            colour = colour_of(labels.index(line.label))
-            axes.plot(line.x, line.y, color=colour, linewidth=1, alpha=0.75, label=label_text(f"{line.label} · train"))
+            index = labels.index(line.label)
+            axes.plot(
+                line.x,
+                line.y,
+                color=colour_of(index),
+                linestyle=dashes_of(index),
+                linewidth=1,
+                alpha=0.75,
+                label=label_text(f"{line.label} · train"),
+            )
         for line in val:
             index = labels.index(line.label)
             axes.plot(
@@ -74,6 +83,7 @@ def loss_curves(
                 line.y,
                 color=colour_of(index),
                 marker=marker_of(index),
+                linestyle=dashes_of(index),
                 label=label_text(f"{line.label} · held out"),
             )
         integer_steps(axes)

@@ -14,6 +14,7 @@ from hwm.evaluation.drawing import (
     Figure,
     Line,
     colour_of,
+    dashes_of,
     draw_lines,
     finish,
     label_text,
@@ -62,7 +63,14 @@ def line_panels(name: str, panels: Sequence[Panel], title: str, x_label: str) ->
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
         handles = [
-            Line2D([], [], color=colour_of(place), marker=marker_of(place), label=label_text(label, limit=48))
+            Line2D(
+                [],
+                [],
+                color=colour_of(place),
+                marker=marker_of(place),
+                linestyle=dashes_of(place),
+                label=label_text(label, limit=48),
+            )
             for place, label in enumerate(labels)
         ]
         in_a_row = max(
