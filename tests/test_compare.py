@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from hwm import cli
-from hwm.config import CompareConfig
+from hwm.config import CompareConfig, GazeFilesConfig
 from hwm.engine.assemble import new_world, shared_hash
 from hwm.engine.progress import LateProgress
 from hwm.engine.runlog import read_facts, read_metrics
@@ -152,6 +152,23 @@ def test_measured_gaze_in_the_probe_needs_no_gazelle(settings: Settings, toy_wor
     made["pretrain"]["gaze"], made["anticipate"]["annotations"]["view"] = "measured", "ego"
     above = stage2_of(CompareConfig.model_validate(made), "probe", 0, tmp_path)
     assert (above.probe.gaze_point, above.gazelle) == ("measured", None)
+
+
+@pytest.mark.parametrize("arm", ["world", "probe", "measured", "none"])
+def test_both_stages_of_an_arm_read_the_same_measured_gaze(arm: str, settings: Settings, tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    made["pretrain"] |= {
+        "gaze": "estimated" if arm == "measured" else "measured",
+        "gaze_files": {"folder": "gaze", "ego4d_y": "up", "ego4d_min_confidence": 0.9},
+    }
+    made["anticipate"]["annotations"]["view"] = "ego"
+    config = CompareConfig.model_validate(made)
+    below, above = stage1_of(config, arm, 0), stage2_of(config, arm, 0, tmp_path)
+    read = GazeFilesConfig() if arm == "none" else below.gaze_files
+    assert above.gaze_files == read, "an arm that reads none keeps its name when they change"
+    made["anticipate"]["gaze_files"] = {"folder": "other"}
+    other = stage2_of(CompareConfig.model_validate(made), arm, 0, tmp_path).gaze_files
+    assert other == read.model_copy(update={"folder": Path("other")}), "what is given is kept"
 
 
 def test_v_jepa_2_answers_at_the_horizons_of_the_others(settings: Settings, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class GazeFiles:
                 expected="a dataset root with takes/<take>/eye_gaze/, or a folder of CSVs named after the videos",
                 fix="set gaze_files.folder",
             )
-        self._folder, self._config = folder, config
+        self.folder, self._config = folder, config
         self._found: dict[Path, _Found] = {}
 
     def track(self, video: VideoInfo) -> GazeTrack | None:
@@ -116,7 +116,7 @@ class GazeFiles:
         if isinstance(path, str):
             return _Found(None, "", path, "")
         try:
-            digest = f"{path.relative_to(self._folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+            digest = f"{path.relative_to(self.folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}"
             if is_ego4d(read_rows(path)[0]):
                 return self._read_ego4d(path, video, digest)
             if video.width != video.height:
@@ -148,8 +148,8 @@ class GazeFiles:
             name = parts[parts.index(ALIGNED_FOLDER, 1) - 1]
         else:
             name = video.stem
-        folders = (self._folder / "takes" / name / "eye_gaze", self._folder / name / "eye_gaze")
-        candidates = [folder / file for folder in folders for file in PREFERRED] + [self._folder / f"{name}.csv"]
+        folders = (self.folder / "takes" / name / "eye_gaze", self.folder / name / "eye_gaze")
+        candidates = [folder / file for folder in folders for file in PREFERRED] + [self.folder / f"{name}.csv"]
         return next((path for path in candidates if path.is_file()), NO_FILE)
 
 
