@@ -38,6 +38,8 @@ class FinishedRun(NamedTuple):
     """`majority` and `previous step`: what they said of the same segments."""
     warnings: tuple[str, ...]
     """What its own record warns of, and that of its stage 1."""
+    coverage: Mapping[str, Mapping[str, Any]] = {}
+    """What of its data was used and left out, by its own record and by that of its stage 1."""
 
 
 def read_run(folder: Path) -> FinishedRun:
@@ -83,9 +85,10 @@ def read_run(folder: Path) -> FinishedRun:
         config.probe.loss == "focal", about.get("gaze_forecast", {}),
     )  # fmt: skip
     warnings = [*facts.get("warnings", ()), *(f"stage 1: {text}" for text in about.get("warnings", ()))]
+    coverage = {f"stage 1, {what}": told for what, told in about.get("coverage", {}).items()} | facts["coverage"]
     return FinishedRun(
         folder, name_of(stage1, config), config, stage1, facts, run, about.get("initial_sha256"), baselines,
-        tuple(warnings),
+        tuple(warnings), coverage,
     )  # fmt: skip
 
 
