@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from hwm.config import AnticipateConfig, PretrainConfig
 from hwm.engine.assemble import CHECKPOINTS
-from hwm.engine.runlog import read_facts, read_metrics
+from hwm.engine.logged import read_metrics
+from hwm.engine.runlog import read_facts
 from hwm.errors import RunError
 from hwm.evaluation.experiment import Run
 from hwm.evaluation.outputs import read_outputs
