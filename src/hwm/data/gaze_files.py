@@ -7,6 +7,7 @@ the videos. Gaze is measured in the picture of the camera on the head: exo views
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -148,9 +149,13 @@ class GazeFiles:
             name = parts[parts.index(ALIGNED_FOLDER, 1) - 1]
         else:
             name = video.stem
-        folders = (self.folder / "takes" / name / "eye_gaze", self.folder / name / "eye_gaze")
-        candidates = [folder / file for folder in folders for file in PREFERRED] + [self.folder / f"{name}.csv"]
-        return next((path for path in candidates if path.is_file()), NO_FILE)
+        for written in dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))):
+            folders = (self.folder / "takes" / written / "eye_gaze", self.folder / written / "eye_gaze")
+            candidates = [folder / file for folder in folders for file in PREFERRED]
+            for path in (*candidates, self.folder / f"{written}.csv"):
+                if path.is_file():
+                    return path
+        return NO_FILE
 
 
 def gaze_in_box(

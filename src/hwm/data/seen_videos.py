@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hwm.data.content import content_sha256
+from hwm.data.files import as_one_reads_it
 from hwm.data.segments import Segment
 from hwm.data.takes import ALIGNED
 from hwm.errors import DataError, naming
@@ -40,7 +41,8 @@ class SeenVideos(NamedTuple):
         takes = {segment.video.path: segment.take for segment in segments}
         found = {}
         for (path, take), fingerprint in zip(takes.items(), fingerprints(list(takes)), strict=True):
-            named = next((self.by_name[name] for name in (take, take_name(path)) if name in self.by_name), None)
+            names = (as_one_reads_it(take), take_name(path))
+            named = next((self.by_name[name] for name in names if name in self.by_name), None)
             video = named or self.by_fingerprint.get(fingerprint)
             if video is not None:
                 found[take] = video
@@ -51,8 +53,8 @@ def take_name(path: Path) -> str:
     """The take that a video shows: the folder above `frame_aligned_videos`, or else the file's own name."""
     aligned = ALIGNED.rstrip("/")
     if aligned in path.parts[1:]:
-        return path.parts[path.parts.index(aligned, 1) - 1]
-    return path.stem
+        return as_one_reads_it(path.parts[path.parts.index(aligned, 1) - 1])
+    return as_one_reads_it(path.stem)
 
 
 def fingerprints(paths: Sequence[Path]) -> list[str]:
