@@ -69,7 +69,7 @@ def test_a_name_with_accents_is_found_however_it_is_written(tmp_path: Path, vide
     table = _read(tmp_path, {"annotations": {take: {"segments": [segment(1.5, 3.0, 40)]}}})
     assert [(step.video.path, step.take) for step in table.segments] == [(path, take)]
     assert VideoFolder(tmp_path).locate(take).path == path
-    seen = SeenVideos({take_name(Path(f"elsewhere/{path.name}")): "seen"}, {})
+    seen = SeenVideos({take_name(Path(f"elsewhere/{take}.mp4")): "seen"}, {})
     assert seen.takes_among(table.segments) == {take: "seen"}
 
 
