@@ -25,8 +25,9 @@ from safetensors.torch import load_file, save_file
 from hwm import cli
 from hwm.config import CompareConfig, GazeFilesConfig
 from hwm.engine.assemble import new_world, shared_hash
+from hwm.engine.logged import read_metrics
 from hwm.engine.progress import LateProgress
-from hwm.engine.runlog import read_facts, read_metrics
+from hwm.engine.runlog import read_facts
 from hwm.errors import ConfigError, DataError, RunError
 from hwm.evaluation.compare_report import CompareFindings, Written
 from hwm.evaluation.experiment import Run
