@@ -5,16 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 
 import hwm
 from hwm.config import PretrainConfig
+from hwm.data.transforms import centre_square
+from hwm.data.video import VideoReader, write_video
 from hwm.engine.assemble import load_stage1, new_world
+from hwm.engine.saved_probe import TrainedOn, save_probe
 from hwm.errors import DataError, RunError, WeightsError
 from hwm.models.gazelle import head_map
+from hwm.models.step_probe import StepProbe, StepProbeSpec
 from hwm.models.world_model import WorldModel
 from hwm.weights.files import check_is_file
+from hwm.weights.load import save_model
 
 
 @pytest.fixture(autouse=True)
@@ -106,6 +112,39 @@ def test_a_head_box_in_pixels_is_refused() -> None:
     assert head_map((0.9, 0.9, 1.2, 1.4), (10, 10)).sum() == 1
     with pytest.raises(DataError, match=r"shares 0\.\.1"):
         head_map((100, 80, 160, 150), (4, 4))
+
+
+def test_one_head_box_for_each_picture_is_told_from_a_list_of_them() -> None:
+    gazelle = hwm.load_gazelle("mini")
+    box = (0.1, 0.1, 0.3, 0.3)
+    assert gazelle(torch.randn(2, 3, 56, 56), [[box], [None]]).heatmaps.shape[0] == 2
+    with pytest.raises(DataError, match=r"\[\[box\], \[box\](.|\n)*found: 0\.1"):
+        gazelle(torch.randn(2, 3, 56, 56), [box, box])  # pyright: ignore[reportArgumentType]
+
+
+def test_a_reader_that_was_closed_says_so(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", [np.zeros((32, 32, 3), np.uint8)] * 4, 4)
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        box = centre_square(reader.info)
+        assert reader.read([0.5], [(16, 16)], box).views[0].shape == (1, 16, 16, 3)
+    with pytest.raises(DataError, match=r"a\.mp4 was closed(.|\n)*within the `with` block"):
+        reader.read([0.5], [(16, 16)], box)
+
+
+def test_weights_of_another_kind_are_told_with_what_reads_them(world: WorldModel, tmp_path: Path) -> None:
+    save_model(world.observer.encoder, tmp_path / "encoder")
+    with pytest.raises(WeightsError, match=r"expected: 'probe'(.|\n)*a encoder is read by hwm\.load_encoder"):
+        hwm.load_probe(tmp_path / "encoder")
+    probe = StepProbe(StepProbeSpec(8, 3, 4, {"step": (1, 5)}, num_heads=2))
+    trained_on = TrainedOn({"step": "hash"}, {"predictor": "hash"}, "context+future", 1, "none", positions=True)
+    save_probe(tmp_path / "probe.safetensors", probe, trained_on)
+    with pytest.raises(WeightsError, match=r"found: 'step_probe'(.|\n)*hwm\.pipelines\.predict\.run"):
+        hwm.load_probe(tmp_path / "probe.safetensors")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").touch()
+    for load in (hwm.load_encoder, hwm.load_probe):
+        with pytest.raises(WeightsError, match=r"folder of a run(.|\n)*load_stage1(.|\n)*`hwm predict`"):
+            load(tmp_path / "run")
 
 
 def test_weights_that_are_not_there_are_told_with_the_command_that_fetches_them() -> None:
