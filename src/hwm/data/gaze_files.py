@@ -85,6 +85,23 @@ class GazeFiles:
         """
         return self._find(video).track
 
+    def file_of(self, video: Path) -> Path | str:
+        """The gaze file of a video, or why there is none."""
+        parts = video.parts
+        if ALIGNED_FOLDER in parts[1:]:
+            if not video.stem.endswith(EGO_SUFFIX):
+                return "not the ego view"
+            name = parts[parts.index(ALIGNED_FOLDER, 1) - 1]
+        else:
+            name = video.stem
+        for written in dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))):
+            folders = (self.folder / "takes" / written / "eye_gaze", self.folder / written / "eye_gaze")
+            candidates = [folder / file for folder in folders for file in PREFERRED]
+            for path in (*candidates, self.folder / f"{written}.csv"):
+                if path.is_file():
+                    return path
+        return NO_FILE
+
     def coverage(self, videos: Sequence[VideoInfo], fps: float) -> GazeCoverage:
         """What is measured of these videos, on a grid of `fps` steps a second.
 
@@ -113,7 +130,7 @@ class GazeFiles:
         return self._found[video.path]
 
     def _read(self, video: VideoInfo) -> _Found:
-        path = self._path(video.path)
+        path = self.file_of(video.path)
         if isinstance(path, str):
             return _Found(None, "", path, "")
         try:
@@ -139,23 +156,6 @@ class GazeFiles:
         if abs(video.fps - VIDEO_FPS) > 0.1:
             return _Found(None, "", "not a canonical Ego4D video of 30 frames a second", digest)
         return _Found(read_gaze_ego4d(path, y_axis, self._config.ego4d_min_confidence), EGO4D, "", digest)
-
-    def _path(self, video: Path) -> Path | str:
-        """The gaze file of a video, or why there is none."""
-        parts = video.parts
-        if ALIGNED_FOLDER in parts[1:]:
-            if not video.stem.endswith(EGO_SUFFIX):
-                return "not the ego view"
-            name = parts[parts.index(ALIGNED_FOLDER, 1) - 1]
-        else:
-            name = video.stem
-        for written in dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))):
-            folders = (self.folder / "takes" / written / "eye_gaze", self.folder / written / "eye_gaze")
-            candidates = [folder / file for folder in folders for file in PREFERRED]
-            for path in (*candidates, self.folder / f"{written}.csv"):
-                if path.is_file():
-                    return path
-        return NO_FILE
 
 
 def gaze_in_box(
