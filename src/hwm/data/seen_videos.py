@@ -67,6 +67,29 @@ def fingerprints(paths: Sequence[Path]) -> list[str]:
         return list(pool.map(_fingerprint, paths))
 
 
+def told_copies(train: Iterable[Path], val: Iterable[Path]) -> str | None:
+    """A warning that names validation videos with the bytes of a training video, under another name; None without any.
+
+    Only files whose size is that of one of the other part are read, and of these the ends.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    of_size: dict[int, tuple[list[Path], list[Path]]] = {}
+    for part, paths in enumerate((train, val)):
+        for path in dict.fromkeys(paths):
+            of_size.setdefault(_size(path), ([], []))[part].append(path)
+    alike = [both for both in of_size.values() if all(both)]
+    known = [path for both in alike for path in both[0]]
+    asked = [path for both in alike for path in both[1]]
+    marks = dict(zip(fingerprints(known), known, strict=True))
+    copies = [(path, marks[mark]) for path, mark in zip(asked, fingerprints(asked), strict=True) if mark in marks]
+    if not copies:
+        return None
+    shown = ", ".join(f"{path} (of {of})" for path, of in copies[:3]) + ", …" * (len(copies) > 3)
+    return f"copies of training videos are among those of validation, whose scores they flatter: {len(copies)}: {shown}"
+
+
 def write_seen(
     folder: Path, videos: Sequence[Path], *, go_on: bool, warn: Callable[[str], None]
 ) -> dict[str, str | int]:
@@ -172,6 +195,13 @@ def _damaged(path: Path, found: str) -> DataError:
         found=found,
         fix="put it back, or train stage 1 again",
     )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}", fix="hwm data check CONFIG") from error
 
 
 def _fingerprint(path: Path) -> str:

@@ -97,7 +97,9 @@ class RunLog(AbstractContextManager["RunLog"]):
     def warn(self, text: str) -> None:
         """Says a warning on the terminal, and adds it to `run.json`."""
         warn(f"{self.folder.name}: {text}")
-        self._facts.setdefault("warnings", []).append(text)
+        warnings = self._facts.setdefault("warnings", [])
+        if text not in warnings:  # a run that goes on finds again what its earlier part has said
+            warnings.append(text)
         self._save_facts()
 
     def record_coverage(self, what: str, *, expected: int, used: int, excluded: Sequence[Exclusion]) -> None:
