@@ -235,8 +235,9 @@ def test_classes_numbered_differently_in_the_two_files_are_warned_of(plain: Path
     config = AnticipateConfig.model_validate({"name": "x", "folder": plain, "annotations": files | {"videos": plain}})
     with RunLog.open(config, "anticipate", resume=False) as log:
         read_tables(config, log, StopFlag())
-    (warning,) = read_facts(plain / "x")["warnings"]
+    copies, warning = read_facts(plain / "x")["warnings"]
     assert "7 is 'name 40', in training 'name 7'" in warning
+    assert copies.startswith("copies of training videos"), "the two files are one video under two names"
 
 
 def test_missing_files(plain: Path):
