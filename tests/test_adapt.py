@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hwm.config import AdaptConfig, AdaptGazeConfig, MaskConfig
 from hwm.data.masks import draw_masks
 from hwm.data.toyworld import load_truth, read_split
-from hwm.engine.runlog import RunLog, read_metrics
+from hwm.engine.logged import read_metrics
+from hwm.engine.runlog import RunLog
 from hwm.models.masked_objective import MaskedLosses, masked_losses, patch_pixels, update_target
 from hwm.models.masked_predictor import MaskedPredictor, MaskedPredictorSpec
 from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder

@@ -23,10 +23,11 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from hwm import cli
-from hwm.config import CompareConfig
+from hwm.config import CompareConfig, GazeFilesConfig
 from hwm.engine.assemble import new_world, shared_hash
+from hwm.engine.logged import read_metrics
 from hwm.engine.progress import LateProgress
-from hwm.engine.runlog import read_facts, read_metrics
+from hwm.engine.runlog import read_facts
 from hwm.errors import ConfigError, DataError, RunError
 from hwm.evaluation.compare_report import CompareFindings, Written
 from hwm.evaluation.experiment import Run
@@ -152,6 +153,23 @@ def test_measured_gaze_in_the_probe_needs_no_gazelle(settings: Settings, toy_wor
     made["pretrain"]["gaze"], made["anticipate"]["annotations"]["view"] = "measured", "ego"
     above = stage2_of(CompareConfig.model_validate(made), "probe", 0, tmp_path)
     assert (above.probe.gaze_point, above.gazelle) == ("measured", None)
+
+
+@pytest.mark.parametrize("arm", ["world", "probe", "measured", "none"])
+def test_both_stages_of_an_arm_read_the_same_measured_gaze(arm: str, settings: Settings, tmp_path: Path) -> None:
+    made = settings(tmp_path)
+    made["pretrain"] |= {
+        "gaze": "estimated" if arm == "measured" else "measured",
+        "gaze_files": {"folder": "gaze", "ego4d_y": "up", "ego4d_min_confidence": 0.9},
+    }
+    made["anticipate"]["annotations"]["view"] = "ego"
+    config = CompareConfig.model_validate(made)
+    below, above = stage1_of(config, arm, 0), stage2_of(config, arm, 0, tmp_path)
+    read = GazeFilesConfig() if arm == "none" else below.gaze_files
+    assert above.gaze_files == read, "an arm that reads none keeps its name when they change"
+    made["anticipate"]["gaze_files"] = {"folder": "other"}
+    other = stage2_of(CompareConfig.model_validate(made), arm, 0, tmp_path).gaze_files
+    assert other == read.model_copy(update={"folder": Path("other")}), "what is given is kept"
 
 
 def test_v_jepa_2_answers_at_the_horizons_of_the_others(settings: Settings, tmp_path: Path) -> None:
@@ -602,16 +620,25 @@ def test_what_is_not_matched_between_runs_is_told(settings: Settings, tmp_path: 
     assert warnings_of([changed, *runs[1:]]) == [
         "Not matched: the weight files of weights of none differ between runs."
     ]
+    videos = {"stage 1, train videos": {"expected": 4, "used": 4, "excluded": {}}}
+    fewer = {"stage 1, train videos": {"expected": 4, "used": 3, "excluded": {"0 bytes": 1}}}
+    assert warnings_of([run._replace(coverage=fewer) for run in runs]) == [], "all of them lack it"
+    of_some = [run._replace(coverage=videos) for run in runs[1:]]
+    assert warnings_of([runs[0]._replace(coverage=fewer), *of_some]) == [
+        "Not matched: stage 1, train videos: 3 of 4 (left out: 1 × 0 bytes) or 4 of 4."
+    ]
     apart = [run._replace(arm="vjepa2", stage1=None, config=longer, facts=changed.facts) for run in runs[:2]]
     assert warnings_of([*runs, *apart]) == [], "V-JEPA 2 has settings of its own"
 
 
 def test_settings_are_shared_where_all_runs_have_one_value(settings: Settings, tmp_path: Path) -> None:
     config = CompareConfig.model_validate(settings(tmp_path))
+    config = config.model_copy(update={"folder": Path("我的视频")})
     runs = [planned_run(config, "none", seed) for seed in (0, 1)]
     for stage, told in shared_settings(runs).items():
         assert "seed" not in told, stage
         assert told["name"] == '"unnamed"', stage
+        assert told["folder"] == '"我的视频/units"', "paths as their owner reads them"
     shared = shared_settings(runs)
     assert shared["stage 1"]["optim.batch_size"] == "4"
     assert shared["stage 2"]["probe.num_epochs"] == "2"
@@ -663,6 +690,9 @@ def test_the_page_tells_where_its_runs_come_from(settings: Settings, tmp_path: P
     assert told["Weights, sha256 of the files"] == {"weights of none": "0", "weights of probe": "0"}
     other = runs[2]._replace(facts={**runs[2].facts, "weights": {"weights of none": "another"}})
     assert provenance_of([runs[0], other])["Weights, sha256 of the files"] == {"weights of none": "0 / another"}
+    trained = {"expected": 9, "used": 4, "excluded": {"0 bytes": 3, "not longer than": 2}}
+    used = provenance_of([run._replace(coverage={"train segments": trained}) for run in runs])["Data that were used"]
+    assert used == {"train segments": "4 of 9 (left out: 3 × 0 bytes, 2 × not longer than)"}
     assert told["Matched"] == {
         "initial weights, seed 0": "another start / start 0", "initial weights, seed 1": "start 1",
         "commits of the runs": "0123456789ab with 2 changed files, no checkout",

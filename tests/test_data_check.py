@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from hwm.cli import main
-from hwm.config import AdaptConfig, AnticipateConfig, PretrainConfig
+from hwm.config import AdaptConfig, AnticipateConfig, GazeFilesConfig, PretrainConfig
 from hwm.data.check_log import CheckLog
 from hwm.data.checking import VideoCheck
 from hwm.data.clips import find_videos
+from hwm.data.gaze_check import GazeFacts
 from hwm.data.manifest import Coverage, ExcludedItem, known_videos, read_manifest, require_unchanged
+from hwm.data.seen_videos import take_name
 from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import StopFlag
 from hwm.errors import DataError
@@ -141,6 +143,41 @@ def test_every_kind_of_damage_is_counted_by_its_reason(recipe: AnticipateConfig,
     left_out = shown["left out"].rows
     assert ("train takes", "1", "the file is empty (0 bytes)", "download it again") in left_out
     assert any("annotations.manifest=" in line for line in closing(result, "RECIPE"))
+
+
+@pytest.mark.parametrize("folder", ["gaze", None])
+def test_the_gaze_files_that_a_run_would_read_are_read(
+    recipe: AnticipateConfig, world: Path, tmp_path: Path, folder: str | None
+) -> None:
+    """Also where they do not lie beside the takes; and the one of a take is not told for another."""
+    videos = [ego_of(world, take) for take in train_names(world)]
+    flat, apart = tmp_path / "videos", tmp_path / "gaze"
+    for path in (flat, apart):
+        path.mkdir()
+    for part in ("train", "val"):
+        for take in json.loads((world / f"annotations/keystep_{part}.json").read_text())["annotations"].values():
+            shutil.copyfile(ego_of(world, take["take_name"]), flat / f"{take['take_name']}.mp4")
+    whole, pausing, ego4d, *others = (take_name(video) for video in videos)
+    csv = (world / "takes" / whole / "eye_gaze" / "general_eye_gaze_2d.csv").read_text().splitlines()
+    gaze_of = apart if folder else flat
+    (gaze_of / f"{whole}.csv").write_text("\n".join(csv))
+    (gaze_of / f"{pausing}.csv").write_text("\n".join(csv[:20] + csv[30:]))
+    header = "world_index,confidence,norm_pos_x,norm_pos_y"
+    (gaze_of / f"{ego4d}.csv").write_text("\n".join([header, "0,1,.5,.5", "1,.1,.5,.5", "2,1,.5,.5", "9,1,.5,.5"]))
+    settings = {
+        "annotations": recipe.annotations.model_copy(update={"videos": flat, "takes": None}),
+        "gaze_files": GazeFilesConfig(folder=apart if folder else None),
+        "probe": recipe.probe.model_copy(update={"gaze_point": "measured"}),
+    }
+    found = {Path(path).stem: of for path, of in run(recipe.model_copy(update=settings)).manifest.videos.items()}
+    assert [found[take].notes for take in (whole, pausing)] == [(), ("gaze file: pauses longer than 0.15 s",)]
+    assert {found[take].notes for take in others} == {("gaze file: there is none",)}
+    of_ego4d = found[ego4d].gaze
+    assert isinstance(of_ego4d, GazeFacts)
+    assert (of_ego4d.rows, of_ego4d.share_without_point, of_ego4d.gaps, of_ego4d.period_error_ms) == (4, 0.25, 1, None)
+    settings["gaze_files"] = GazeFilesConfig(folder=tmp_path / "nowhere")
+    with pytest.raises(DataError, match="folder of gaze files"):
+        run(recipe.model_copy(update=settings))
 
 
 def test_gaze_that_is_not_at_ten_hertz_is_told(recipe: AnticipateConfig, world: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from hwm.cli import main
 from hwm.config import AnticipateConfig, PretrainConfig
-from hwm.engine.runlog import read_metrics
+from hwm.engine.logged import read_metrics
 from hwm.errors import CacheError, DataError
 from hwm.pipelines import anticipate, extract, pretrain
 from hwm.recipes import dump_config

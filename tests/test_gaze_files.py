@@ -1,5 +1,6 @@
 """Which gaze file belongs to a video, what Ego4D's says, and why a video has none."""
 
+import unicodedata
 from pathlib import Path
 from typing import Literal
 
@@ -53,6 +54,14 @@ def test_csvs_named_after_the_videos(tmp_path: Path) -> None:
         5,
         files(tmp_path).coverage([video("/x/a.mp4"), video("/x/b.mp4")], 10).sha256,
     )
+
+
+def test_a_gaze_file_with_accents_is_found_however_its_name_is_written(tmp_path: Path) -> None:
+    for disk, name in (("NFD", "NFC"), ("NFC", "NFD")):
+        folder = tmp_path / disk
+        write(folder / f"{unicodedata.normalize(disk, 'Küche')}.csv", ARIA.format(y=100))
+        shown = video(f"/x/{unicodedata.normalize(name, 'Küche')}.mp4")
+        assert files(folder).coverage([shown], 10).missing == ()
 
 
 @pytest.mark.parametrize(

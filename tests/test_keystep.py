@@ -1,6 +1,7 @@
 """Key-step annotations in all their shapes: every segment is used or excluded with its reason, and views never mix."""
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 from hwm.config import AnnotationConfig, AnticipateConfig, ToyWorldConfig
 from hwm.data.annotations import read_annotations
 from hwm.data.exclusions import summarise
+from hwm.data.seen_videos import SeenVideos, take_name
 from hwm.data.segments import UNKNOWN, ClassTable, SegmentTable, Task
 from hwm.data.toyworld import generate
 from hwm.data.video import write_video
+from hwm.data.video_folder import VideoFolder
 from hwm.engine.runlog import RunLog, read_facts
 from hwm.engine.runtime import StopFlag
 from hwm.errors import DataError
@@ -55,6 +58,19 @@ def _read(videos: Path, annotation: Any, tasks: tuple[Task, ...] | None = None, 
     table = read_annotations(_write_json(videos / "keystep.json", annotation), _config(videos, **more), tasks)
     assert table.expected == len(table.segments) + len(table.excluded)
     return table
+
+
+@pytest.mark.parametrize(("on_disk", "written"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_a_name_with_accents_is_found_however_it_is_written(tmp_path: Path, video: bytes, on_disk: str, written: str):
+    """Files that come from a Mac spell é in two letters, which look like one."""
+    path = tmp_path / f"{unicodedata.normalize(on_disk, 'Küche é')}.mp4"
+    path.write_bytes(video)
+    take = unicodedata.normalize(written, "Küche é")
+    table = _read(tmp_path, {"annotations": {take: {"segments": [segment(1.5, 3.0, 40)]}}})
+    assert [(step.video.path, step.take) for step in table.segments] == [(path, take)]
+    assert VideoFolder(tmp_path).locate(take).path == path
+    seen = SeenVideos({take_name(Path(f"elsewhere/{take}.mp4")): "seen"}, {})
+    assert seen.takes_among(table.segments) == {take: "seen"}
 
 
 def test_hand_written_annotation_of_a_plain_folder(plain: Path):
@@ -219,8 +235,9 @@ def test_classes_numbered_differently_in_the_two_files_are_warned_of(plain: Path
     config = AnticipateConfig.model_validate({"name": "x", "folder": plain, "annotations": files | {"videos": plain}})
     with RunLog.open(config, "anticipate", resume=False) as log:
         read_tables(config, log, StopFlag())
-    (warning,) = read_facts(plain / "x")["warnings"]
+    copies, warning = read_facts(plain / "x")["warnings"]
     assert "7 is 'name 40', in training 'name 7'" in warning
+    assert copies.startswith("copies of training videos"), "the two files are one video under two names"
 
 
 def test_missing_files(plain: Path):

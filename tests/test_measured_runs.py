@@ -215,7 +215,7 @@ def test_measured_gaze_is_refused_where_there_is_none(
     exo = {"train": [str(toy_world / "lists" / "train_cam01.txt")], "val": [str(toy_world / "lists" / "val_cam01.txt")]}
     with pytest.raises(DataError, match="no step of the train videos has measured gaze") as caught:
         pretrain.run(PretrainConfig(**measured_settings | {"name": "exo", "data": measured_settings["data"] | exo}))
-    assert "6 × not the ego view" in str(caught.value)
+    assert f"6 × not the ego view; looked in {toy_world}" in str(caught.value)
 
     blind = pretrain.run(PretrainConfig(**measured_settings | {"name": "blind", "gaze": "none"})).folder
     ego_settings["probe"]["gaze_point"] = "measured"

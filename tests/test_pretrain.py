@@ -17,8 +17,9 @@ from hwm.data.seen_videos import take_name
 from hwm.data.video import write_video
 from hwm.engine.assemble import load_stage1, new_world
 from hwm.engine.checkpoint import CheckpointStore
+from hwm.engine.logged import TIMINGS, read_metrics
 from hwm.engine.progress import Progress
-from hwm.engine.runlog import TIMINGS, RunLog, read_metrics
+from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import StopFlag
 from hwm.errors import ConfigError, DataError, RunError
 from hwm.evaluation.skill_by_take import read_errors

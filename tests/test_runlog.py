@@ -21,9 +21,10 @@ from torch import nn
 from hwm.config import ClipDataConfig, OptimConfig, PretrainConfig
 from hwm.data.exclusions import Exclusion
 from hwm.engine.checkpoint import CheckpointStore
+from hwm.engine.logged import read_metrics
 from hwm.engine.optim import adamw
 from hwm.engine.progress import Progress
-from hwm.engine.runlog import RunLog, read_metrics
+from hwm.engine.runlog import RunLog
 from hwm.errors import ConfigError, DataError, RunError
 from hwm.recipes import load_config
 
@@ -68,7 +69,25 @@ def test_a_resumed_run_writes_the_same_metrics_as_a_straight_one(tmp_path: Path)
     names = ("a/run/metrics.jsonl", "b/run/metrics.jsonl")
     straight, resumed = ((tmp_path / name).read_bytes() for name in names)
     assert resumed == straight
+    assert facts(tmp_path / "b")["warnings"] == [], "the step of the line that was cut short is done again"
     assert [entry["step"] for entry in facts(tmp_path / "b")["resumed"]] == [6]
+
+
+@pytest.mark.parametrize("damaged", ["cut", "bytes"])
+def test_a_line_that_is_lost_is_told_when_the_run_goes_on(tmp_path: Path, damaged: str) -> None:
+    """Not only left out: a plot, and the page of a comparison, would lack it without a word."""
+    train(tmp_path, 9, resume=False, log_every=2, save_at=(4,))
+    path = tmp_path / "run/metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    if damaged == "bytes":  # one line is no text; what follows it still says that it belongs to the run
+        lines[0] = b"\0" * len(lines[0]) + b"\n"
+    else:  # the last line: what is left of it says its step
+        lines = [*lines[:1], lines[1][:-5]]
+    path.write_bytes(b"".join(lines))
+    train(tmp_path, 9, resume=True, log_every=2)
+    warning = "metrics.jsonl: 1 line of steps up to 4 cannot be read and is gone"
+    assert facts(tmp_path)["warnings"] == [warning]
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == ([4, 6, 8] if damaged == "bytes" else [2, 6, 8])
 
 
 def test_fresh_throws_the_earlier_run_away_and_nothing_else(tmp_path: Path) -> None:

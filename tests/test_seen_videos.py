@@ -12,12 +12,14 @@ import pytest
 from hwm.config import AnnotationConfig, AnticipateConfig, PretrainConfig
 from hwm.data.annotations import read_annotations
 from hwm.data.content import content_sha256
-from hwm.data.seen_videos import FILE, SeenVideos, fingerprints, read_seen, take_name, write_seen
+from hwm.data.seen_videos import FILE, SeenVideos, fingerprints, read_seen, take_name, told_copies, write_seen
 from hwm.engine.assemble import load_stage1
-from hwm.engine.runlog import read_facts
-from hwm.engine.runtime import EXIT_STOPPED
+from hwm.engine.runlog import RunLog, read_facts
+from hwm.engine.runtime import EXIT_STOPPED, StopFlag
 from hwm.errors import DataError
 from hwm.pipelines import anticipate, pretrain
+from hwm.pipelines.anticipate import read_tables
+from hwm.pipelines.pretrain_data import find_parts
 
 
 def videos_in(folder: Path, view: str) -> list[Path]:
@@ -160,6 +162,48 @@ def test_a_run_that_goes_on_with_a_longer_list_says_so(
     (warning,) = facts["warnings"]
     assert f"1 added ({videos[2]})" in warning
     assert facts["train_videos"]["count"] == 3
+
+
+def test_copies_of_training_videos_in_validation_are_told(tmp_path: Path) -> None:
+    names = ("a", "copy", "same-size", "other")
+    a, copy, same_size, other = (tmp_path / f"{name}.mp4" for name in names)
+    for path, content in ((a, b"1234"), (copy, b"1234"), (same_size, b"4321"), (other, b"12345")):
+        path.write_bytes(content)
+    assert told_copies([a, a, other], [same_size]) is None
+    assert (told_copies([a, other], [same_size, copy, copy]) or "").endswith(f"flatter: 1: {copy} (of {a})")
+    with pytest.raises(DataError, match="cannot read"):
+        told_copies([a], [tmp_path / "gone"])
+
+
+def test_both_stages_tell_of_copies_under_another_name(
+    toy_world: Path, stage1_settings: dict[str, Any], stage2_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """By path they are two videos, and nothing else would say that what is scored was trained on."""
+    for part in ("train", "val"):
+        shutil.copyfile(next(iter(videos_in(toy_world, "cam01"))), tmp_path / f"{part}-take.mp4")
+        entry = {"segments": [{"start_time": 3.0, "end_time": 4.0, "step_unique_id": 1, "step_name": "Stir"}]}
+        annotation = {"annotations": {f"{part}-take": entry}}
+        (tmp_path / f"{part}.json").write_text(json.dumps(annotation))
+    said = f"{tmp_path / 'val-take.mp4'} (of {tmp_path / 'train-take.mp4'})"
+    stage1_settings["data"] |= {part: [str(tmp_path / f"{part}-take.mp4")] for part in ("train", "val")}
+    config = PretrainConfig(**stage1_settings)
+    for resume in (False, True):
+        with RunLog.open(config, "pretrain", resume=resume) as log:
+            (log.folder / "checkpoints/step-000001").mkdir(
+                parents=True, exist_ok=True
+            )  # there is something to go on from
+            find_parts(config.data, log, StopFlag())
+        (warning,) = read_facts(log.folder)["warnings"]
+        assert said in warning
+    stage2_settings["annotations"] = {
+        "train": tmp_path / "train.json",
+        "val": tmp_path / "val.json",
+        "videos": tmp_path,
+    }
+    later = AnticipateConfig(**stage2_settings)
+    with RunLog.open(later, "anticipate", resume=False) as log:
+        read_tables(later, log, StopFlag())
+    assert any(said in warning for warning in read_facts(log.folder)["warnings"])
 
 
 def test_stage_2_refuses_takes_of_stage_1_unless_it_is_told_not_to(

@@ -1,7 +1,11 @@
 """SIGTERM ends a run in order: what can be saved is saved, the exit code is 143, and the run can be run again."""
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +15,9 @@ import pytest
 from hwm.config import AdaptConfig, AdaptGazeConfig, AnticipateConfig, PretrainConfig
 from hwm.data import content
 from hwm.engine.checkpoint import CHECKPOINTS, CheckpointStore
+from hwm.engine.logged import read_metrics
 from hwm.engine.progress import Progress
-from hwm.engine.runlog import RunLog, read_facts, read_metrics
+from hwm.engine.runlog import RunLog, read_facts
 from hwm.engine.runtime import EXIT_STOPPED
 from hwm.pipelines import adapt, adapt_gaze, anticipate, extract, pretrain
 from hwm.tokens.video_hashes import VIDEO_HASHES
@@ -214,3 +219,41 @@ def test_stage_2_stops_at_once_and_leaves_no_result(
     assert read_facts(folder)["status"] == "finished"
     assert again.scores["probe"]["num_segments"] > 0
     assert not list(folder.glob("features-*"))
+
+
+def test_a_run_that_is_killed_while_its_workers_start_leaves_none_of_them() -> None:
+    """Torch's own watch takes whatever parent a worker has by then for the one to stay with."""
+    code = """
+import os, signal
+import torch
+from torch.utils.data import DataLoader
+from hwm.models.world_model import TimeGrid
+from hwm.tokens.source import decode_batches
+
+start = DataLoader.__iter__
+
+def killed(loader):
+    kept = start(loader)  # whose end would end the workers
+    os.kill(os.getpid(), signal.SIGKILL)
+
+DataLoader.__iter__ = killed
+next(decode_batches([[]] * 9, TimeGrid(4, "frame", 64, None), 2, torch.device("cpu")))
+"""
+    child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    try:
+        assert child.wait(120) == -signal.SIGKILL
+        until = time.monotonic() + 60
+        while _is_there(child.pid) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not _is_there(child.pid)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def _is_there(group: int) -> bool:
+    """Whether a process of the group is left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, 0)
+        return True
+    return False

@@ -12,7 +12,8 @@ from torch import Tensor
 from hwm.config import PretrainConfig
 from hwm.data.clips import ClipPlan, ClipRequest
 from hwm.engine.assemble import load_stage1, new_world
-from hwm.engine.runlog import RunLog, read_metrics
+from hwm.engine.logged import read_metrics
+from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import StopFlag
 from hwm.errors import DataError
 from hwm.evaluation.collapse import MIN_DEVIATION_RATIO, MIN_RANK_RATIO, collapse_monitors

@@ -91,7 +91,7 @@ class GazeFilesConfig(Part):
 
     folder: PathSetting | None = None
     """Dataset root with `takes/<take>/eye_gaze/`, folder of takes, or folder of CSVs named after the videos; null in
-    stage 2 means `annotations.videos`."""
+    stage 2 means `annotations.videos`, and in a comparison the folder of stage 1."""
     ego4d_y: Literal["down", "up"] | None = None
     """Which way y of Ego4D's gaze runs (`down`: 0 at the top); it is not documented, so its files need this setting."""
     ego4d_min_confidence: float = Field(default=0.6, ge=0, le=1)

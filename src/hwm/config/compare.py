@@ -41,7 +41,8 @@ class CompareConfig(RunConfig):
     pretrain: PretrainConfig
     """Stage 1; its `gaze` says where the gaze of the arms comes from."""
     anticipate: AnticipateConfig
-    """Stage 2; checkpoint and gaze point are filled in for each arm."""
+    """Stage 2; checkpoint and gaze point are filled in for each arm, and what is not given of `gaze_files` is that of
+    stage 1."""
     vjepa2: AnticipateConfig | None = None
     """Stage 2 on V-JEPA 2's own pair, on the same annotations and protocol."""
     equivalence: float = Field(default=0.02, gt=0, lt=1)

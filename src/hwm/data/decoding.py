@@ -140,8 +140,13 @@ class FrameCursor:
         return TimedFrame(found_sec, frame)
 
     def expect(self, times_sec: Sequence[float]) -> None:
-        """The times that `frame_at` is asked for next, ascending: pictures between them may be left undecoded."""
-        assert self._walk is not None
+        """The times that `frame_at` is asked for next, ascending: pictures between them may be left undecoded.
+
+        Raises:
+            DataError: the file was closed.
+        """
+        if self._walk is None:
+            raise DataError(f"{self.path} was closed", fix="read its frames within the `with` block that opened it")
         self._walk.expect([self._ticks(time) for time in times_sec if math.isfinite(time)])
 
     def last_frame_span(self) -> tuple[float, float]:

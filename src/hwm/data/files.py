@@ -5,6 +5,7 @@ In: a path. Out: plain values; a key or a column given twice is an error, becaus
 
 import csv
 import json
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,11 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
                 f"{path} has too many values in line {line}", expected=f"{len(header)}", found=f"{len(row)}"
             )
     return [dict(zip(header, row + [""] * (len(header) - len(row)), strict=True)) for _, row in rows]
+
+
+def as_one_reads_it(name: str) -> str:
+    """A name in one of the ways to write it: `é` may be one letter or two, as in files that come from a Mac."""
+    return unicodedata.normalize("NFC", name)
 
 
 class _RepeatedKeyError(ValueError):

@@ -7,6 +7,7 @@ the videos. Gaze is measured in the picture of the camera on the head: exo views
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ class GazeFiles:
                 expected="a dataset root with takes/<take>/eye_gaze/, or a folder of CSVs named after the videos",
                 fix="set gaze_files.folder",
             )
-        self._folder, self._config = folder, config
+        self.folder, self._config = folder, config
         self._found: dict[Path, _Found] = {}
 
     def track(self, video: VideoInfo) -> GazeTrack | None:
@@ -83,6 +84,23 @@ class GazeFiles:
             ConfigError: it is Ego4D's, and the direction of y was not given.
         """
         return self._find(video).track
+
+    def file_of(self, video: Path) -> Path | str:
+        """The gaze file of a video, or why there is none."""
+        parts = video.parts
+        if ALIGNED_FOLDER in parts[1:]:
+            if not video.stem.endswith(EGO_SUFFIX):
+                return "not the ego view"
+            name = parts[parts.index(ALIGNED_FOLDER, 1) - 1]
+        else:
+            name = video.stem
+        for written in dict.fromkeys((name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))):
+            folders = (self.folder / "takes" / written / "eye_gaze", self.folder / written / "eye_gaze")
+            candidates = [folder / file for folder in folders for file in PREFERRED]
+            for path in (*candidates, self.folder / f"{written}.csv"):
+                if path.is_file():
+                    return path
+        return NO_FILE
 
     def coverage(self, videos: Sequence[VideoInfo], fps: float) -> GazeCoverage:
         """What is measured of these videos, on a grid of `fps` steps a second.
@@ -112,11 +130,11 @@ class GazeFiles:
         return self._found[video.path]
 
     def _read(self, video: VideoInfo) -> _Found:
-        path = self._path(video.path)
+        path = self.file_of(video.path)
         if isinstance(path, str):
             return _Found(None, "", path, "")
         try:
-            digest = f"{path.relative_to(self._folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+            digest = f"{path.relative_to(self.folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}"
             if is_ego4d(read_rows(path)[0]):
                 return self._read_ego4d(path, video, digest)
             if video.width != video.height:
@@ -138,19 +156,6 @@ class GazeFiles:
         if abs(video.fps - VIDEO_FPS) > 0.1:
             return _Found(None, "", "not a canonical Ego4D video of 30 frames a second", digest)
         return _Found(read_gaze_ego4d(path, y_axis, self._config.ego4d_min_confidence), EGO4D, "", digest)
-
-    def _path(self, video: Path) -> Path | str:
-        """The gaze file of a video, or why there is none."""
-        parts = video.parts
-        if ALIGNED_FOLDER in parts[1:]:
-            if not video.stem.endswith(EGO_SUFFIX):
-                return "not the ego view"
-            name = parts[parts.index(ALIGNED_FOLDER, 1) - 1]
-        else:
-            name = video.stem
-        folders = (self._folder / "takes" / name / "eye_gaze", self._folder / name / "eye_gaze")
-        candidates = [folder / file for folder in folders for file in PREFERRED] + [self._folder / f"{name}.csv"]
-        return next((path for path in candidates if path.is_file()), NO_FILE)
 
 
 def gaze_in_box(

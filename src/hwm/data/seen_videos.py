@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hwm.data.content import content_sha256
+from hwm.data.files import as_one_reads_it
 from hwm.data.segments import Segment
 from hwm.data.takes import ALIGNED
 from hwm.errors import DataError, naming
@@ -40,7 +41,8 @@ class SeenVideos(NamedTuple):
         takes = {segment.video.path: segment.take for segment in segments}
         found = {}
         for (path, take), fingerprint in zip(takes.items(), fingerprints(list(takes)), strict=True):
-            named = next((self.by_name[name] for name in (take, take_name(path)) if name in self.by_name), None)
+            names = (as_one_reads_it(take), take_name(path))
+            named = next((self.by_name[name] for name in names if name in self.by_name), None)
             video = named or self.by_fingerprint.get(fingerprint)
             if video is not None:
                 found[take] = video
@@ -51,8 +53,8 @@ def take_name(path: Path) -> str:
     """The take that a video shows: the folder above `frame_aligned_videos`, or else the file's own name."""
     aligned = ALIGNED.rstrip("/")
     if aligned in path.parts[1:]:
-        return path.parts[path.parts.index(aligned, 1) - 1]
-    return path.stem
+        return as_one_reads_it(path.parts[path.parts.index(aligned, 1) - 1])
+    return as_one_reads_it(path.stem)
 
 
 def fingerprints(paths: Sequence[Path]) -> list[str]:
@@ -63,6 +65,29 @@ def fingerprints(paths: Sequence[Path]) -> list[str]:
     """
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         return list(pool.map(_fingerprint, paths))
+
+
+def told_copies(train: Iterable[Path], val: Iterable[Path]) -> str | None:
+    """A warning that names validation videos with the bytes of a training video, under another name; None without any.
+
+    Only files whose size is that of one of the other part are read, and of these the ends.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    of_size: dict[int, tuple[list[Path], list[Path]]] = {}
+    for part, paths in enumerate((train, val)):
+        for path in dict.fromkeys(paths):
+            of_size.setdefault(_size(path), ([], []))[part].append(path)
+    alike = [both for both in of_size.values() if all(both)]
+    known = [path for both in alike for path in both[0]]
+    asked = [path for both in alike for path in both[1]]
+    marks = dict(zip(fingerprints(known), known, strict=True))
+    copies = [(path, marks[mark]) for path, mark in zip(asked, fingerprints(asked), strict=True) if mark in marks]
+    if not copies:
+        return None
+    shown = ", ".join(f"{path} (of {of})" for path, of in copies[:3]) + ", …" * (len(copies) > 3)
+    return f"copies of training videos are among those of validation, whose scores they flatter: {len(copies)}: {shown}"
 
 
 def write_seen(
@@ -170,6 +195,13 @@ def _damaged(path: Path, found: str) -> DataError:
         found=found,
         fix="put it back, or train stage 1 again",
     )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}", fix="hwm data check CONFIG") from error
 
 
 def _fingerprint(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from hwm.config import AnnotationConfig
 from hwm.data.clips import VIDEO_SUFFIXES
-from hwm.data.files import read_json
+from hwm.data.files import as_one_reads_it, read_json
 from hwm.data.video_folder import Located
 from hwm.errors import DataError
 
@@ -63,7 +63,7 @@ class TakeIndex:
             self._plain = {}
             for path in sorted(config.videos.iterdir()):
                 if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith("."):
-                    self._plain.setdefault(path.stem, []).append(path)
+                    self._plain.setdefault(as_one_reads_it(path.stem), []).append(path)
 
     def take(self, key: str, uid: str | None, name: str | None) -> Take | None:
         """The take that an annotation means; None if `takes.json` is used and does not have it.
@@ -99,7 +99,7 @@ class TakeIndex:
         if take.entry is not None:
             located = self._from_entry(take, take.entry)
         elif self._plain is not None:
-            names = dict.fromkeys(name for name in (take.name, take.uid) if name is not None)
+            names = dict.fromkeys(as_one_reads_it(name) for name in (take.name, take.uid) if name is not None)
             found = [path for name in names for path in self._plain.get(name, [])]
             located = self._only(take, found, "no video named after the take", "named after the take")
         else:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hwm.data.clips import VIDEO_SUFFIXES
+from hwm.data.files import as_one_reads_it
 from hwm.errors import DataError
 
 
@@ -44,7 +45,7 @@ class VideoFolder:
             )
         self._paths: dict[str, list[Path]] = {}
         for path in sorted(_videos_below(root)):
-            self._paths.setdefault(path.stem, []).append(path)
+            self._paths.setdefault(as_one_reads_it(path.stem), []).append(path)
 
     def locate(self, name: str) -> Located:
         """The one video of this name.
@@ -52,7 +53,7 @@ class VideoFolder:
         Raises:
             DataError: two files have the name; the message gives both.
         """
-        found = self._paths.get(name, [])
+        found = self._paths.get(as_one_reads_it(name), [])
         if len(found) > 1:
             raise DataError(
                 f"there is more than one video called {name}",

@@ -29,14 +29,13 @@ from hwm.config import RunConfig
 from hwm.data.exclusions import Exclusion, check_coverage, most_frequent, summarise
 from hwm.engine.checkpoint import CHECKPOINTS, CheckpointStore
 from hwm.engine.disk import Disk
+from hwm.engine.logged import METRICS, TIMINGS, lines_until
 from hwm.engine.mirrors import Mirror, open_mirrors
 from hwm.engine.progress import say, warn
 from hwm.engine.provenance import now, provenance
 from hwm.errors import ConfigError, RunError
 from hwm.recipes import dump_config, load_config
-
-METRICS, TIMINGS = "metrics.jsonl", "timings.jsonl"
-"""Files of a run folder that grow by a line at a time."""
+from hwm.terminal import counted
 
 MAY_CHANGE = (
     "folder", "tokens.folder", "runtime.num_workers", "mirrors", "keep_last", "save_every", "log_every",
@@ -98,7 +97,9 @@ class RunLog(AbstractContextManager["RunLog"]):
     def warn(self, text: str) -> None:
         """Says a warning on the terminal, and adds it to `run.json`."""
         warn(f"{self.folder.name}: {text}")
-        self._facts.setdefault("warnings", []).append(text)
+        warnings = self._facts.setdefault("warnings", [])
+        if text not in warnings:  # a run that goes on finds again what its earlier part has said
+            warnings.append(text)
         self._save_facts()
 
     def record_coverage(self, what: str, *, expected: int, used: int, excluded: Sequence[Exclusion]) -> None:
@@ -230,18 +231,15 @@ class RunLog(AbstractContextManager["RunLog"]):
             self._disk.replace(self.folder / "run.json", content.encode())
 
     def _truncate(self, step: int) -> None:
-        """Drops lines of steps that will be done again, and a last line cut short by a crash."""
-        for path in (self.folder / METRICS, self.folder / TIMINGS):
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-            kept = [line for line in lines if (found := _step_of(line)) is not None and found <= step]
-            self._disk.replace(path, "".join(f"{line}\n" for line in kept).encode())
-
-
-def read_metrics(folder: Path, name: str = METRICS) -> list[dict[str, float]]:
-    """All lines of a run's `metrics.jsonl` (or `timings.jsonl`); a last line cut short by a crash is left out."""
-    path = folder / name
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if _step_of(line) is not None]
+        """Drops lines of steps that will be done again, and what a crash left of one; says which others are lost."""
+        for name in (METRICS, TIMINGS):
+            kept, num_lost = lines_until(self.folder / name, step)
+            self._disk.replace(self.folder / name, "".join(f"{line}\n" for line in kept).encode())
+            if num_lost:
+                lines = counted(num_lost, "line")
+                self.warn(
+                    f"{name}: {lines} of steps up to {step} cannot be read and {'is' * (num_lost == 1) or 'are'} gone"
+                )
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -251,13 +249,6 @@ def read_facts(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return facts if isinstance(facts, dict) else {}
-
-
-def _step_of(line: str) -> int | None:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _lock(folder: Path) -> TextIO:

@@ -230,6 +230,11 @@ def head_map(box: Sequence[float] | None, grid: tuple[int, int]) -> Float[Tensor
     cells = torch.zeros(height, width)
     if box is None:
         return cells
+    if not hasattr(box, "__len__"):  # one box for each picture was given, and no list of boxes
+        raise DataError(
+            "a head box is not a box", expected="a list of boxes (or of None) for each picture: [[box], [box], …]",
+            found=str(box),
+        )  # fmt: skip
     is_box = len(box) == 4 and all(map(isfinite, box)) and box[0] <= box[2] and box[1] <= box[3]
     if not is_box or max(box) > FARTHEST_BOX:
         raise DataError(

@@ -54,6 +54,10 @@ class TimeGrid:
         return "none" if self.gazelle_resolution is None else "estimated"
 
 
+_HIGHEST = 16.0
+"""No normalised pixel is as far from 0; one in 0..255 is, but in a black frame."""
+
+
 class WorldModel(nn.Module):
     """Frozen observer and gaze-conditioned predictor on one time grid."""
 
@@ -97,12 +101,17 @@ class WorldModel(nn.Module):
             gaze_frames_BTRYX: floats of Gazelle's view at the steps' own times, where there is a Gazelle.
 
         Raises:
-            DataError: pixels of another type or shape.
+            DataError: pixels of another type or shape, on another device, or not normalised.
         """
-        _require_pixels(frames_BTFRYX, "frames", "[clips, steps, frames a step, 3, rows, columns]", num_axes=6)
+        _require_pixels(
+            frames_BTFRYX, "frames", "[clips, steps, frames a step, 3, rows, columns]", self.observer.encoder,
+            num_axes=6,
+        )  # fmt: skip
         if gaze_frames_BTRYX is not None:
             shape = f"[{frames_BTFRYX.shape[0]}, {frames_BTFRYX.shape[1]}, 3, rows, columns], as many as of the frames"
-            _require_pixels(gaze_frames_BTRYX, "gaze frames", shape, num_axes=5, like=tuple(frames_BTFRYX.shape[:2]))
+            reader = self.observer.encoder if self.observer.gazelle is None else self.observer.gazelle
+            like = tuple(frames_BTFRYX.shape[:2])
+            _require_pixels(gaze_frames_BTRYX, "gaze frames", shape, reader, num_axes=5, like=like)
         batch, steps = frames_BTFRYX.shape[:2]
         gaze = None if gaze_frames_BTRYX is None else gaze_frames_BTRYX.flatten(0, 1)
         seen = self.observer(frames_BTFRYX.flatten(0, 1), gaze)
@@ -122,7 +131,7 @@ class WorldModel(nn.Module):
 
         Args:
             z_BTND: latents of the observed steps, as `observe` gives them.
-            scene_BTNG: their scene tokens; None for a model without gaze.
+            scene_BTNG: their scene tokens; None for a model without gaze, or where gaze is known at no step.
             num_steps: K, of 1 / `grid.fps` seconds each.
             known_BT: steps whose gaze is known; None: all of them.
             valid_BT: false for padding before the start of the video; None: no padding.
@@ -131,21 +140,89 @@ class WorldModel(nn.Module):
             Imagined latents `z_BKND` and, of a model with gaze, scene tokens `scene_BKNG`.
 
         Raises:
-            DataError: `num_steps` is below 1.
+            DataError: `num_steps` is no whole number of at least 1, or tokens or masks do not fit the model or each
+                other.
         """
-        if num_steps < 1:
+        if not hasattr(num_steps, "__index__") or num_steps < 1:
             raise DataError("there is no step to imagine", expected="num_steps of at least 1", found=str(num_steps))
+        self._require_tokens(z_BTND, scene_BTNG, known_BT, valid_BT)
         return self.predictor.rollout(z_BTND, scene_BTNG, num_steps, known_BT, valid_BT)
+
+    def _require_tokens(
+        self, z_BTND: Tensor, scene_BTNG: Tensor | None, known_BT: Tensor | None, valid_BT: Tensor | None
+    ) -> None:
+        spec = self.predictor.spec
+        _require_tensor(z_BTND, "latents")
+        if z_BTND.ndim != 4 or z_BTND.shape[-1] != spec.latent_width or 0 in z_BTND.shape[1:]:
+            raise DataError(
+                "these latents cannot be gone on from", found=_form(z_BTND), fix="give z_SND as observe gives it",
+                expected=f"floats [clips, steps, patches, {spec.latent_width}], at least one step and patch",
+            )  # fmt: skip
+        _require_like_weights(z_BTND, "latents", self.predictor)
+        clips, steps, patches = z_BTND.shape[:3]
+        if scene_BTNG is not None:
+            _require_tensor(scene_BTNG, "scene tokens")
+            if spec.scene_width is None or scene_BTNG.shape != (clips, steps, patches, spec.scene_width):
+                raise DataError(
+                    "these scene tokens do not go with the latents and the model", found=_form(scene_BTNG),
+                    expected="None: the model has no gaze" if spec.scene_width is None
+                    else f"[{clips}, {steps}, {patches}, {spec.scene_width}]",
+                    fix="give scene_SNG as observe gives it",
+                )  # fmt: skip
+            _require_like_weights(scene_BTNG, "scene tokens", self.predictor)
+        for name, mask in (("known_BT", known_BT), ("valid_BT", valid_BT)):
+            if mask is not None and (mask.dtype != torch.bool or mask.shape != (clips, steps)):
+                raise DataError(
+                    f"{name} does not go with the latents", expected=f"torch.bool [{clips}, {steps}]",
+                    found=_form(mask),
+                )  # fmt: skip
 
 
 def _require_pixels(
-    pixels: Tensor, what: str, shape: str, *, num_axes: int, like: tuple[int, ...] | None = None
+    pixels: Tensor, what: str, shape: str, owner: nn.Module, *, num_axes: int, like: tuple[int, ...] | None = None
 ) -> None:
+    """Hold pixels to what `owner` reads: shape, type, device, and values as `normalise` gives them."""
+    fix = "hwm.data.transforms.normalise makes them; frames[:, :, None] adds the axis of one frame a step"
+    _require_tensor(pixels, what)
     fits = pixels.ndim == num_axes and pixels.shape[-3] == 3 and like in (None, tuple(pixels.shape[:2]))
-    if not fits or not pixels.is_floating_point():
+    if not fits or not pixels.is_floating_point() or not pixels.numel():
         raise DataError(
             f"these {what} cannot be observed",
-            expected=f"normalised floats {shape}",
-            found=f"{pixels.dtype} {list(pixels.shape)}",
-            fix="hwm.data.transforms.normalise makes them; frames[:, :, None] adds the axis of one frame a step",
+            expected=f"normalised floats {shape}, at least one of each",
+            found=_form(pixels),
+            fix=fix,
         )
+    _require_like_weights(pixels, what, owner, torch.float32)
+    low, high = (float(value) for value in torch.aminmax(pixels))
+    if not max(-low, high) <= _HIGHEST:  # nor where a value is NaN
+        raise DataError(
+            f"these {what} are not normalised",
+            expected=f"finite values, about -2 to 3 as of pixels in 0..1 less their mean (at most ± {_HIGHEST:g})",
+            found=f"values from {low:g} to {high:g}",
+            fix=fix,
+        )
+
+
+def _require_tensor(value: Tensor, what: str) -> None:
+    if not isinstance(value, Tensor):
+        raise DataError(
+            f"these {what} are no tensor", expected="a torch.Tensor", found=type(value).__name__,
+            fix="torch.from_numpy makes one of an array, torch.stack of a list of tensors",
+        )  # fmt: skip
+
+
+def _require_like_weights(value: Tensor, what: str, owner: nn.Module, *also: torch.dtype) -> None:
+    """The type (or one of `also`) and the device of the weights that read it; under autocast any float will do."""
+    weight = next(owner.parameters())
+    types = dict.fromkeys((weight.dtype, *also))
+    if value.device != weight.device or not (value.dtype in types or torch.is_autocast_enabled(value.device.type)):
+        raise DataError(
+            f"these {what} are of another type or device than the weights that read them",
+            expected=f"{' or '.join(map(str, types))} on {weight.device}",
+            found=f"{value.dtype} on {value.device}",
+            fix=f"move them: .to({str(weight.device)!r}, {next(iter(types))})",
+        )
+
+
+def _form(value: Tensor) -> str:
+    return f"{value.dtype} {list(value.shape)}"

@@ -19,6 +19,7 @@ from hwm.config import AnticipateConfig, ProtocolConfig
 from hwm.data.annotations import read_annotations
 from hwm.data.exclusions import Exclusion, check_coverage
 from hwm.data.protocol import START_MINUS_TAU
+from hwm.data.seen_videos import told_copies
 from hwm.data.segments import ClassTable, SegmentTable, Task
 from hwm.data.video import VideoInfo
 from hwm.engine.held_data import hold_to_manifest
@@ -203,6 +204,8 @@ def read_tables(config: AnticipateConfig, log: RunLog, stop: StopFlag) -> tuple[
             found=", ".join(str(path) for path in both[:3]),
             fix="take them out of one of the two annotation files",
         )
+    if copies := told_copies((s.video.path for s in train.segments), (s.video.path for s in val.segments)):
+        log.warn(copies)
     if val.swapped_names:
         log.warn(f"classes of validation have names of other classes: {'; '.join(val.swapped_names[:3])}")
     log.record(annotations={"train": dict(train.counts), "val": dict(val.counts)})

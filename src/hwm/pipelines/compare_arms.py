@@ -105,6 +105,9 @@ def stage2_of(config: CompareConfig, name: str, seed: int, checkpoint: Path | No
         "probe": probe,
         "gazelle": config.pretrain.gazelle.model_dump() if _needs_gazelle(spec, source) else None,
     }
+    if source == "measured" and (spec.in_world or spec.in_probe):  # the gaze that stage 1 reads, unless said otherwise
+        said = template.gaze_files.model_dump(exclude_defaults=True)
+        changes["gaze_files"] = config.pretrain.gaze_files.model_dump() | said
     return _with(template, config, seed, changes)
 
 

@@ -62,6 +62,7 @@ def provenance_of(runs: Sequence[FinishedRun]) -> dict[str, dict[str, object]]:
             "train": annotations.train,
             "val": annotations.val,
         },
+        "Data that were used": {what: " or ".join(sorted(of)) for what, of in _used(runs).items()},
         "Weights, sha256 of the files": {name: " / ".join(sorted(of)) for name, of in sorted(_weights(runs).items())},
         "World models, sha256 of the tensors": dict(sorted(predictors.items())),
         "Matched": _matched(runs),
@@ -80,6 +81,17 @@ def _weights(runs: Iterable[FinishedRun]) -> dict[str, set[str]]:
     for run in runs:
         for name, digest in run.facts.get("weights", {}).items():
             found.setdefault(name, set()).add(digest)
+    return found
+
+
+def _used(runs: Iterable[FinishedRun]) -> dict[str, set[str]]:
+    """Kind of data → how much of it was used and what was left out, in words; several where runs differ."""
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        for what, told in run.coverage.items():
+            reasons = ", ".join(f"{count} × {reason}" for reason, count in told["excluded"].items())
+            said = f"{told['used']} of {told['expected']}" + (f" (left out: {reasons})" if reasons else "")
+            found.setdefault(what, set()).add(said)
     return found
 
 
@@ -117,6 +129,9 @@ def warnings_of(runs: Sequence[FinishedRun]) -> list[str]:
     own = _weights(run for run in runs if run.arm != "vjepa2")  # whose encoder may be another one
     if others := sorted(name for name, digests in own.items() if len(digests) > 1):
         said.append(f"Not matched: the weight files of {', '.join(others)} differ between runs.")
+    for what, of in _used(runs).items():
+        if len(of) > 1:
+            said.append(f"Not matched: {what}: {' or '.join(sorted(of))}.")
     seeds = {arm: {run.run.seed for run in runs if run.arm == arm} for arm in dict.fromkeys(run.arm for run in runs)}
     everything = set.union(*seeds.values())
     lacking = [f"{arm} ({_seeds(everything - has)})" for arm, has in seeds.items() if has != everything]
@@ -155,7 +170,7 @@ def shared_settings(runs: Sequence[FinishedRun]) -> dict[str, dict[str, object]]
         flat = [flat_settings(config.model_dump(mode="json")) for config in configs]
         if flat:
             shared[stage] = {
-                key: json.dumps(value) for key, value in flat[0].items()
+                key: json.dumps(value, ensure_ascii=False) for key, value in flat[0].items()
                 if all(key in other and other[key] == value for other in flat)
             }  # fmt: skip
     return shared

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from hwm.config import AnticipateConfig, PretrainConfig
 from hwm.engine.assemble import CHECKPOINTS
-from hwm.engine.runlog import read_facts, read_metrics
+from hwm.engine.logged import read_metrics
+from hwm.engine.runlog import read_facts
 from hwm.errors import RunError
 from hwm.evaluation.experiment import Run
 from hwm.evaluation.outputs import read_outputs
@@ -38,6 +39,8 @@ class FinishedRun(NamedTuple):
     """`majority` and `previous step`: what they said of the same segments."""
     warnings: tuple[str, ...]
     """What its own record warns of, and that of its stage 1."""
+    coverage: Mapping[str, Mapping[str, Any]] = {}
+    """What of its data was used and left out, by its own record and by that of its stage 1."""
 
 
 def read_run(folder: Path) -> FinishedRun:
@@ -83,9 +86,10 @@ def read_run(folder: Path) -> FinishedRun:
         config.probe.loss == "focal", about.get("gaze_forecast", {}),
     )  # fmt: skip
     warnings = [*facts.get("warnings", ()), *(f"stage 1: {text}" for text in about.get("warnings", ()))]
+    coverage = {f"stage 1, {what}": told for what, told in about.get("coverage", {}).items()} | facts["coverage"]
     return FinishedRun(
         folder, name_of(stage1, config), config, stage1, facts, run, about.get("initial_sha256"), baselines,
-        tuple(warnings),
+        tuple(warnings), coverage,
     )  # fmt: skip
 
 

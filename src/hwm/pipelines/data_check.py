@@ -8,12 +8,19 @@ that can be ended → the readers of training read the annotations once more thr
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import hwm
-from hwm.config import AdaptConfig, AnnotationConfig, AnticipateConfig, ClipDataConfig, PretrainConfig
+from hwm.config import (
+    AdaptConfig,
+    AnnotationConfig,
+    AnticipateConfig,
+    ClipDataConfig,
+    GazeFilesConfig,
+    PretrainConfig,
+)  # fmt: skip
 from hwm.data.annotations import read_annotations
 from hwm.data.check_log import ANOTHER_PLACE, CheckLog
 from hwm.data.checking import VideoCheck, check_videos
@@ -21,7 +28,8 @@ from hwm.data.clips import find_videos
 from hwm.data.content import content_sha256
 from hwm.data.decoding import NOT_THERE
 from hwm.data.exclusions import Exclusion
-from hwm.data.gaze_check import GazeFacts, check_gaze, gaze_file_of
+from hwm.data.gaze_check import NONE, GazeFacts, check_gaze, gaze_file_of
+from hwm.data.gaze_files import NO_FILE, GazeFiles
 from hwm.data.manifest import (
     SCHEMA,
     Coverage,
@@ -79,10 +87,12 @@ def run(config: DataConfig, timeout_sec: float = TIMEOUT_SEC) -> DataCheckResult
     setting = "annotations.manifest" if isinstance(config, AnticipateConfig) else "data.manifest"
     path = described.manifest or config.folder / config.name / "data_manifest.json"
     parts = annotated_parts(described) if isinstance(described, AnnotationConfig) else named_parts(described)
+    read_gaze = _gaze_reader(config)
     paths = _paths(parts)
     _require_text(paths)
     checks, stats, num_checked = _checked(paths, CheckLog(path), timeout_sec)
-    videos = _records(parts, checks, stats, None if isinstance(described, AnnotationConfig) else described.fps)
+    fps = None if isinstance(described, AnnotationConfig) else described.fps
+    videos = _records(parts, checks, stats, fps, read_gaze)
     manifest = _manifest(described, parts, videos)
     # The readers take what was found from here; it becomes the manifest when it is whole.
     draft = path.with_name(f".{path.name}.draft")
@@ -152,14 +162,14 @@ def _records(
     checks: Mapping[Path, VideoCheck],
     stats: Mapping[Path, os.stat_result],
     grid_fps: float | None,
+    read_gaze: Callable[[Path], GazeFacts | str | None],
 ) -> dict[str, VideoRecord]:
     items = {item.path: item for part in parts.values() for item in part.items if item.path is not None}
     records = {}
     for path, item in items.items():
         check, stat = checks[path], stats.get(path)
         facts = None if check.facts is None else VideoFacts.model_validate(check.facts)
-        gaze_file = gaze_file_of(path)
-        gaze = None if gaze_file is None else check_gaze(gaze_file)
+        gaze = read_gaze(path)
         records[str(path)] = VideoRecord(
             size=stat.st_size if stat else 0,
             mtime_ns=stat.st_mtime_ns if stat else 0,
@@ -172,6 +182,27 @@ def _records(
             notes=(*_video_notes(facts, item, grid_fps), *_gaze_notes(gaze)) if facts is not None else (),
         )
     return records
+
+
+def _gaze_reader(config: DataConfig) -> Callable[[Path], GazeFacts | str | None]:
+    """What is to be said of a video's gaze: of the file that the recipe leads to, else of the one beside a take.
+
+    Raises:
+        DataError: the folder of gaze files that the recipe names is not there.
+    """
+    said = GazeFilesConfig() if isinstance(config, AdaptConfig) else config.gaze_files
+    folder = said.folder
+    if isinstance(config, AnticipateConfig) and config.probe.gaze_point == "measured":
+        folder = folder or config.annotations.videos
+    files = None if folder is None else GazeFiles(folder, said)
+
+    def read(video: Path) -> GazeFacts | str | None:
+        found = gaze_file_of(video) if files is None else files.file_of(video)
+        if found == NO_FILE:
+            return NONE
+        return check_gaze(found, said) if isinstance(found, Path) else None
+
+    return read
 
 
 def _video_notes(facts: VideoFacts, item: Expected, grid_fps: float | None) -> list[str]:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from hwm.config import AnticipateConfig, DemoConfig, Gaze, GazelleConfig, PretrainConfig, TokenConfig
 from hwm.data.toyworld import ToyWorldSummary, generate
+from hwm.engine.logged import read_metrics
 from hwm.engine.progress import Progress
 from hwm.engine.provenance import provenance
-from hwm.engine.runlog import read_metrics
 from hwm.engine.runtime import StopFlag
 from hwm.errors import ConfigError
 from hwm.evaluation.demo_report import Arm, Arms, BestScores, DemoFindings, write_report

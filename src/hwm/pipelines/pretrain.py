@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from hwm.config import PretrainConfig
 from hwm.engine.assemble import CHECKPOINTS, PREDICTOR, new_world, predictor_hash, shared_hash
 from hwm.engine.checkpoint import CheckpointStore
+from hwm.engine.logged import read_metrics
 from hwm.engine.optim import adamw, clip_gradients, scheduled_lr, set_lr
 from hwm.engine.progress import Progress
-from hwm.engine.runlog import RunLog, read_metrics
+from hwm.engine.runlog import RunLog
 from hwm.engine.runtime import EXIT_STOPPED, StopFlag, rng_for, start
 from hwm.engine.waiting import Waited
 from hwm.evaluation.collapse import collapse_monitors

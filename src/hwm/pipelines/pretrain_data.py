@@ -15,7 +15,7 @@ from hwm.data.batches import StepBatches
 from hwm.data.clips import ClipPlan, ClipRequest, VideoSet, find_videos, fixed_box
 from hwm.data.exclusions import Exclusion
 from hwm.data.gaze_files import GazeFiles
-from hwm.data.seen_videos import write_seen
+from hwm.data.seen_videos import told_copies, write_seen
 from hwm.data.video import VideoInfo
 from hwm.engine.assemble import Seer, load_frozen_encoder
 from hwm.engine.compiling import compile_blocks
@@ -132,6 +132,8 @@ def find_parts(data: ClipDataConfig, log: RunLog, stop: StopFlag) -> dict[str, V
             found=", ".join(both[:3]),
             fix="take them out of one of the two lists",
         )
+    if copies := told_copies(*([video.path for video in found[part].videos] for part in ("train", "val"))):
+        log.warn(copies)
     return found
 
 

@@ -130,7 +130,7 @@ def record_measured_gaze(log: RunLog, files: GazeFiles, videos: Mapping[str, Seq
             raise DataError(
                 f"no step of the {part} videos has measured gaze",
                 expected="ego videos and their gaze files",
-                found=reasons or "files without a usable sample",
+                found=f"{reasons or 'files without a usable sample'}; looked in {files.folder}",
                 fix="check gaze_files.folder, and that the videos are of the ego view",
             )
         parts[part] = {"files": kinds, "steps_known": known, "steps_unknown": unknown, "sha256": digest}

@@ -18,6 +18,7 @@ from hwm.data.ahead import ahead
 from hwm.data.clips import ClipRequest
 from hwm.data.exclusions import Exclusion
 from hwm.data.open_readers import OpenReaders
+from hwm.data.parent import end_with_parent
 from hwm.data.video import VideoInfo
 from hwm.engine.home import home
 from hwm.engine.loading import loaded
@@ -157,12 +158,18 @@ def decode_batches(
     context = "spawn" if num_workers else None  # a forked worker would inherit decoder and thread state
     loader = DataLoader(
         _PixelBatches(plan, grid), batch_size=None, num_workers=num_workers, multiprocessing_context=context,
-        pin_memory=device.type == "cuda",
+        pin_memory=device.type == "cuda", worker_init_fn=_with_parent,
     )  # fmt: skip
     for batch in loaded(loader):
         if isinstance(batch, HwmError):
             raise batch
         yield batch
+
+
+def _with_parent(worker: int) -> None:
+    """Ends a worker whose parent is gone, also where it went before torch's own watch in the worker began."""
+    del worker
+    end_with_parent()
 
 
 class _PixelBatches(Dataset["tuple[StepPixels, Tensor] | HwmError"]):

@@ -31,6 +31,15 @@ VERSION = 1
 TENSORS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 MAX_CONFIG_BYTES = 1 << 20
+_READERS = {
+    "encoder": "hwm.load_encoder(PATH)",
+    "gazelle": "hwm.load_gazelle(PATH)",
+    "probe": "hwm.load_probe(PATH)",
+    "world_model": "hwm.engine.assemble.load_stage1(PATH).world, whose parts are .observer.encoder and .predictor",
+    "step_probe": "hwm.pipelines.predict.run(RUN, VIDEO, SECONDS), or `hwm predict`: it reads what its run made alone",
+}
+"""What reads a model of each kind, for those who gave it to another reader."""
+
 CONFIG_KEYS = {"format", "version", "kind", "spec", "tensors_sha256", "notes"}
 DISK_DTYPES = (torch.float32, torch.float16)
 
@@ -115,10 +124,16 @@ def read_model(path: Path, kind: str) -> StoredModel:
         raise WeightsError(
             f"{path} is the folder of a run", expected="the folder of a model", fix=f"use {inside.parent}"
         )
+    if not config_path.exists() and (path / "config.yaml").is_file():
+        raise WeightsError(
+            f"{path} is the folder of a run", expected=f"the folder of a model ({kind})",
+            fix=f"a run of stage 1: {_READERS['world_model']}; a run of stage 2: {_READERS['step_probe']}",
+        )  # fmt: skip
     config = _read_config(config_path)
     _check(config_path, "format", FORMAT, config["format"])
     _check(config_path, "version", VERSION, config["version"])
-    _check(config_path, "kind", kind, config["kind"])
+    reader = _READERS.get(str(config["kind"]))
+    _check(config_path, "kind", kind, config["kind"], reader and f"a {config['kind']} is read by {reader}")
     tensors, _ = read_safetensors(tensors_path)
     digest = hash_tensors(tensors)
     if config["tensors_sha256"] != digest:
@@ -199,6 +214,6 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _check(path: Path, name: str, expected: object, found: object) -> None:
+def _check(path: Path, name: str, expected: object, found: object, fix: str | None = None) -> None:
     if found != expected or type(found) is not type(expected):
-        raise WeightsError(f"{path}: wrong {name}", expected=repr(expected), found=repr(found))
+        raise WeightsError(f"{path}: wrong {name}", expected=repr(expected), found=repr(found), fix=fix)
