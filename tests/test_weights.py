@@ -11,14 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from hwm.errors import WeightsError
-from hwm.models.dinov2 import DINOv2
-from hwm.models.vjepa2 import EncoderSpec
-from hwm.weights import foreign, huggingface_read, load
+from hwm.models.causal_stack import CausalStack, CausalStackSpec
+from hwm.models.dinov2 import DINOv2, DINOv2Spec
+from hwm.models.masked_predictor import MaskedPredictor, MaskedPredictorSpec
+from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
+from hwm.weights import foreign, huggingface_read, load, sizes
 from hwm.weights.files import SafetensorsContent, hash_file, read_pickle
 from hwm.weights.layouts import inspect
+from hwm.weights.strict import build_empty, shapes_of
 
 GOLDEN = Path(__file__).parent / "golden"
 CHECKPOINT = GOLDEN / "vjepa2_checkpoint.pt"
@@ -130,6 +133,25 @@ def test_every_key_of_every_file_counts(case: str, tmp_path: Path, monkeypatch: 
             message = refusal(loader, path)
             assert key.removeprefix("module.backbone.") in message, f"{change} {key}: {message}"
             assert path.name in message, f"{change} {key}: {message}"
+
+
+def test_heads_that_no_tensor_tells_are_the_published_ones() -> None:
+    """With any other number a released file loads without a word, and its latents are others."""
+
+    def shapes(model: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]:
+        return shapes_of(build_empty(model))
+
+    for width, heads in {768: 12, 1024: 16, 1280: 16, 1408: 22, 1664: 26}.items():  # ViT-B, L, H, g, G
+        encoder = shapes(lambda width=width: VJEPA2Encoder(EncoderSpec(width, 1, 1)))
+        assert sizes.encoder_spec(encoder, None).num_heads == heads
+    for width, heads in {384: 6, 768: 12, 1024: 16, 1536: 24}.items():  # ViT-S, B, L, g
+        dinov2 = shapes(lambda width=width: DINOv2(DINOv2Spec(width, 1, 1)))
+        assert sizes.dinov2_spec(dinov2, None).num_heads == heads
+    masked = shapes(lambda: MaskedPredictor(MaskedPredictorSpec(32, 384, 1, 1)))
+    assert sizes.masked_predictor_spec(masked, None).num_heads == 12
+    causal = shapes(lambda: CausalStack(CausalStackSpec(32, 1024, 1, 1)))
+    assert sizes.causal_stack_spec(causal, None).num_heads == 16
+    assert load.load_probe(GOLDEN / "probe_weights.safetensors").spec.num_heads == 16
 
 
 def test_released_checkpoint_reads_the_model_asked_for() -> None:
