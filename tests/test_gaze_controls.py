@@ -18,10 +18,12 @@ from hwm.data.transforms import centre_square
 from hwm.data.video import VideoInfo, num_grid_steps
 from hwm.engine.assemble import load_stage1, new_world
 from hwm.engine.mean_scene import MEAN_SCENE
+from hwm.engine.runtime import start
 from hwm.errors import DataError, RunError
 from hwm.losses import layer_normed
 from hwm.models.world_model import WorldModel
 from hwm.pipelines import anticipate, pretrain
+from hwm.pipelines.pretrain_data import _token_source
 from hwm.tokens.cache import TokenCache
 from hwm.tokens.controls import ControlledSource, fixed_clips, mean_gaze
 from hwm.tokens.features import compute_features
@@ -247,14 +249,23 @@ def test_both_stages_run_say_so_and_give_the_same_twice(
     point = "none" if control == "dinov2" else control
     stage2_settings["probe"] |= {"gaze_point": "estimated", "gaze_point_control": point}
     config = AnticipateConfig(**stage2_settings, checkpoint=runs[0].folder)
-    source = open_world_foresight(config, CPU)._source
+    source = open_world_foresight(config.model_copy(update={"seed": 7}), CPU)._source
     assert isinstance(source, ControlledSource) == (control != "dinov2")
+    assert not isinstance(source, ControlledSource) or source._lender._seed == 7
     results = [anticipate.run(config.model_copy(update={"name": name})) for name in ("three", "four")]
     assert torch.equal(results[0].logits_SC, results[1].logits_SC)
     for folder, point_control in ((runs[0].folder, "none"), (results[0].folder, point)):
         record = json.loads((folder / "run.json").read_text())
         found = (record["gaze_control"], record["gaze_point_control"], record["oracle"])
         assert found == (control, point_control, control == "future")
+
+
+def test_gaze_is_lent_in_stage_1_by_the_runs_seed(stage1_settings: dict[str, Any]) -> None:
+    config = PretrainConfig(**stage1_settings | {"gaze_control": "shuffled", "seed": 7})
+    world, weights = new_world(config)
+    source = _token_source(config, world, weights, start(config.runtime))
+    assert isinstance(source, ControlledSource)
+    assert source._lender._seed == 7
 
 
 def test_an_oracle_in_the_probe_alone_is_named_too(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 from hwm.config import PretrainConfig
 from hwm.data.batches import StepBatches
@@ -212,7 +213,7 @@ def test_a_validation_that_fails_loses_no_training(
 
 
 def test_a_run_reads_its_own_clips_of_training_videos_and_holds_out_fixed_ones(
-    stage1_settings: dict[str, Any], toy_world: Path, tmp_path: Path
+    stage1_settings: dict[str, Any], toy_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same clips are planned here by hand, for a run that goes on at step 2, with targets of another encoder."""
     torch.manual_seed(5)
@@ -230,6 +231,9 @@ def test_a_run_reads_its_own_clips_of_training_videos_and_holds_out_fixed_ones(
         world, weights = new_world(config)
         data = open_data(config, world, weights, fabric, log, stop)
         batches = list(data.train_batches(config, 2, fabric))
+        monkeypatch.setattr(Fabric, "global_rank", 1)
+        monkeypatch.setattr(Fabric, "world_size", 2)
+        second = list(data.train_batches(config, 2, fabric))
     videos = {part: find_videos(getattr(config.data, part), "**/*", 1.0).videos for part in ("train", "val")}
     assert set(data.train) == set(videos["train"])
     assert {clip.video for clip in data.fixed} == set(videos["val"])
@@ -248,6 +252,8 @@ def test_a_run_reads_its_own_clips_of_training_videos_and_holds_out_fixed_ones(
         torch.testing.assert_close(batch.z_BTND, expected.z_BTND, atol=2e-2, rtol=2e-2)
         torch.testing.assert_close(predicted, other.z_BTND, atol=2e-2, rtol=2e-2)
         assert (expected.z_BTND - other.z_BTND).abs().mean() > 0.1, "the other encoder says something else"
+    for (whole, _), (share, _) in zip(batches, second, strict=True):
+        torch.testing.assert_close(share.z_BTND, whole.z_BTND[1:], msg="the second process has the second clip")
 
 
 def test_vjepa_2_1_is_a_backbone(stage1_settings: dict[str, Any]) -> None:
