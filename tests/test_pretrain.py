@@ -360,6 +360,21 @@ def test_a_link_to_a_video_of_the_other_side_is_that_video(
             find_parts(PretrainConfig(**stage1_settings).data, log, StopFlag())
 
 
+def test_a_folder_gives_the_videos_that_the_pattern_names(
+    stage1_settings: dict[str, Any], toy_world: Path, tmp_path: Path
+) -> None:
+    listed = toy_world / "lists" / "train_cam01.txt"
+    for line in listed.read_text().splitlines()[:2]:
+        video = (listed.parent / line).resolve()
+        (tmp_path / f"{take_name(video)}{video.suffix}").symlink_to(video)
+    first, _ = sorted(path.name for path in tmp_path.iterdir())
+    stage1_settings["data"] |= {"train": [str(tmp_path)], "glob": first}
+    config = PretrainConfig(**stage1_settings)
+    with RunLog.open(config, "pretrain", resume=False) as log:
+        found = find_parts(config.data, log, StopFlag())
+    assert [video.path.name for video in found["train"].videos] == [first]
+
+
 def test_a_video_is_as_long_as_a_clip_where_it_has_a_frame_for_each_step(
     stage1_settings: dict[str, Any], toy_world: Path
 ) -> None:
