@@ -233,6 +233,8 @@ def test_the_mean_is_the_training_videos_and_is_held_to_its_hash(
         (straight.folder / name).write_bytes((other.folder / name).read_bytes())
     with pytest.raises(RunError, match="is not the mean scene token"):
         load_stage1(straight.folder)
+    with pytest.raises(RunError, match="is not the mean scene token"):  # nor does the run go on with one taken anew
+        pretrain.run(PretrainConfig(**settings | {"name": "straight"}))
 
 
 @pytest.mark.parametrize("control", [control for control in CONTROLS if control != "none"])
