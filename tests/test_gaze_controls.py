@@ -253,7 +253,8 @@ def test_both_stages_run_say_so_and_give_the_same_twice(
     config = AnticipateConfig(**stage2_settings, checkpoint=runs[0].folder)
     source = open_world_foresight(config.model_copy(update={"seed": 7}), CPU)._source
     assert isinstance(source, ControlledSource) == (control != "dinov2")
-    assert not isinstance(source, ControlledSource) or source._lender._seed == 7
+    if isinstance(source, ControlledSource):
+        assert (source._point, source._lender._seed) == (point, 7)
     results = [anticipate.run(config.model_copy(update={"name": name})) for name in ("three", "four")]
     assert torch.equal(results[0].logits_SC, results[1].logits_SC)
     for folder, point_control in ((runs[0].folder, "none"), (results[0].folder, point)):
