@@ -200,14 +200,22 @@ def test_only_the_oracle_sees_pixels_after_the_anchor(
 
 
 def test_the_mean_is_the_training_videos_and_is_held_to_its_hash(
-    stage1_settings: dict[str, Any], stage2_settings: dict[str, Any], toy_world: Path, tmp_path: Path
-) -> None:
-    settings = stage1_settings | {"gaze_control": "mean"}
+    stage1_settings: dict[str, Any], stage2_settings: dict[str, Any], toy_world: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    settings, trained, validate = stage1_settings | {"gaze_control": "mean"}, list[WorldModel](), pretrain.validate
+
+    def validated(world: WorldModel, *rest: Any) -> Any:
+        trained.append(world)
+        return validate(world, *rest)
+
+    monkeypatch.setattr(pretrain, "validate", validated)
     straight = pretrain.run(PretrainConfig(**settings | {"name": "straight"}))
     record = json.loads((straight.folder / "run.json").read_text())
     assert (record["gaze_control"], record["oracle"]) == ("mean", False)
     world = load_stage1(straight.folder).world
     assert world.grid.gaze_control == "mean"
+    assert torch.equal(trained[0].mean_scene_NG, world.mean_scene_NG), "what is kept is what was trained on"
     # The mean of the training videos' own tokens, and of no others.
     plain = new_world(PretrainConfig(**stage1_settings)).world
     for part, same in (("train", True), ("val", False)):
