@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from hwm.config import AnticipateConfig, PretrainConfig, ProbeConfig
 from hwm.data.annotations import read_annotations
+from hwm.data.clips import find_videos
 from hwm.data.exclusions import Exclusion
 from hwm.data.toyworld import read_split
 from hwm.engine import sweep as sweeping
@@ -25,6 +26,9 @@ from hwm.pipelines import anticipate, pretrain
 from hwm.tokens import features, world_foresight
 from hwm.tokens.features import compute_features
 from hwm.tokens.source import LiveSource, Plan, TokenBatch
+from hwm.tokens.world_foresight import open_world_foresight
+from hwm.weights.files import hash_file
+from hwm.weights.load import read_gazelle, save_model
 
 CPU = torch.device("cpu")
 HORIZON_SEC = 1.0
@@ -148,6 +152,31 @@ def test_gaze_reaches_stage_2(stage1: Path, stage2_settings: dict[str, Any], tmp
     context = config.protocol.num_steps
     assert np.array_equal(before[:, :context], after[:, :context])
     assert not np.array_equal(before[:, context:], after[:, context:])
+
+
+def test_a_gaze_point_is_of_the_gazelle_that_the_recipe_names(
+    stage1_settings: dict[str, Any], stage2_settings: dict[str, Any], tiny_weights: Path, tmp_path: Path
+) -> None:
+    """A world model without gaze of its own, at another rate of steps than the recipes'."""
+    gazelle = read_gazelle(tiny_weights / "gazelle").module
+    with torch.no_grad():
+        gazelle.linear.weight.mul_(2)
+    save_model(gazelle, tmp_path / "gazelle")
+    stage1_settings["optim"]["num_steps"] = 1
+    stage1_settings["data"]["fps"] = 2.0
+    checkpoint = pretrain.run(PretrainConfig(**stage1_settings | {"gaze": "none"})).folder
+    stage2_settings["probe"]["gaze_point"] = "estimated"
+    named = {"gazelle": {"weights": str(tmp_path / "gazelle"), "resolution": 56}}
+    foresight = open_world_foresight(AnticipateConfig(**stage2_settings | named, checkpoint=checkpoint), CPU)
+    files = {"encoder": tiny_weights / "encoder", "gazelle": tmp_path / "gazelle"}
+    assert foresight.facts["weights"] == {
+        name: hash_file(folder / "model.safetensors").sha256 for name, folder in files.items()
+    }
+    assert foresight.facts["stage1"]["source"] == str(load_stage1(checkpoint).source)
+    assert foresight.fps == 2.0
+    (video, *_) = find_videos([Path(path) for path in stage1_settings["data"]["val"]], "**/*", 1.0).videos
+    (lost,) = foresight.prepare([video._replace(path=tmp_path / "gone.mp4")], lambda done: None)
+    assert lost.item == str(tmp_path / "gone.mp4")
 
 
 def test_a_run_scores_every_segment_and_names_stage_1(

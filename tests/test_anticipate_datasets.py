@@ -14,6 +14,7 @@ from hwm.engine.requirements import require_inputs
 from hwm.errors import ConfigError, DataError
 from hwm.pipelines import anticipate, pretrain
 from hwm.pipelines.anticipate import AnticipateResult
+from hwm.pipelines.compare_examples import reopen
 
 VIDEOS = ("P01_01", "P01_02", "P02_01", "P03_01")
 """The first two are trained on, with the third; the last is scored. Names of EPIC-KITCHENS do for all."""
@@ -147,6 +148,7 @@ def test_epic_kitchens(world: Path, tmp_path: Path) -> None:
     assert set(load_file(result.folder / "outputs.safetensors")) == {
         f"{task}/{part}" for task in shapes for part in ("logits", "labels")
     }
+    _assert_reopened(result, known=4)
 
 
 def test_long_term_anticipation(world: Path, tmp_path: Path) -> None:
@@ -162,6 +164,19 @@ def test_long_term_anticipation(world: Path, tmp_path: Path) -> None:
     again, record = _run(world, "lta", tmp_path / "again")
     assert record.get("warnings", []) == []
     assert again.scores == result.scores
+    _assert_reopened(result, known=4)
+
+
+def _assert_reopened(result: AnticipateResult, known: int) -> None:
+    """The examples of a comparison are of the last task, the action, on the segments whose action is known."""
+    again = reopen(result.folder).result
+    assert [output.task.name for output in again.outputs] == ["action"]
+    assert again.classes == result.classes
+    (kept,) = torch.nonzero(result.labels_S >= 0, as_tuple=True)
+    assert len(kept) == known < len(result.samples)
+    assert [sample.segment.row for sample in again.samples] == [result.samples[i].segment.row for i in kept.tolist()]
+    assert torch.equal(again.labels_S, result.labels_S[kept])
+    torch.testing.assert_close(again.logits_SC, result.logits_SC[kept], atol=0, rtol=2e-3)  # kept in half precision
 
 
 def test_long_term_anticipation_with_no_whole_sequence_says_so(world: Path, tmp_path: Path) -> None:

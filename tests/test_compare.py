@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from hwm.evaluation.experiment import Run
 from hwm.evaluation.metrics import score
 from hwm.evaluation.outputs import read_outputs
 from hwm.evaluation.report_parts import Picture
-from hwm.pipelines import compare, compare_examples, compare_runs, compare_units
+from hwm.pipelines import compare, compare_child, compare_examples, compare_runs, compare_units
 from hwm.pipelines.compare_arms import ARMS, name_of, stage1_of, stage2_of
 from hwm.pipelines.compare_child import open_log, start_unit
 from hwm.pipelines.compare_cost import Clock, cost_of, plan_table
@@ -434,6 +434,42 @@ def test_the_log_of_a_unit_is_locked_until_it_has_ended(tmp_path: Path) -> None:
     assert again is not None
     assert (tmp_path / "unit.log").read_text() == "", "what it said before is not what it says now"
     again.close()
+
+
+@pytest.fixture
+def _own_process_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Puts back what a unit changes of the process that it runs in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [])
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    streams, threads = {stream: os.dup(stream) for stream in (1, 2)}, torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    for stream, kept in streams.items():
+        os.dup2(kept, stream)
+        os.close(kept)
+
+
+@pytest.mark.usefixtures("_own_process_again")
+def test_a_unit_is_its_command_in_its_folder_with_its_threads_and_all_it_prints_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(module: str, run_name: str) -> None:
+        threads = [torch.get_num_threads(), os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]]
+        os.write(1, f"{json.dumps([module, run_name, sys.argv, os.getcwd(), threads])}\n".encode())
+        os.write(2, b"an error\n")
+
+    monkeypatch.setattr(compare_child.runpy, "run_module", told)
+    monkeypatch.setattr(compare_child, "end_with_parent", lambda: os.write(1, b"ends with its parent\n"))
+    log = open_log(tmp_path / "logs" / "unit.log")
+    assert log is not None
+    folder = tmp_path / "logs"
+    compare_child._run("anticipate", "unit.yaml", log, 3, str(folder))
+    tied, command, error = (folder / "unit.log").read_text().splitlines()
+    assert (tied, error) == ("ends with its parent", "an error")
+    argv = ["hwm", "anticipate", "unit.yaml"]
+    assert json.loads(command) == ["hwm", "__main__", argv, str(folder), [3, "3", "3"]]
 
 
 @pytest.mark.parametrize("fails", [False, True])

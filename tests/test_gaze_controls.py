@@ -18,10 +18,12 @@ from hwm.data.transforms import centre_square
 from hwm.data.video import VideoInfo, num_grid_steps
 from hwm.engine.assemble import load_stage1, new_world
 from hwm.engine.mean_scene import MEAN_SCENE
+from hwm.engine.runtime import start
 from hwm.errors import DataError, RunError
 from hwm.losses import layer_normed
 from hwm.models.world_model import WorldModel
 from hwm.pipelines import anticipate, pretrain
+from hwm.pipelines.pretrain_data import _token_source
 from hwm.tokens.cache import TokenCache
 from hwm.tokens.controls import ControlledSource, fixed_clips, mean_gaze
 from hwm.tokens.features import compute_features
@@ -198,14 +200,22 @@ def test_only_the_oracle_sees_pixels_after_the_anchor(
 
 
 def test_the_mean_is_the_training_videos_and_is_held_to_its_hash(
-    stage1_settings: dict[str, Any], stage2_settings: dict[str, Any], toy_world: Path, tmp_path: Path
-) -> None:
-    settings = stage1_settings | {"gaze_control": "mean"}
+    stage1_settings: dict[str, Any], stage2_settings: dict[str, Any], toy_world: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    settings, trained, validate = stage1_settings | {"gaze_control": "mean"}, list[WorldModel](), pretrain.validate
+
+    def validated(world: WorldModel, *rest: Any) -> Any:
+        trained.append(world)
+        return validate(world, *rest)
+
+    monkeypatch.setattr(pretrain, "validate", validated)
     straight = pretrain.run(PretrainConfig(**settings | {"name": "straight"}))
     record = json.loads((straight.folder / "run.json").read_text())
     assert (record["gaze_control"], record["oracle"]) == ("mean", False)
     world = load_stage1(straight.folder).world
     assert world.grid.gaze_control == "mean"
+    assert torch.equal(trained[0].mean_scene_NG, world.mean_scene_NG), "what is kept is what was trained on"
     # The mean of the training videos' own tokens, and of no others.
     plain = new_world(PretrainConfig(**stage1_settings)).world
     for part, same in (("train", True), ("val", False)):
@@ -231,6 +241,8 @@ def test_the_mean_is_the_training_videos_and_is_held_to_its_hash(
         (straight.folder / name).write_bytes((other.folder / name).read_bytes())
     with pytest.raises(RunError, match="is not the mean scene token"):
         load_stage1(straight.folder)
+    with pytest.raises(RunError, match="is not the mean scene token"):  # nor does the run go on with one taken anew
+        pretrain.run(PretrainConfig(**settings | {"name": "straight"}))
 
 
 @pytest.mark.parametrize("control", [control for control in CONTROLS if control != "none"])
@@ -247,14 +259,24 @@ def test_both_stages_run_say_so_and_give_the_same_twice(
     point = "none" if control == "dinov2" else control
     stage2_settings["probe"] |= {"gaze_point": "estimated", "gaze_point_control": point}
     config = AnticipateConfig(**stage2_settings, checkpoint=runs[0].folder)
-    source = open_world_foresight(config, CPU)._source
+    source = open_world_foresight(config.model_copy(update={"seed": 7}), CPU)._source
     assert isinstance(source, ControlledSource) == (control != "dinov2")
+    if isinstance(source, ControlledSource):
+        assert (source._point, source._lender._seed) == (point, 7)
     results = [anticipate.run(config.model_copy(update={"name": name})) for name in ("three", "four")]
     assert torch.equal(results[0].logits_SC, results[1].logits_SC)
     for folder, point_control in ((runs[0].folder, "none"), (results[0].folder, point)):
         record = json.loads((folder / "run.json").read_text())
         found = (record["gaze_control"], record["gaze_point_control"], record["oracle"])
         assert found == (control, point_control, control == "future")
+
+
+def test_gaze_is_lent_in_stage_1_by_the_runs_seed(stage1_settings: dict[str, Any]) -> None:
+    config = PretrainConfig(**stage1_settings | {"gaze_control": "shuffled", "seed": 7})
+    world, weights = new_world(config)
+    source = _token_source(config, world, weights, start(config.runtime))
+    assert isinstance(source, ControlledSource)
+    assert source._lender._seed == 7
 
 
 def test_an_oracle_in_the_probe_alone_is_named_too(

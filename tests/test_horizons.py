@@ -11,16 +11,18 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from hwm.config import AnticipateConfig, PretrainConfig, ProtocolConfig, VJEPA2BackboneConfig
+from hwm.config import AnticipateConfig, Gaze, PretrainConfig, ProtocolConfig, VJEPA2BackboneConfig
 from hwm.data.annotations import read_annotations
 from hwm.data.protocol import START_MINUS_TAU, Observation, observe_before
 from hwm.engine.assemble import load_stage1
 from hwm.errors import ConfigError, DataError
+from hwm.models.step_probe import Pooler
 from hwm.pipelines import anticipate, predict, pretrain
 from hwm.recipes import load_config
-from hwm.tokens.features import compute_features
+from hwm.tokens.features import Inputs, RolloutKind, compute_features
 from hwm.tokens.source import LiveSource
 from hwm.tokens.vjepa2_foresight import open_vjepa2_foresight
+from hwm.tokens.world_foresight import open_world_foresight
 
 CPU = torch.device("cpu")
 CURVE = (0.5, 3.0)
@@ -247,6 +249,51 @@ def test_copy_last_gives_the_last_observed_latent_and_asks_no_predictor(
     assert not future[:missing].any()
     for step in future[missing:]:  # the gaze point too
         assert np.array_equal(step, made.tokens_STND[0, context - 1])
+
+
+def test_the_probe_is_given_what_the_recipe_asks_of_the_world_model(
+    stage1: Path, stage2_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Computed anew with the settings written out: roll-out, steps, patches, gaze point, and room for all horizons."""
+    annotations = AnticipateConfig(**stage2_settings).annotations
+    table = read_annotations(annotations.val, annotations, None)
+    asked: list[tuple[RolloutKind, Inputs, Pooler, Gaze]] = [
+        ("imagined", "context+future", "attentive", "estimated"), ("copy-last", "future", "attentive", "none"),
+        ("imagined", "future", "mean", "none"), ("imagined", "context", "attentive", "none"),
+    ]  # fmt: skip
+    for rollout, inputs, pooler, gaze in asked:
+        probe = {"inputs": inputs, "pooler": pooler, "gaze_point": gaze}
+        settings = stage2_settings | {"probe": probe, "backbone": {"kind": "hwm", "rollout": rollout}}
+        config = AnticipateConfig(**settings, checkpoint=stage1)
+        foresight = open_world_foresight(config, CPU)
+        world = foresight._stage1.world
+        with torch.no_grad():
+            world.predictor.stack.predictor_proj.weight.normal_(std=0.3)
+        sets = {
+            name: [
+                anticipate.feature_request(sample, config.protocol.id)
+                for sample in anticipate.validation_samples(table, config, foresight.fps, tau)[0][-3:]
+            ]
+            for name, tau in (("near", 0.5), ("far", 3.0))
+        }
+        foresight.prepare(anticipate.videos_of(table), lambda done: None)
+        done: list[int] = []
+        found = foresight.features(sets, tmp_path, done.append)
+        assert done == sorted(set(done))
+        assert done[-1] == 6
+        slots = max(request.num_future for request in sets["far"])
+        expected = compute_features(
+            world, foresight._source, sets["near"], inputs, gaze != "none", slots, tmp_path / "expected.npy", 8,
+            lambda done: None, rollout, "mean" if pooler == "mean" else "all",
+        )  # fmt: skip
+        for name, value in found["near"]._asdict().items():
+            np.testing.assert_array_equal(value, getattr(expected, name), err_msg=f"{rollout} {inputs} {name}")
+        num_steps = found["near"].tokens_STND.shape[1]
+        assert num_steps == (0 if inputs == "future" else 4) + (0 if inputs == "context" else slots)
+        near = foresight.features({"near": sets["near"]}, tmp_path, done.append, num_slots=num_steps)["near"]
+        np.testing.assert_array_equal(near.tokens_STND, expected.tokens_STND)
+        assert foresight.trained_steps == (5 if rollout == "imagined" and inputs != "context" else None)
+        assert foresight.facts["backbone"]["rollout"] == rollout
 
 
 def test_a_run_of_copy_last_says_so_and_its_probe_is_its_own(stage1: Path, stage2_settings: dict[str, Any]) -> None:

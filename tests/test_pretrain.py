@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 from hwm.config import PretrainConfig
 from hwm.data.batches import StepBatches
@@ -20,15 +21,21 @@ from hwm.engine.checkpoint import CheckpointStore
 from hwm.engine.logged import TIMINGS, read_metrics
 from hwm.engine.progress import Progress
 from hwm.engine.runlog import RunLog
-from hwm.engine.runtime import StopFlag
+from hwm.engine.runtime import StopFlag, start
 from hwm.errors import ConfigError, DataError, RunError
 from hwm.evaluation.skill_by_take import read_errors
 from hwm.losses import layer_normed
 from hwm.models.predictor import GazePredictor
+from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
 from hwm.pipelines import pretrain
-from hwm.pipelines.pretrain_data import find_parts, target_seer, training_crops
+from hwm.pipelines.pretrain_data import find_parts, open_data, target_seer, training_crops
 from hwm.pipelines.validation import Validation, validate
+from hwm.tokens.source import LiveSource
+from hwm.weights.files import hash_file
+from hwm.weights.load import save_model
 from hwm.weights.pretrained import HumanWorldModel
+
+CPU = torch.device("cpu")
 
 
 class InterruptedRunError(Exception):
@@ -206,6 +213,50 @@ def test_a_validation_that_fails_loses_no_training(
     assert read_metrics(resumed.folder) == read_metrics(straight.folder)
 
 
+def test_a_run_reads_its_own_clips_of_training_videos_and_holds_out_fixed_ones(
+    stage1_settings: dict[str, Any], toy_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same clips are planned here by hand, for a run that goes on at step 2, with targets of another encoder."""
+    torch.manual_seed(5)
+    save_model(VJEPA2Encoder(EncoderSpec(32, 2, 2)), tmp_path / "target")
+    stage1_settings["data"]["augment"] = {"ratio": [0.9, 1.1], "scale": [0.3, 0.5]}
+    stage1_settings["data"] |= {"fps": 2.0, "step": "tubelet"}
+    stage1_settings["tokens"]["views"] = 2
+    listed = toy_world / "lists" / "train_cam01.txt"
+    stage1_settings["data"]["train"] = [str(listed.parent / line) for line in listed.read_text().splitlines()[:3]]
+    stage1_settings["optim"] |= {"num_steps": 4, "batch_size": 2}
+    target = {"target_encoder": stage1_settings["encoder"] | {"weights": str(tmp_path / "target")}}
+    config = PretrainConfig(**stage1_settings | target | {"seed": 3, "gaze": "none"})
+    fabric = start(config.runtime)
+    with RunLog.open(config, "pretrain", resume=False) as log, StopFlag() as stop:
+        world, weights = new_world(config)
+        data = open_data(config, world, weights, fabric, log, stop)
+        batches = list(data.train_batches(config, 2, fabric))
+        monkeypatch.setattr(Fabric, "global_rank", 1)
+        monkeypatch.setattr(Fabric, "world_size", 2)
+        second = list(data.train_batches(config, 2, fabric))
+    videos = {part: find_videos(getattr(config.data, part), "**/*", 1.0).videos for part in ("train", "val")}
+    assert set(data.train) == set(videos["train"])
+    assert {clip.video for clip in data.fixed} == set(videos["val"])
+    plan = ClipPlan(data.train, 2.0, 5, config.data.augment, 3, 2)
+    assert data.fixed == ClipPlan(tuple(dict.fromkeys(c.video for c in data.fixed)), 2.0, 5, None, 0).validation()
+    planned = StepBatches(plan, 2, 2, 4)
+    assert len(batches) == len(planned) == 2
+    seer = target_seer(config)
+    assert seer is not None
+    assert seer.weights == {"encoder": hash_file(tmp_path / "target" / "model.safetensors").sha256}
+    assert (seer.grid.fps, seer.grid.step) == (2.0, "tubelet")
+    own = LiveSource(world.observer, world.grid, CPU, num_workers=0)
+    theirs = LiveSource(seer.observer, seer.grid, CPU, num_workers=0)
+    read = zip(batches, own.batches(list(planned)), theirs.batches(list(planned)), strict=True)
+    for (batch, predicted), expected, other in read:
+        torch.testing.assert_close(batch.z_BTND, expected.z_BTND, atol=2e-2, rtol=2e-2)
+        torch.testing.assert_close(predicted, other.z_BTND, atol=2e-2, rtol=2e-2)
+        assert (expected.z_BTND - other.z_BTND).abs().mean() > 0.1, "the other encoder says something else"
+    for (whole, _), (share, _) in zip(batches, second, strict=True):
+        torch.testing.assert_close(share.z_BTND, whole.z_BTND[1:], msg="the second process has the second clip")
+
+
 def test_vjepa_2_1_is_a_backbone(stage1_settings: dict[str, Any]) -> None:
     """A distilled 2.1 file in the released layout: targets are the encoder's own tokens, not its teacher's."""
     released = Path(__file__).parent / "golden" / "vjepa2_1_distilled.pt"
@@ -308,6 +359,21 @@ def test_a_link_to_a_video_of_the_other_side_is_that_video(
     with RunLog.open(PretrainConfig(**stage1_settings), "pretrain", resume=False) as log:
         with pytest.raises(DataError, match="share 1 video"):
             find_parts(PretrainConfig(**stage1_settings).data, log, StopFlag())
+
+
+def test_a_folder_gives_the_videos_that_the_pattern_names(
+    stage1_settings: dict[str, Any], toy_world: Path, tmp_path: Path
+) -> None:
+    listed = toy_world / "lists" / "train_cam01.txt"
+    for line in listed.read_text().splitlines()[:2]:
+        video = (listed.parent / line).resolve()
+        (tmp_path / f"{take_name(video)}{video.suffix}").symlink_to(video)
+    first, _ = sorted(path.name for path in tmp_path.iterdir())
+    stage1_settings["data"] |= {"train": [str(tmp_path)], "glob": first}
+    config = PretrainConfig(**stage1_settings)
+    with RunLog.open(config, "pretrain", resume=False) as log:
+        found = find_parts(config.data, log, StopFlag())
+    assert [video.path.name for video in found["train"].videos] == [first]
 
 
 def test_a_video_is_as_long_as_a_clip_where_it_has_a_frame_for_each_step(

@@ -30,7 +30,6 @@ from hwm.weights.load import save_model
 GOLDEN = Path(__file__).parent / "golden"
 CPU = torch.device("cpu")
 FPS, NUM_FRAMES, RESOLUTION, WIDTH = 8.0, 8, 64, 32
-LATE_SEC = 1.0
 BEYOND_SEC = 0.4
 """How far past the start of the step the features of these tests foresee."""
 NoisyCopy = Callable[[Path, Path, float, int | None], None]
@@ -113,7 +112,9 @@ def test_features_are_the_tokens_of_the_released_wrapper(
     video, seconds = golden["encoder.video"], golden["wrapper.anticipation_seconds"].tolist()
     expected = golden[f"wrapper.tokens_steps{num_rounds}_out{num_frames}"]
     rounds = {"num_rounds": num_rounds, "num_output_frames": num_frames}
-    both = upstreams(**rounds).read_out(video, seconds)
+    foresight = upstreams(**rounds)
+    assert foresight.fps == 4.0
+    both = foresight.read_out(video, seconds)
     assert both.shape[1:3] == (expected.shape[1] // 16, 16)
     assert_close(both.flatten(1, 2), expected)
     num_context = golden["encoder.tokens"].shape[1]
@@ -188,10 +189,10 @@ def test_the_file_holds_each_clip_of_frames_by_time_and_early_frames_are_frame_0
     settings["probe"]["batch_size"] = 2
     settings["protocol"]["num_steps"] = 24
     config = AnticipateConfig(**settings)
-    samples = sorted(samples_of(config), key=lambda sample: sample.segment.start_sec)[:5]
+    samples = sorted(samples_of(config), key=lambda sample: sample.segment.start_sec)[:3]
     assert samples[0].observation.num_padded > 0
-    samples = [sample._replace(horizon_sec=0.3 * (i + 1)) for i, sample in enumerate(samples)]
-    samples = [sample for sample in samples if sample.horizon_sec <= LATE_SEC]  # the clips end 1 s before the start
+    horizons_sec = (0.6, 0.3, 0.9)  # in no order, and the clips end 1 s before the start
+    samples = [sample._replace(horizon_sec=tau) for sample, tau in zip(samples, horizons_sec, strict=True)]
     foresight = opened(config)
     requests = [anticipate.feature_request(sample, config.protocol.id, BEYOND_SEC) for sample in samples]
     done: list[int] = []
@@ -217,6 +218,11 @@ def test_the_file_holds_each_clip_of_frames_by_time_and_early_frames_are_frame_0
         foresight.features(sets, tmp_path, done.append, num_slots=14)
     foresight.features({"b": requests[:1]}, tmp_path, done.append, num_slots=13)
     np.testing.assert_allclose(features["b"].tokens_STND[0], features["a"].tokens_STND[0], atol=5e-3)
+    # Frames come at the encoder's resolution.
+    encoder = config.backbone.encoder.model_copy(update={"resolution": RESOLUTION // 2})
+    coarse = opened(config.model_copy(update={"backbone": config.backbone.model_copy(update={"encoder": encoder})}))
+    coarser = coarse.features({"c": requests[:1]}, tmp_path, done.append)["c"].tokens_STND
+    assert coarser.shape == (1, 24 // 2 + 1, 4, WIDTH)
     # A probe that reads the mean of the patches gets that alone.
     pooled = opened(config.model_copy(update={"probe": config.probe.model_copy(update={"pooler": "mean"})}))
     mean = pooled.features({"mean": requests[:2]}, tmp_path, done.append)["mean"].tokens_STND

@@ -11,14 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from hwm.errors import WeightsError
-from hwm.models.dinov2 import DINOv2
-from hwm.models.vjepa2 import EncoderSpec
-from hwm.weights import foreign, huggingface_read, load
+from hwm.models.causal_stack import CausalStack, CausalStackSpec
+from hwm.models.dinov2 import DINOv2, DINOv2Spec
+from hwm.models.masked_predictor import MaskedPredictor, MaskedPredictorSpec
+from hwm.models.vjepa2 import EncoderSpec, VJEPA2Encoder
+from hwm.weights import foreign, huggingface_read, load, sizes
 from hwm.weights.files import SafetensorsContent, hash_file, read_pickle
 from hwm.weights.layouts import inspect
+from hwm.weights.remap import Layout
+from hwm.weights.strict import build_empty, check_state, checked_remap, shapes_of
 
 GOLDEN = Path(__file__).parent / "golden"
 CHECKPOINT = GOLDEN / "vjepa2_checkpoint.pt"
@@ -132,6 +136,49 @@ def test_every_key_of_every_file_counts(case: str, tmp_path: Path, monkeypatch: 
             assert path.name in message, f"{change} {key}: {message}"
 
 
+def test_heads_that_no_tensor_tells_are_the_published_ones() -> None:
+    """With any other number a released file loads without a word, and its latents are others."""
+
+    def shapes(model: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]:
+        return shapes_of(build_empty(model))
+
+    for width, heads in {768: 12, 1024: 16, 1280: 16, 1408: 22, 1664: 26}.items():  # ViT-B, L, H, g, G
+        encoder = shapes(lambda width=width: VJEPA2Encoder(EncoderSpec(width, 1, 1)))
+        assert sizes.encoder_spec(encoder, None).num_heads == heads
+    for width, heads in {384: 6, 768: 12, 1024: 16, 1536: 24}.items():  # ViT-S, B, L, g
+        dinov2 = shapes(lambda width=width: DINOv2(DINOv2Spec(width, 1, 1)))
+        assert sizes.dinov2_spec(dinov2, None).num_heads == heads
+    masked = shapes(lambda: MaskedPredictor(MaskedPredictorSpec(32, 384, 1, 1)))
+    assert sizes.masked_predictor_spec(masked, None).num_heads == 12
+    causal = shapes(lambda: CausalStack(CausalStackSpec(32, 1024, 1, 1)))
+    assert sizes.causal_stack_spec(causal, None).num_heads == 16
+    assert load.load_probe(GOLDEN / "probe_weights.safetensors").spec.num_heads == 16
+    assert load.read_gazelle_decoder(GOLDEN / "gazelle_plain.pt", backbone("plain")).module.spec.num_heads == 8
+
+
+def test_only_floating_point_tensors_are_weights_and_what_is_loaded_is_a_copy() -> None:
+    source = Path("a.pt")
+    layout = Layout(("module.", ""), {"pos_embed": "not needed"})
+    for tensor in (torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.int8)):
+        with pytest.raises(WeightsError, match=r"wrong type(.|\n)*torch\.float32 like the others"):
+            checked_remap(source, {"a": tensor, "b": tensor}, layout)
+    for tensor in (torch.zeros(2).to_sparse(), torch.zeros(2, device="meta")):
+        with pytest.raises(WeightsError, match="b is no tensor"):
+            checked_remap(source, {"a": torch.zeros(2), "b": tensor}, layout)
+    shared = torch.zeros(2)
+    mapped = checked_remap(source, {"module.a": shared, "module.b": shared, "module.pos_embed": shared}, layout)
+    assert mapped.dropped == {"pos_embed": "not needed"}
+    state = check_state(source, mapped, {"a": (2,), "b": (2,)})
+    state["a"].add_(1)
+    assert not shared.any()
+    assert not state["b"].any()
+    for key in ("module.c", "c"):
+        mapped = checked_remap(source, {"module.a": shared, "module.b": shared, key: shared}, layout)
+        shown = key if key == "module.c" else r"\(without module\.\) c"
+        with pytest.raises(WeightsError, match=rf"unknown keys: {shown}\n"):
+            check_state(source, mapped, {"a": (2,), "b": (2,)})
+
+
 def test_released_checkpoint_reads_the_model_asked_for() -> None:
     checkpoint = torch.load(CHECKPOINT, weights_only=True)
     for key in (None, "encoder", "target_encoder"):
@@ -173,6 +220,11 @@ def test_probe_checkpoints_of_the_harness(tmp_path: Path, monkeypatch: pytest.Mo
     for index in (2, -1):
         with pytest.raises(WeightsError, match=f"index {index}"):
             load.load_probe(path, num_heads=4, index=index)
+    broken = inspect(probe_checkpoint(tmp_path, state, {**other, "unknown": torch.zeros(1)})).models
+    assert [(found.name, "unknown keys: module.unknown" in (found.problem or "")) for found in broken] == [
+        ("classifiers[0]", False), ("classifiers[1]", True),
+    ]  # fmt: skip
+    path = probe_checkpoint(tmp_path, state, other)
     second = load.read_probe(path, num_heads=4, index=1)
     assert second.account.model == "classifiers[1]"
     assert torch.equal(second.module.get_submodule("noun_classifier").bias, other["noun_classifier.bias"])
@@ -191,6 +243,9 @@ def test_classification_probes_have_a_head_called_linear(tmp_path: Path) -> None
     renamed = {key.replace("action_classifier", "linear"): value for key, value in state.items()}
     probe = load.load_probe(probe_checkpoint(tmp_path, renamed), num_heads=4)
     assert probe.tasks == ("label",)
+    renamed["linear.weight"] = torch.full_like(renamed["linear.weight"], float("nan"))
+    with pytest.raises(WeightsError, match=r"not finite(.|\n)*module\.linear\.weight"):
+        load.load_probe(probe_checkpoint(tmp_path, renamed), num_heads=4)
     assert torch.equal(probe.get_submodule("label_classifier").weight, state["action_classifier.weight"])
     with pytest.raises(WeightsError, match=r"module\.linear\.bias"):
         load.load_probe(probe_checkpoint(tmp_path, {k: v for k, v in renamed.items() if k != "linear.bias"}), 4)

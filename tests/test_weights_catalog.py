@@ -114,6 +114,9 @@ def test_a_released_file_name_is_known_only_where_it_is_one_file() -> None:
     assert found is not None
     assert found.name == "vjepa2-vitl-256"
     assert catalog.find_file("model.safetensors") is None
+    gigantic = catalog.find_file("vjepa2_1_vitG_384.pt")  # which is kept under another name
+    assert gigantic is not None
+    assert gigantic.name == "vjepa2.1-vitgigantic-384"
 
 
 # Names in recipes
@@ -292,6 +295,7 @@ def test_inspect_tells_the_true_sizes() -> None:
     assert decoder.num_parameters == sum(t.numel() for name, t in state.items() if name != "pos_embed")
     assert inspect(MINI / "encoder").models[0].heads == "4, as stored"
     assert "opt" in inspect(CHECKPOINT).beside
+    assert set(inspect(GOLDEN / "dinov2_plain.pth").models[0].dropped) == {"mask_token"}
 
 
 def test_inspect_of_a_world_model(tmp_path: Path, tiny_weights: Path) -> None:
@@ -308,6 +312,7 @@ def test_inspect_of_a_world_model(tmp_path: Path, tiny_weights: Path) -> None:
     assert (found.name, found.problem) == ("world_model", None)
     assert found.num_parameters == sum(parameter.numel() for parameter in world.parameters())
     assert found.sizes["encoder.width"] == 32
+    assert inspect(tmp_path / "world" / "model.safetensors").models[0] == found
 
 
 def test_inspect_says_which_model_would_not_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+_OUTSIDE = "(without "
+
 
 class Layout(NamedTuple):
     """How a publisher names one model.
@@ -45,7 +47,9 @@ class Remapped(NamedTuple):
     layout: Layout
 
     def in_file(self, name: str) -> str:
-        """What a parameter of ours is called in the file, for messages."""
+        """What a parameter of ours, or a key that is none, is called in the file, for messages."""
+        if name.startswith(_OUTSIDE):
+            return name
         theirs = next((theirs for theirs, ours in self.layout.renamed.items() if ours == name), name)
         return self.prefix + theirs
 
@@ -103,7 +107,7 @@ def remap(state: Mapping[str, Tensor], layout: Layout) -> Remapped:
     dropped_tensors: dict[str, Tensor] = {}
     for key, tensor in state.items():
         # A key outside of the prefix gets no new name, so that it cannot pass for a parameter.
-        name = key.removeprefix(prefix) if key.startswith(prefix) else f"(without {prefix}) {key}"
+        name = key.removeprefix(prefix) if key.startswith(prefix) else f"{_OUTSIDE}{prefix}) {key}"
         reason = layout.dropped.get(name)
         if reason is None:
             tensors[layout.renamed.get(name, name)] = tensor

@@ -114,8 +114,7 @@ def check_state(
         WeightsError: keys are missing, unknown, or of another shape; a value is not finite.
     """
     check_names_and_shapes(source, mapped, expected, dropped)
-    everything = [(mapped.prefix + name, tensor) for name, tensor in mapped.tensors.items()]
-    infinite = [key for key, tensor in everything if not tensor.isfinite().all()]
+    infinite = [mapped.in_file(name) for name, tensor in mapped.tensors.items() if not tensor.isfinite().all()]
     if infinite:
         raise WeightsError(
             f"{source} holds values that are not finite", found=_shown(infinite), fix="get the file again"
@@ -140,7 +139,7 @@ def check_names_and_shapes(
     """
     theirs = {name: mapped.in_file(name) for name in expected}
     missing = [theirs[name] for name in expected if name not in mapped.tensors]
-    unknown = [name if name not in theirs else theirs[name] for name in mapped.tensors if name not in expected]
+    unknown = [mapped.in_file(name) for name in mapped.tensors if name not in expected]
     shapes = [
         f"{theirs[name]} expected {list(shape)} found {list(mapped.tensors[name].shape)}"
         for name, shape in expected.items()
