@@ -17,7 +17,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -28,7 +28,8 @@ from hwm.errors import RunError
 
 COLOURS = ("#2b7bba", "#d55e00", "#009e73", "#b5649b", "#a67c00", "#6b6fd0")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-DASHES = ("-", "--", ":", "-.")
+Dashes = Literal["-", "--", ":", "-."]
+DASHES: tuple[Dashes, ...] = get_args(Dashes)
 TEXT = "#6b7581"
 WIDTH_IN = 7.6
 LEGEND_LETTERS = 88  # letters and handles that fit in one row of a legend
@@ -158,7 +159,7 @@ def marker_of(index: int) -> str:
     return MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
 
 
-def dashes_of(index: int) -> str:
+def dashes_of(index: int) -> Dashes:
     """Dashes of a series that is a line."""
     return DASHES[index // len(COLOURS) % len(DASHES)]
 
