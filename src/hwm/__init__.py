@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hwm.engine.assemble import load_stage1 as load_stage1
     from hwm.errors import HwmError as HwmError
     from hwm.recipes import load_config as load_config
     from hwm.weights.load import load_encoder as load_encoder
@@ -25,6 +26,7 @@ _HOMES = {
     "load_gazelle": "hwm.weights.load",
     "load_masked_predictor": "hwm.weights.load",
     "load_probe": "hwm.weights.load",
+    "load_stage1": "hwm.engine.assemble",
 }
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "load_gazelle",
     "load_masked_predictor",
     "load_probe",
+    "load_stage1",
 ]
 
 

@@ -35,7 +35,7 @@ _READERS = {
     "encoder": "hwm.load_encoder(PATH)",
     "gazelle": "hwm.load_gazelle(PATH)",
     "probe": "hwm.load_probe(PATH)",
-    "world_model": "hwm.engine.assemble.load_stage1(PATH).world, whose parts are .observer.encoder and .predictor",
+    "world_model": "hwm.load_stage1(PATH).world, whose parts are .observer.encoder and .predictor",
     "step_probe": "hwm.pipelines.predict.run(RUN, VIDEO, SECONDS), or `hwm predict`: it reads what its run made alone",
 }
 """What reads a model of each kind, for those who gave it to another reader."""

@@ -38,7 +38,7 @@ class HumanWorldModel(WorldModel):
     future = world.imagine(seen.z_SND, seen.scene_SNG, num_steps=4)  # future.z_BKND [B, 4, N, D]
 
     The README reads such frames from a video (`hwm.data.video.VideoReader`, `hwm.data.transforms.normalise`), and
-    `hwm.engine.assemble.load_stage1(RUN).world` is the world model of a run of stage 1.
+    `hwm.load_stage1(RUN).world` is the world model of a run of stage 1.
 
     A model of measured gaze (`world.grid.gaze`) has no Gazelle: its scene tokens are made from gaze points by
     `hwm.models.measured_gaze.gaze_point_scene`, with `known_BT` for the steps that have one.
@@ -106,7 +106,7 @@ class HumanWorldModel(WorldModel):
         if (path / "checkpoints").is_dir():
             raise WeightsError(
                 f"{path} is the folder of a run", expected="the folder of a saved model",
-                fix="save it first: hwm.engine.assemble.load_stage1(RUN).world.save_pretrained(FOLDER)",
+                fix="save it first: hwm.load_stage1(RUN).world.save_pretrained(FOLDER)",
             )  # fmt: skip
         stored = read_model(path, KIND)
         # Sizes first, without memory; then one copy of the weights.
