@@ -11,7 +11,9 @@ What was measured on a CPU, and is used here:
   whole process that also allows bfloat16 products on CPUs that have units for them.
 * On Intel's CPUs MKL is the faster one from some 800 tokens on: by 5 to 8 % of a product that has many rows, by none of
   one with 512. So there all tokens pass through the MLP at once, and its hidden layer comes by pieces of its columns,
-  each added within MKL's product to what the block started from: 3 to 4 % of a block of ViT-L over 2048 tokens.
+  each added within MKL's product to what the block started from: 3 to 4 % of a block of ViT-L over 2048 tokens. A bias
+  is added in place behind a product: PyTorch would first spread it over fresh memory, which with a hidden layer of its
+  own for each piece is another 2 %.
 * PyTorch's blocked attention is the fastest for float32. In bfloat16 it converts every block back and forth; plain
   products over blocks of queries, which stay in the cache, are faster there.
 * oneDNN brings a weight into its own order at every call, 3 to 5 % of a product over 512 tokens. Bringing it there once
@@ -115,8 +117,10 @@ def project(
     weight, bias = _parts(layer, x_BLD.dtype)
     if not _suits_mkl(x_BLD):
         return _added(onto, _onednn_linear(x_BLD, weight, bias))
-    if onto is None or bias is None:
-        return _added(onto, linear(x_BLD, weight, bias))
+    if bias is None:
+        return _added(onto, linear(x_BLD, weight))
+    if onto is None:
+        return linear(x_BLD, weight).add_(bias)
     out_LE = (onto + bias).flatten(0, -2)
     return torch.addmm(out_LE, x_BLD.flatten(0, -2), weight.T, out=out_LE).view_as(onto)
 
@@ -163,14 +167,17 @@ def _mlp_by_tokens(x_LD: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
 def _mlp_by_columns(onto_LD: Tensor, x_LD: Tensor, first: nn.Linear, second: nn.Linear) -> Tensor:
     """All tokens, or thousands, through some columns of the hidden layer at a time, added to what is there."""
     out_LD = (onto_LD + second.bias.to(x_LD.dtype)).expand(x_LD.shape).contiguous()
-    widened = x_LD.new_empty(COLUMNS_PER_PIECE * x_LD.shape[1]) if first.weight.dtype != x_LD.dtype else None
     rows = _equal_height(len(x_LD), ROWS_PER_PIECE)
+    hidden = x_LD.new_empty(rows * min(COLUMNS_PER_PIECE, first.out_features))
+    widened = x_LD.new_empty(COLUMNS_PER_PIECE * x_LD.shape[1]) if first.weight.dtype != x_LD.dtype else None
     columns = ((first.weight, 0), (first.bias.to(x_LD.dtype), 0), (second.weight, 1))
     for piece_LD, out in zip(x_LD.split(rows), out_LD.split(rows), strict=True):
         pieces = (part.split(COLUMNS_PER_PIECE, dim) for part, dim in columns)
         for some_first, some_bias, some_second in zip(*pieces, strict=True):
-            hidden_LC = torch.addmm(some_bias, piece_LD, _copied(some_first, widened).T)
-            torch.addmm(out, torch.ops.aten.gelu_(hidden_LC), _copied(some_second, widened).T, out=out)
+            hidden_LC = hidden[: len(piece_LD) * len(some_bias)].view(len(piece_LD), -1)
+            torch.mm(piece_LD, _copied(some_first, widened).T, out=hidden_LC)
+            torch.ops.aten.gelu_(hidden_LC.add_(some_bias))
+            torch.addmm(out, hidden_LC, _copied(some_second, widened).T, out=out)
     return out_LD
 
 
