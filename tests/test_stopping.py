@@ -1,11 +1,8 @@
 """SIGTERM ends a run in order: what can be saved is saved, the exit code is 143, and the run can be run again."""
 
-import contextlib
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from hwm.engine.runlog import RunLog, read_facts
 from hwm.engine.runtime import EXIT_STOPPED
 from hwm.pipelines import adapt, adapt_gaze, anticipate, extract, pretrain
 from hwm.tokens.video_hashes import VIDEO_HASHES
+from process_groups import is_gone_within, own_group
 
 OPTIM = {"lr": 1e-3, "num_steps": 5, "warmup_steps": 1, "batch_size": 2}
 STOPPED_IN = 3
@@ -239,21 +237,6 @@ def killed(loader):
 DataLoader.__iter__ = killed
 next(decode_batches([[]] * 9, TimeGrid(4, "frame", 64, None), 2, torch.device("cpu")))
 """
-    child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
-    try:
+    with own_group([sys.executable, "-c", code]) as child:
         assert child.wait(120) == -signal.SIGKILL
-        until = time.monotonic() + 60
-        while _is_there(child.pid) and time.monotonic() < until:
-            time.sleep(0.1)
-        assert not _is_there(child.pid)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-
-
-def _is_there(group: int) -> bool:
-    """Whether a process of the group is left."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, 0)
-        return True
-    return False
+        assert is_gone_within(child.pid, 60)

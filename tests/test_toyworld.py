@@ -1,13 +1,10 @@
 """Files of the toy world: same bytes every time, real formats, truth that agrees with the pixels, nothing half done."""
 
-import contextlib
 import csv
 import hashlib
 import json
 import multiprocessing
-import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,6 +20,7 @@ from hwm.data.toyworld.generate import plan_takes
 from hwm.data.toyworld.rules import RECIPES
 from hwm.data.video import VideoReader, probe_video
 from hwm.errors import DataError, RunError
+from process_groups import is_gone_within, own_group
 
 CONFIG = ToyWorldConfig(num_takes=3, val_fraction=0.34, seed=5, fps=6, height=96)
 UNSAID = {"ego_camera", "grid_fps", "views", "formats", "traps"}
@@ -297,20 +295,13 @@ def test_a_stopped_or_killed_world_leaves_no_process_that_draws(
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "hwm", "toyworld", str(tmp_path / "w"), "--takes", "400"]
-    child = subprocess.Popen(command, start_new_session=True)
-    try:
+    with own_group(command) as child:
         until = time.monotonic() + 120
         while not list(tmp_path.glob(".w.partial-*/takes/*/*/cam01.mp4")) and time.monotonic() < until:
             time.sleep(0.1)
         child.send_signal(number)
         assert child.wait(60) == code
-        until = time.monotonic() + 30
-        while _is_there(child.pid) and time.monotonic() < until:
-            time.sleep(0.1)
-        assert not _is_there(child.pid)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
+        assert is_gone_within(child.pid, 30)
     if number == signal.SIGTERM:
         assert not list(tmp_path.iterdir())
 
@@ -323,11 +314,3 @@ def test_a_process_that_draws_and_is_killed_is_told(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="was killed"):
         generate(tmp_path / "w", ToyWorldConfig(num_takes=16, fps=4, height=64), progress=kill, num_processes=2)
     assert list(tmp_path.iterdir()) == []
-
-
-def _is_there(group: int) -> bool:
-    """Whether a process of the group is left."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, 0)
-        return True
-    return False
